@@ -50,7 +50,8 @@ def load(
       where a kernel reads them.
     - `quantize`: "int8" or "int4" rounds weights of any kind to 8 or 4 bits.
     - `template`: the name of one of the model's chat templates, or a file with another.
-    - `context_length`: tokens of a text. Before weights are read, they and the cache of such a text must fit in memory.
+    - `context_length`: the longest text in tokens. The weights and the KV cache of such a text must fit in memory; this
+      is checked before weights are read.
     - `edits`: files or names of edits made by `llm edit`, applied to the weights.
     - `progress`: called with the bytes of weights read so far, and all of them.
 
@@ -58,9 +59,8 @@ def load(
         ModelNotFoundError: no such model, or it could not be fetched.
         CheckpointError: its files are broken, contradict each other, or are of an unsupported kind; or an edit is not
             one of this model.
-        OutOfMemoryError: it does not fit.
-        UsageError: it has no chat template of that name and there is no such file, it cannot be quantized so, or there
-            is no such edit.
+        OutOfMemoryError: the model does not fit in memory.
+        UsageError: there is no such chat template or edit, or the model cannot be quantized this way.
     """
     files = [find_edit(str(edit)) for edit in edits]
     checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
@@ -94,11 +94,12 @@ def load_checkpoint(
 ) -> LoadedModel:
     """Like `load`, for a checkpoint whose headers have been read.
 
-    `readable` keeps weights in a type the readable model is fast in, where nothing else was asked for: only for what
-    computes with that model alone. Where the model does not fit, `may_quantize` says whether the caller could quantize
-    it. From `heavy` bytes of dense weights on, a note says what would make replies faster; of more than `large` bytes
-    of weights, none are read before the tokenizer is known to fit. `tell` is called with a line if a kernel turns out
-    not to be used.
+    - `readable`: by default, keep weights in a dtype in which the readable model is fast; for callers that compute only
+      with that model.
+    - `may_quantize`: the caller can quantize, which the error for a model that does not fit then recommends.
+    - `heavy`: bytes of dense weights from which on a note recommends quantization for faster replies.
+    - `large`: bytes of weights above which the tokenizer is checked before weights are read.
+    - `tell`: called with a sentence when a kernel fails and slower code replaces it.
     """
     check_template_file(template)
     where = choose_device(device)
@@ -111,9 +112,9 @@ def load_checkpoint(
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
         if sum(map(checkpoint.stored_bytes, checkpoint.sources)) > large:
-            # Reading the weights takes far longer than waiting for the tokenizer, so it is checked first.
+            # Reading the weights takes much longer than waiting for the tokenizer.
             _check_vocabulary(checkpoint, text.result())
-        # Threads write into the parameters, which is not possible for those created in inference mode.
+        # Threads write to the parameters, which inference mode in the caller would forbid.
         with torch.inference_mode(mode=False):
             model = load_weights(
                 checkpoint,
@@ -152,7 +153,7 @@ def load_checkpoint(
 
 
 def why_readable(config: ModelConfig, device: torch.device) -> str:
-    """Why no kernel can run such a model there; empty if one can."""
+    """The reason why no kernel can run a model of `config` on `device`; empty if one can."""
     return why_no_kernel(config, device) or ""
 
 
@@ -176,10 +177,10 @@ def _hint(model: Transformer, heavy: int) -> tuple[str, ...]:
 
 
 def choose_packing(quantize: str | None, device: torch.device) -> Packing | None:
-    """How `--quantize` packs weights; None if it is not given.
+    """The packing of weights for `--quantize`; None without it.
 
     Raises:
-        UsageError: it is neither int8 nor int4, or `device` has no kernel for packed weights.
+        UsageError: `quantize` is neither int8 nor int4, or `device` has no kernel for packed weights.
     """
     match quantize:
         case None:

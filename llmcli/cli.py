@@ -1,4 +1,4 @@
-"""The command line: a table of contents, and the one place where errors become sentences and exit codes."""
+"""The command line: registers all commands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _common(
 ) -> None:
     terminal.set_quiet(False)
     context.obj = _WITH_SETTINGS
-    # A file that cannot be read must not keep the manual shut; what is wrong with it is the doctor's to say.
+    # A damaged settings file must not block the manual, and `llm doctor` reports what is wrong with it.
     if context.invoked_subcommand not in ("doctor", "help"):
         context.default_map = default_map(_WITH_SETTINGS)
 
@@ -126,15 +126,15 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
     terminal.prepare()
-    # One text is encoded at a time, so the tokenizers library needs no threads.
+    # The tokenizers library needs no threads, because one text is encoded at a time.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     code = _run()
     try:
-        # Here, not at interpreter exit: an answer that could not be written must not end with code 0.
+        # Flush here, not at interpreter exit, so that a failed write changes the exit code.
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        # An earlier error has been reported already.
+        # After an earlier error, keep its code: its message has been written.
         code = code or _report_os_error(error)
     if code == CLOSED_PIPE or code == 1:
         _drop_stdout()
@@ -142,15 +142,15 @@ def main() -> NoReturn:
 
 
 def run() -> NoReturn:
-    """`main`, ending the process at once: taking the interpreter apart with torch in it costs up to half a second."""
-    # If NumPy is installed, torch imports it without need: 10 MB and a twentieth of a second.
+    """Run `main` and end the process without interpreter shutdown, which takes up to 0.5 s with torch."""
+    # Block the import of NumPy by torch, which does not need it here: saves 10 MB and 0.05 s where it is installed.
     sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
     code = 1
     try:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else code
-    # All is said: Ctrl-C has nothing left to interrupt, and must not make a traceback.
+    # All output is written: from here on Ctrl-C must not print a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError, ValueError):
@@ -161,13 +161,13 @@ def run() -> NoReturn:
 
 
 def _needed(asked: list[str]) -> typer.Typer:
-    """The app with only the command that is asked for: to make them all takes a twentieth of a second."""
+    """The app with only the requested command, because building all commands takes 0.05 s."""
     names = asked[:1]
     if names == ["help"] and len(asked) > 1:
-        # It shows the flags of the command that follows.
+        # `llm help COMMAND` shows the flags of another command.
         return app
     if names == ["config"]:
-        # It shows the settings of one other command, which its first argument names: by default, `generate`.
+        # `llm config COMMAND` shows the settings of another command, by default `generate`.
         names = ["config", *(asked[1:2] or ["generate"])]
     commands = [command for command in app.registered_commands if command.name in names]
     groups: list[TyperInfo] = []
@@ -181,7 +181,7 @@ def _needed(asked: list[str]) -> typer.Typer:
 
 
 def _group_with(names: list[str]) -> list[TyperInfo]:
-    """The group of commands of the first name with only its command of the second; empty if there is none."""
+    """The command group `names[0]` with only its command `names[1]`; empty if there is no such command."""
     for group in app.registered_groups:
         whole = group.typer_instance
         if whole is None or names[:1] not in ([whole.info.name], [group.name]):
@@ -233,13 +233,13 @@ def _report_os_error(error: OSError) -> int:
 
 
 def _report_unexpected(error: Exception) -> int:
-    # torch is only known here if a command has imported it.
+    # Only if a command has imported torch can the error be one of torch.
     if "torch" in sys.modules:
         from llmcli.device import is_out_of_memory
 
         if is_out_of_memory(error):
             return _report(_NO_MEMORY, 5)
-    # The text of an unknown error could quote a prompt or a secret: its kind and place are enough to report it.
+    # Print only type and place: the text of an unknown error could quote a prompt or a secret.
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -257,30 +257,30 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 class _Closed(io.RawIOBase):
-    """Standard output where there is none: what is written is not lost without a word."""
+    """Replacement for a closed standard output: every write is an error."""
 
     def writable(self) -> bool:
-        """It can be tried."""
+        """True, so that writes reach `write`."""
         return True
 
     def write(self, data: object, /) -> int:
-        """`OSError`."""
+        """Raise `OSError`."""
         raise OSError(errno.EBADF, "Standard output is closed")
 
 
 def _open_closed_streams() -> None:
-    """Let no file that is opened later be what libraries take for the terminal."""
+    """Open closed standard streams on /dev/null, so that no file opened later gets descriptor 0, 1 or 2."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:  # noqa: PERF203
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
     if sys.stdout is None:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Closed()), encoding="utf-8")
 
 
 def _drop_stdout() -> None:
-    """Throw away what could not be written; the interpreter would try once more and complain."""
+    """Discard unwritten output, which the interpreter would otherwise try to write again at exit, with an error."""
     if sys.stdout is None:
         return
     try:

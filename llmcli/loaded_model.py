@@ -1,4 +1,4 @@
-"""A model that has been loaded: its parts, and everything that can be done with it."""
+"""A loaded model: its parts, and methods to generate replies, chat, answer batches and compute logits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def warn(line: str) -> None:
-    """Report `line` as a Python warning: what happens to notes unless a command prints them."""
+    """Report `line` as a Python warning: the default for notes, which commands print instead."""
     warnings.warn(line, RuntimeWarning, stacklevel=2)
 
 
@@ -58,15 +58,15 @@ class LoadedModel:
     model: Transformer
     tokenizer: Tokenizer
     template: ChatTemplate | None
-    """How the model writes down a conversation; None if it was not made for conversations."""
+    """The chat template; None if the model has none."""
     declared_stop_ids: Mapping[int, tuple[str, ...]]
-    """Ids that end a reply according to the model's files, each with the places that say so."""
+    """Ids that end a reply according to the model's files, each with its sources."""
     generation_defaults: Mapping[str, float]
     notes: tuple[str, ...]
     packing: Packing | None = None
-    """How weights are packed: as "stored" in the file, or rounded to "int8" or "int4"; None: they are not."""
+    """How weights are packed: as "stored" in the file, or rounded to "int8" or "int4"; None for dense weights."""
     why_readable: str = ""
-    """Why no kernel can run it; empty if one can."""
+    """The reason why no kernel can run it; empty if one can."""
     edits: tuple[Edit, ...] = ()
     """Edits applied to the weights."""
     tell: Callable[[str], None] = field(default=warn, repr=False, compare=False)
@@ -79,7 +79,7 @@ class LoadedModel:
 
     @property
     def stop_ids(self) -> Mapping[int, tuple[str, ...]]:
-        """Ids that end a reply, each with the places that say so: the model's files, and how the template ends one."""
+        """Ids that end a reply, each with its sources: the model's files, and the end of a turn in the template."""
         return self.turn_end.stop_ids(self.declared_stop_ids)
 
     @torch.inference_mode()
@@ -157,8 +157,8 @@ class LoadedModel:
         - `prefill`: the beginning of the answer. It is not part of the events. A thought comes before it.
         - `no_thinking`: answer without a thought, where the template can say so.
         - `probabilities`: each step has its probability and entropy; `top`: and that many candidates.
-        - `settings`: fields of `SamplingParams` by name, such as `temperature=0`. Those not given are the makers'
-          recommendation, as on the command line: with the same `seed` the text is that of `llm generate`. `params`
+        - `settings`: fields of `SamplingParams` by name, such as `temperature=0`. The others have the values that the
+          model recommends, as on the command line: with the same `seed` the text is that of `llm generate`. `params`
           sets all fields at once. Stop strings end the answer, not the thought.
 
         Raises:
@@ -308,10 +308,10 @@ class LoadedModel:
         threads: int | None = None,
         chat: bool = True,
     ) -> Batch:
-        """Make a batch engine, which answers `parallel` prompts at a time, each to the last bit as an engine would.
+        """Make a batch engine, which answers `parallel` prompts at a time, each bit-identical to the reply of `engine`.
 
-        By default as many as the kernel takes, 16 on a CPU. Steps without batching answer one prompt after another,
-        whatever `parallel` is. `context_length`, `threads` and `chat` are as for `engine`.
+        The default of `parallel` is the kernel's limit, 16 on a CPU. Without a batching kernel, prompts are answered
+        one after another. `context_length`, `threads` and `chat` are as for `engine`.
         """
         rows = BatchBackend(self.model, self._step(threads), parallel)
         return Batch(

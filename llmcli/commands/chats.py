@@ -29,7 +29,7 @@ Id = Annotated[
 
 
 class Format(str, Enum):
-    """What a conversation is exported as."""
+    """The format of an exported conversation."""
 
     JSON = "json"
     MARKDOWN = "markdown"
@@ -89,7 +89,7 @@ def remove_chat(
         try:
             about = f" ({_row(path.stem, read_conversation(path)[0])['title']})"
         except LlmcliError:
-            about = ""  # a damaged one can be removed as well
+            about = ""  # a damaged conversation can be removed too
         # Not `typer.confirm`: even with err=True it writes a space to stdout.
         typer.echo(visible(f"Remove {path.stem}{about}? [y/N] "), err=True, nl=False)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What is compared, and in which precision."""
+    """The prompt, and the dtype of each model."""
 
     prompt: Annotated[
         str | None,
@@ -93,7 +93,7 @@ def compare(
     words = prompt if prompt is not None else output.read_text(content)
     if not words:
         raise UsageError("The prompt is empty.")
-    # Both are found before either is loaded: a wrong name should not cost the wait.
+    # Find both before loading either, so that a wrong name is reported at once.
     checkpoints = [find_checkpoint(name) for name in (first, second)]
 
     from llmcli.inspection.evaluation.model_diff import compare as compare_models
@@ -115,11 +115,11 @@ def compare(
             reply=prompt is not None,
             max_tokens=compare_options.max_tokens,
             readable=model_options.readable,
-            names=(_called(checkpoints[0].name, dtype_a), _called(checkpoints[1].name, dtype_b)),
+            names=(_label(checkpoints[0].name, dtype_a), _label(checkpoints[1].name, dtype_b)),
             progress=progress,
         )
     output.present(ComparisonView(result), schema=SCHEMA, value=result, output=view_options, title="llm compare")
 
 
-def _called(name: str, dtype: str) -> str:
+def _label(name: str, dtype: str) -> str:
     return name if dtype == "auto" else f"{name} in {dtype}"

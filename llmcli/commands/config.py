@@ -20,7 +20,7 @@ from llmcli.views.terminal import terminal
 SCHEMA = "llmcli.config/1"
 _SOURCES = {"COMMANDLINE": "flag", "ENVIRONMENT": "variable", "DEFAULT_MAP": "file"}
 
-_CHANGING = ("set", "get", "unset", "add", "remove", "path")
+_CHANGE_WORDS = ("set", "get", "unset", "add", "remove", "path")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def config(
     settings = [_setting(parsed, parameter) for parameter in parsed.command.params if _is_setting(parameter)]
     path = settings_path()
     if any(setting.name == "temperature" for setting in settings):
-        settings = _with_the_models_own(settings)
+        settings = _with_recommendations(settings)
     if view_options.as_json:
         from llmcli.views.terminal.to_json import json_line
 
@@ -75,7 +75,7 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
     while hasattr(parent.command, "commands"):
         known = parent.command.commands
         if not words or words[0] not in known:
-            if not names and words and (words[0] in _CHANGING or _is_setting_name(known, words[0])):
+            if not names and words and (words[0] in _CHANGE_WORDS or _is_setting_name(known, words[0])):
                 raise UsageError(
                     f"llm config only shows settings. To change one, edit {settings_path()}: "
                     "a line such as temperature = 0.5 holds for all commands. See llm help usage."
@@ -88,13 +88,13 @@ def _parsed(context: typer.Context, words: list[str]) -> tuple[str, Any]:
         if not hasattr(found, "commands"):
             break
         parent = type(parent)(found, info_name=names[-1], parent=parent)
-    # What a command needs besides settings is not there, and is not asked for; a wrong value is still one.
+    # Required arguments are missing here; `resilient_parsing` accepts that. Elsewhere wrong values are errors.
     needs = any(parameter.required for parameter in found.params)
     return " ".join(names), found.make_context(names[-1], list(words), parent=parent, resilient_parsing=needs)
 
 
 def _is_setting_name(commands: Any, word: str) -> bool:
-    """Whether a command has a setting of this name."""
+    """Whether any command has a setting of this name."""
     name = word.partition("=")[0].replace("-", "_")
     return any(parameter.name == name for command in commands.values() for parameter in command.params)
 
@@ -118,8 +118,8 @@ def _setting(parsed: Any, parameter: Any) -> Setting:
     return Setting(parameter.name, flag, parsed.params.get(parameter.name), source, where)
 
 
-def _with_the_models_own(settings: list[Setting]) -> list[Setting]:
-    """Fill settings without a value with the recommendation of the model's makers, if it is known, or our default."""
+def _with_recommendations(settings: list[Setting]) -> list[Setting]:
+    """Fill in unset sampling settings: the model's recommendation, if it is on this machine, or our default."""
     from llmcli.engine import SamplingParams
 
     model = next((setting.value for setting in settings if setting.name == "model"), None)

@@ -1,4 +1,4 @@
-"""`llm doctor`: what this machine computes with, and what is wrong with a model's files."""
+"""`llm doctor`: show this machine's devices and libraries, and check a model's files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def doctor(
     from llmcli.views.terminal.to_json import json_line
 
     device, dtype = model_options.device, model_options.dtype
-    around = machine(device, dtype)
+    facts = machine(device, dtype)
     of_kernels = kernel_findings(device)
     path = settings_path()
     findings = []
@@ -55,7 +55,7 @@ def doctor(
         name, of_model = checkpoint.name, check_model(checkpoint, device=device, dtype=dtype)
     if view_options.as_json:
         value = {
-            "machine": around,
+            "machine": facts,
             "kernels": of_kernels,
             "settings": findings,
             "model": name or None,
@@ -63,7 +63,7 @@ def doctor(
         }
         terminal.write_line(json_line(SCHEMA, value))
     else:
-        terminal.console_out().print(machine_table(around))
+        terminal.console_out().print(machine_table(facts))
         if of_kernels:
             terminal.console_out().print(findings_view("kernels", of_kernels))
         terminal.console_out().print(findings_view("settings", findings))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _WIDEST = 100
 """Columns; longer lines of prose are hard to follow."""
-_HOW = "llm help TOPIC shows a page, llm help COMMAND what a command does, llm help WORD the sections that contain it."
+_HINT = "llm help TOPIC shows a page, llm help COMMAND what a command does, llm help WORD the sections that contain it."
 
 
 @with_options
@@ -65,7 +65,7 @@ def help_(
 def _topics() -> str:
     width = max(map(len, pages.TOPICS))
     lines = [f"{topic.ljust(width)}  {pages.summary(topic)}" for topic in pages.TOPICS]
-    return "\n".join([*lines, "", _HOW])
+    return "\n".join([*lines, "", _HINT])
 
 
 def _command(root: Any, words: list[str]) -> Any:

@@ -44,7 +44,7 @@ def list_models(
 
 
 def _names_by_path(short: Mapping[str, str]) -> dict[Path, list[str]]:
-    """The aliases of each model that is on this machine."""
+    """The aliases of each model on this machine."""
     from llmcli.hub.resolve import resolve
 
     names: dict[Path, list[str]] = {}
@@ -72,7 +72,7 @@ def _table(models: list[LocalModel], short: Mapping[str, str]) -> str:
     rows += [(model.name, _size(model.bytes), model.kind, f"{model.place}: {_short(model.path)}") for model in models]
     rows += [(name, "", "alias", _short(Path(target))) for name, target in short.items()]
     if terminal.is_terminal(sys.stdout):
-        # Before it is measured.
+        # Before the column widths are computed.
         rows = [(visible(name), size, kind, visible(where)) for name, size, kind, where in rows]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(3)]
     lines = []
@@ -91,5 +91,5 @@ def _size(count: int) -> str:
 def _short(path: Path) -> str:
     try:
         return str(Path("~") / path.relative_to(Path.home()))
-    except (ValueError, RuntimeError):  # elsewhere, or there is no home
+    except (ValueError, RuntimeError):  # not in the home directory, or there is none
         return str(path)

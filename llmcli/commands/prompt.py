@@ -1,4 +1,4 @@
-"""`llm prompt`: prompts to use again."""
+"""`llm prompt`: save, list, show and delete prompt templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llm pull`: fetch a model, or bring one from the hub up to date."""
+"""`llm pull`: download a model, or update one from the hub."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def replay(
     checkpoint = find_checkpoint(name)
     options = ModelOptions(
         device=device or _device(run),
-        # Weights kept in few bits are what "auto" means for such a file.
+        # "auto" keeps the packed weights of a quantized file.
         dtype=dtype or ("auto" if run.weights == "stored" else run.dtype),
         quantize=run.weights if dtype is None and run.weights in ("int8", "int4") else None,
     )

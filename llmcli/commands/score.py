@@ -33,7 +33,7 @@ def score(
     """Show how surprising each token of a text is to a model, with perplexity and bits per byte."""
     output.check_template(invocation, chat=text_options.chat)
     content = file_or_text(text)
-    # --context is the length of the windows that are scored, not of one cache.
+    # --context is the length of the scored windows here, not of a KV cache.
     loading = replace(model_options, context=None)
     loaded = load_model(
         find_checkpoint(model_options.model), loading, template=text_options.chat_template, may_quantize=False

@@ -1,4 +1,4 @@
-"""`llm show`: what a model is, without loading its weights."""
+"""`llm show`: describe a model without loading its weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def show(
 
 
 def _replies(parts: TextParts) -> tuple[Mapping[int, tuple[str, ...]], tuple[str, ...]]:
-    """The tokens that end a reply, with where that comes from, and notes about the files and the chat template."""
+    """The tokens that end a reply, each with its sources, and notes about the files and the chat template."""
     from llmcli.text.chat.end_of_turn import turn_end
 
     template = parts.template()
@@ -89,7 +89,7 @@ def _replies(parts: TextParts) -> tuple[Mapping[int, tuple[str, ...]], tuple[str
 
 
 def _show_templates(parts: TextParts, *, as_json: bool) -> None:
-    """The sources on stdout, byte for byte in a pipe; what they are called and their hashes on stderr."""
+    """Write the templates to stdout, byte for byte in a pipe, and their names and hashes to stderr."""
     if not parts.templates:
         raise UsageError("The model has no chat template; it continues text.")
     import hashlib
@@ -111,7 +111,7 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
 
 
 def _how_it_runs(checkpoint: Checkpoint) -> str:
-    """Which implementation would run it on this machine, and if it is the slower one, why."""
+    """The implementation that would run the model on this machine; for the readable model, also why."""
     from llmcli.device import find_device
     from llmcli.kernels.cpu.build import load_library
     from llmcli.kernels.select import why_no_kernel

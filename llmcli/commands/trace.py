@@ -1,4 +1,4 @@
-"""`llm trace`: where in a model the answer comes from, by causal tracing."""
+"""`llm trace`: causal tracing, which shows where in a model the answer comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of the manual: their list, their sections, and searching them."""
+"""The pages of the manual: list them, split them into sections, and search them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def page(topic: str) -> str:
 
 
 def summary(topic: str) -> str:
-    """What the page is about: the paragraph below its title, without marks of code."""
+    """The paragraph below the title of a page, without backticks."""
     return page(topic).split("\n\n", 2)[1].strip().replace("`", "")
 
 
@@ -67,14 +67,14 @@ def paragraph(topic: str, title: str) -> str:
 
 
 def search(words: str) -> list[Section]:
-    """The sections of all pages that contain `words`, whatever the case; titles that do come first."""
+    """The sections of all pages that contain `words`, ignoring case; those with `words` in their title come first."""
     wanted = words.casefold()
     found = [one for topic in TOPICS for one in sections(topic) if wanted in one.text.casefold()]
     return sorted(found, key=lambda one: wanted not in one.title.casefold())
 
 
 def topics_about(command: str) -> list[str]:
-    """The pages that speak of `llm COMMAND`, the one that does so most often first."""
+    """The pages that mention `llm COMMAND`, the most mentions first."""
     spelled = re.compile(rf"\bllm {re.escape(command)}\b")
     counts = {topic: len(spelled.findall(page(topic))) for topic in TOPICS}
     return sorted((topic for topic in TOPICS if counts[topic]), key=lambda topic: -counts[topic])
@@ -104,7 +104,7 @@ def _section(topic: str, lines: list[str]) -> Section:
 
 
 def _lines(text: str) -> Iterator[tuple[str, bool]]:
-    """The lines of a text in Markdown, and whether each is in a code block; its fences are."""
+    """The lines of a Markdown text, and whether each is part of a code block or one of its fences."""
     in_code = False
     for line in text.split("\n"):
         fence = line.startswith("```")

@@ -39,7 +39,7 @@ def test_an_alias_stands_for_a_model_wherever_one_is_named(home: Path) -> None:
     assert (home / "model").is_dir()
 
 
-def test_an_alias_can_stand_for_what_is_not_here_yet() -> None:
+def test_an_alias_can_name_a_model_that_is_not_downloaded_yet() -> None:
     made = llm("alias", "set", "far", "owner/name:Q4_K_M")
     assert made.returncode == 0
     assert b"owner/name:Q4_K_M is not on this machine; `llm pull" in made.stderr
@@ -50,7 +50,7 @@ def test_an_alias_can_stand_for_what_is_not_here_yet() -> None:
 
 
 @pytest.mark.parametrize("model", ["nothing", "./nothing", "/no/where", "a/b.gguf", "staarter"])
-def test_an_alias_for_nothing_known_is_not_made(model: str) -> None:
+def test_an_alias_for_an_unknown_model_is_refused(model: str) -> None:
     result = llm("alias", "set", "fast", model)
     assert result.returncode == 3
     assert model.encode() in result.stderr
@@ -76,7 +76,7 @@ def test_a_path_comes_before_an_alias_and_an_alias_is_suggested(home: Path) -> N
         (["rm", "nope"], 3, "no alias 'nope'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments: list[str], code: int, why: str) -> None:
+def test_invalid_options_are_refused(arguments: list[str], code: int, why: str) -> None:
     llm("alias", "set", "known", "owner/name")
     result = llm("alias", *arguments)
     assert result.returncode == code
@@ -98,13 +98,13 @@ def test_a_damaged_file_is_named_and_never_lost(content: str, home: Path) -> Non
     path.write_text(content, encoding="latin-1")
     with pytest.raises(UsageError, match=r"aliases\.json"):
         resolve.resolve("a")
-    # Names that no alias can have mean what they always mean.
+    # Names that cannot be aliases keep their meaning.
     with pytest.raises(ModelNotFoundError, match="owner/name"):
         resolve.resolve("owner/name", fetch=False)
     listed = llm("alias", "list")
     assert (listed.returncode, listed.stdout) == (0, b"")
     assert str(path) in listed.stderr.decode() and b"There are no aliases" not in listed.stderr
-    # There is nothing to forget, and its owner can still mend it.
+    # `alias rm` has nothing to delete, and keeps the file, which its owner can still repair.
     assert llm("alias", "rm", "a").returncode == 2
     assert path.read_text(encoding="latin-1") == content
     for number, name in enumerate(("a", "b"), 1):
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_named_and_never_lost(content: str, home: Path) -> Non
         path.write_text(content, encoding="latin-1")
 
 
-def test_what_cannot_be_read_is_not_written_over(home: Path) -> None:
+def test_an_unreadable_alias_file_is_not_overwritten(home: Path) -> None:
     aliases_path().parent.mkdir(parents=True)
     os.mkfifo(aliases_path())
     for arguments in (["set", "a", "b"], ["rm", "a"], ["list"]):

@@ -1,4 +1,4 @@
-"""Every command is a short function of few parameters: its options come in dataclasses, its work in named steps."""
+"""Every command is a short function with few parameters: options are dataclasses, and steps are named functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_PARAMETERS, _MOST_LINES = 12, 80
 
 
 def command_functions(group: typer.Typer, name: str = "llm") -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Each command of a Typer app and of the groups in it, with the function that was written for it."""
+    """Each command of a Typer app and of its groups, with its function."""
     for command in group.registered_commands:
         assert command.callback is not None
         yield f"{name} {command.name}", inspect.unwrap(command.callback)
@@ -66,7 +66,7 @@ def test_a_dataclass_becomes_flags() -> None:
 
     command(name="x", where="there", color="blue")
     assert found == [("x", Where("there", "blue", "none"))]
-    # By panel: the model's before those of running.
+    # In the order of panels: Model before Running.
     assert list(inspect.signature(command).parameters) == ["name", "color", "where"]
     declared = inspect.signature(command).parameters["color"].annotation.__metadata__[0]
     assert (declared.envvar, declared.show_envvar) == (["LLMCLI_HUE", "OTHER"], False)

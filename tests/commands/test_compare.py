@@ -14,7 +14,7 @@ A, B, C = ids_of(b"abc")
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two that agree on what follows a message, b, and part on what follows that."""
+    """Two models that both begin a reply with b, and then differ."""
     start = {BOS: {A: 1.0}, ASSISTANT: {A: 1.0}, A: {B: 1.0}}
     return (
         write_puppet(tmp_path_factory.mktemp("1") / "sure", start | {B: {C: 0.9, A: 0.1}}),
@@ -22,7 +22,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
 
 
-def test_a_text_in_a_pipe_is_a_table(pair: tuple[Path, Path]) -> None:
+def test_a_piped_text_gives_a_table(pair: tuple[Path, Path]) -> None:
     result = llm("compare", *pair, "abc", "-n", 4, "--dtype-a", "float32", "--dtype-b", "float32")
     assert (result.returncode, result.stderr) == (0, b"")
     lines = result.stdout.decode().splitlines()
@@ -45,7 +45,7 @@ def test_a_prompt_is_answered_and_the_answer_compared(pair: tuple[Path, Path]) -
     assert re.search(r"token 2 is the first that differs. A c by 2\.\d+ nats abc B a by 0\.4", words)
 
 
-def test_as_a_page_and_a_picture(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_comparison_can_be_written_as_html_and_svg(pair: tuple[Path, Path], tmp_path: Path) -> None:
     page, picture = tmp_path / "c.html", tmp_path / "c.svg"
     assert llm("compare", *pair, "abc", "--html", page, "--svg", picture).returncode == 0
     assert "KL in nats" in page.read_text() and "llm&#160;compare" in picture.read_text()
@@ -61,7 +61,7 @@ def test_as_a_page_and_a_picture(pair: tuple[Path, Path], tmp_path: Path) -> Non
         (["{0}"], 2, "B"),
     ],
 )
-def test_errors_are_sentences(pair: tuple[Path, Path], arguments: list[str], code: int, why: str) -> None:
+def test_invalid_comparisons_are_reported(pair: tuple[Path, Path], arguments: list[str], code: int, why: str) -> None:
     result = llm("compare", *[argument.format(*pair) for argument in arguments])
     assert (result.returncode, result.stdout) == (code, b"")
     assert why in result.stderr.decode()

@@ -32,7 +32,7 @@ def origins(*arguments: object, **variables: str) -> dict[str, tuple[object, str
     return {one["name"]: (one["value"], one["source"], one["where"]) for one in found["settings"]}
 
 
-def test_each_value_and_where_it_comes_from(home: Path) -> None:
+def test_each_value_is_shown_with_its_source(home: Path) -> None:
     folder = write_puppet(home / "model", chain(b"a"))
     (folder / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 7, "top_p": 0, "min_p": 0.1}')
     config = home / "CONFIG" / "llmcli" / "config.toml"
@@ -45,7 +45,7 @@ def test_each_value_and_where_it_comes_from(home: Path) -> None:
     assert found["seed"] == (2, "variable", "LLMCLI_SEED")
     assert found["model"] == (str(folder), "file", str(config))
     assert found["temperature"] == (0.5, "model", "model")
-    # A recommendation that makes no sense is none.
+    # An invalid recommendation is ignored.
     assert found["top_p"] == (0.95, "default", "")
     assert found["min_p"] == (0.1, "model", "model")
     assert found["device"] == ("auto", "default", "")
@@ -76,7 +76,7 @@ def test_a_model_recommends_settings_without_its_tokenizer(home: Path) -> None:
     assert origins("generate", "-m", path)["temperature"] == (0.25, "model", "other")
 
 
-def test_what_is_shown_is_what_runs(home: Path) -> None:
+def test_the_settings_shown_are_the_settings_used(home: Path) -> None:
     folder = write_puppet(home / "model", chain(b"a"))
     flags = ["-m", folder, "-n", 1]
     seed = origins("generate", *flags, LLMCLI_SEED="11")["seed"][0]

@@ -17,7 +17,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "llmcli" / "config.toml"
 
 
-def test_a_sound_model_and_a_faulty_one(tmp_path: Path, config: Path) -> None:
+def test_a_valid_and_a_damaged_model(tmp_path: Path, config: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     result = llm("doctor", folder)
     words = " ".join(result.stdout.decode().split())
@@ -32,7 +32,7 @@ def test_a_sound_model_and_a_faulty_one(tmp_path: Path, config: Path) -> None:
     assert [finding["subject"] for finding in found["findings"] if finding["level"] == "problem"] == ["chat template"]
 
 
-def test_a_faulty_settings_file_is_a_finding_and_no_obstacle(config: Path) -> None:
+def test_a_damaged_settings_file_is_a_finding_and_not_an_error(config: Path) -> None:
     assert llm("doctor").returncode == 0
     config.write_text("tempreature = 1\n")
     result = llm("doctor", "--json")

@@ -20,7 +20,7 @@ def test_topics_are_listed_with_a_line_each() -> None:
 
 
 @pytest.mark.parametrize("topic", pages.TOPICS)
-def test_a_page_goes_into_a_pipe_as_it_is(topic: str) -> None:
+def test_a_page_is_written_unchanged_into_a_pipe(topic: str) -> None:
     assert llm("help", topic).stdout.decode() == pages.page(topic)
 
 
@@ -65,7 +65,7 @@ def test_links_become_commands_on_a_terminal() -> None:
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Standard output that counts as a terminal of 10 lines, and a pager that writes what it is given to a file."""
+    """Standard output as a terminal of 10 lines, and a pager that writes its input to a file."""
     shown = tmp_path / "shown"
     monkeypatch.setattr(terminal, "size", lambda _stream: os.terminal_size((80, 10)))
     monkeypatch.delenv("NO_PAGER", raising=False)
@@ -74,7 +74,7 @@ def screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("count", "paged"), [(9, False), (10, True)])
-def test_what_is_longer_than_the_screen_is_paged(
+def test_a_page_longer_than_the_screen_is_paged(
     count: int, paged: bool, screen: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     pager.show(["é"] * count)

@@ -1,4 +1,4 @@
-"""Replies are the same token for token whatever is shown of them, on a model whose weights are packed in few bits."""
+"""Flags that show more about a reply do not change its tokens, on a model with packed weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SOME = [["--stats"], ["--jsonl"], LOOKING[-1]]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in blocks of 4 bits."""
+    """Random weights quantized to 4 bits in blocks."""
     sizes = {"hidden_size": 64, "intermediate_size": 64, "max_position_embeddings": 512}
     path = tmp_path_factory.mktemp("m") / "model.gguf"
     return write_gguf(made("llama 3.1", **sizes), path, kind_of=quantized(Kind.Q4_1))
@@ -64,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], str]]:
-    """Of every reply the ids and the path that wrote them, as they come."""
+    """Collects the ids of every reply and the path that generated them."""
     replies: list[tuple[list[int], str]] = []
     stream: Callable[..., Iterator[Event]] = Engine.stream
 
@@ -162,7 +162,7 @@ def chat_replies(
     report: ReportOptions,
     commands: Sequence[str],
 ) -> list[tuple[list[int], str]]:
-    """The replies to three messages, each of which is looked at by `commands` before the next."""
+    """The replies to three messages, with the slash `commands` after each."""
     said.clear()
     loaded = llmcli.load(model)
     assert loaded.template is not None

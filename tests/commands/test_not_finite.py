@@ -1,4 +1,4 @@
-"""Logits that are not numbers end every command with the same sentence, and never with invented ranks or a crash."""
+"""Logits that are NaN or infinite end every command with the same error, never with false ranks or a crash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COMMANDS = {
 
 
 def too_large(weights: dict[str, torch.Tensor]) -> None:
-    """Weights that are fine in float32."""
+    """Weights that are finite in float32."""
     for name, values in weights.items():
         if "norm" not in name:
             values.mul_(60)
@@ -67,7 +67,7 @@ def write(folder: Path, change: Callable[[dict[str, torch.Tensor]], None], model
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str, str]]:
-    """Models: where each is, the dtype that it fails in, and what the sentence must name."""
+    """Models: the folder, the dtype in which it fails, and the part that the error must name."""
     made = tmp_path_factory.mktemp("models")
     return {
         "overflow": (write(made / "overflow", too_large), "float16", "float16 overflows in layer 0; --dtype bfloat16"),
@@ -86,7 +86,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, s
 
 @pytest.mark.parametrize("kind", ["overflow", "damaged", "one token"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_says_where_and_what_would_help(
+def test_every_command_names_the_failing_part_and_a_remedy(
     folders: dict[str, tuple[Path, str, str]], kind: str, command: str
 ) -> None:
     folder, dtype, words = folders[kind]
@@ -113,12 +113,12 @@ def test_comparing_editing_and_batches(folders: dict[str, tuple[Path, str, str]]
         assert [words in json.loads(line)["error"] for line in result.stdout.splitlines()] == [True, True]
 
 
-def test_what_would_help_does(folders: dict[str, tuple[Path, str, str]]) -> None:
+def test_the_suggested_remedy_works(folders: dict[str, tuple[Path, str, str]]) -> None:
     for dtype in ("bfloat16", "float32"):
         assert llm("score", "hi there", "-m", folders["overflow"][0], "--dtype", dtype).returncode == 0
 
 
-def test_the_library_raises_it(folders: dict[str, tuple[Path, str, str]]) -> None:
+def test_the_python_api_raises_not_finite_error(folders: dict[str, tuple[Path, str, str]]) -> None:
     folder, dtype, _ = folders["one token"]
     loaded = llmcli.load(folder, dtype=dtype, device="cpu")
     with pytest.raises(NotFiniteError, match="the output head"):
@@ -176,8 +176,10 @@ def test_packed_weights_and_their_kernel(tmp_path: Path, bits: str) -> None:
     "part", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"]
 )
 @pytest.mark.parametrize("activation", ["silu", "relu"])
-def test_one_value_is_lost_nowhere_on_its_way(tmp_path: Path, part: str, quantize: str | None, activation: str) -> None:
-    """Not in the greatest of some values, in rounding, in a softmax or in an activation that cuts off."""
+def test_a_single_nan_reaches_the_check_through_every_operation(
+    tmp_path: Path, part: str, quantize: str | None, activation: str
+) -> None:
+    """Maximum, rounding, softmax and ReLU could each hide a NaN."""
     tiny_checkpoint(tmp_path, "llama", hidden_act=activation)
     weights = load_file(tmp_path / "model.safetensors")
     weights[f"model.layers.1.{part}.weight"][2] = torch.nan
@@ -193,7 +195,7 @@ def test_one_value_is_lost_nowhere_on_its_way(tmp_path: Path, part: str, quantiz
             run()
 
 
-def test_rows_that_pad_the_head_may_be_anything(tmp_path: Path) -> None:
+def test_padding_rows_of_the_head_may_have_nan(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path, "llama", vocab_size=288)
     sound = llmcli.load(folder, device="cpu").logits(random_ids(4))
     weights = load_file(folder / "model.safetensors")
@@ -224,6 +226,6 @@ def test_a_draft_model_is_named(folders: dict[str, tuple[Path, str, str]], tmp_p
     assert "draft model" in result.stderr.decode() and "layer 1" in result.stderr.decode()
 
 
-def test_a_number_that_is_none_is_found_wherever_it_is() -> None:
+def test_a_nan_is_found_in_any_nested_value() -> None:
     assert not has_nan({"a": [1.0, float("inf")], "b": (None, "nan", b"nan", 3)})
     assert has_nan({"a": [1.0, {"b": (float("nan"),)}]})

@@ -1,4 +1,4 @@
-"""Output that cannot be written as it is: every view has something to show for it, and saved names find their file."""
+"""Characters that cannot be written to the output: every view replaces them, and saved names still find their files."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def latin(tmp_path: Path, folder: Path) -> Path:
         pytest.skip("this file system has only names in UTF-8")
 
 
-def test_a_name_that_is_not_utf_8_is_shown_and_found_again(latin: Path, home: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_shown_and_can_be_used(latin: Path, home: Path, tmp_path: Path) -> None:
     shown = b"mod\\xe8le"
     set_ = llm("alias", "set", "old", latin)
     assert set_.returncode == 0 and shown in set_.stderr
@@ -105,7 +105,7 @@ def test_a_name_that_is_not_utf_8_is_shown_and_found_again(latin: Path, home: Pa
     assert json.loads(json_reply.stdout)["model"] == LATIN_NAME
 
 
-def test_a_chat_with_such_a_model_goes_on(latin: Path) -> None:
+def test_a_chat_works_with_a_model_whose_name_is_not_utf_8(latin: Path) -> None:
     said = llm("chat", "-m", latin, "-t", 0, "-q", stdin=b"hi")
     assert (said.stdout, said.returncode) == ("a🙂 \n".encode(), 0), said.stderr
     again = llm("chat", "-c", "-t", 0, stdin=b"again", env={"LLMCLI_MODEL": ""})
@@ -120,7 +120,7 @@ def test_a_chat_with_such_a_model_goes_on(latin: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reply_goes_on_past_a_character_that_a_terminal_does_not_have(folder: Path, tmp_path: Path) -> None:
+def test_a_reply_continues_after_a_character_outside_the_terminal_encoding(folder: Path, tmp_path: Path) -> None:
     flags = ["generate", "hi", "-m", str(folder), "-t", "0", "-q"]
     for more, shown in ((["--prefill", "é…a"], b"\xe9...a? "), (["--probs"], b"a"), (["--json"], b'"text": "a? "')):
         # Python reads the variable when it starts.

@@ -77,7 +77,7 @@ def test_rm_with_yes_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert starter.starter_path() is None
 
 
-def test_rm_of_what_is_not_ours(tmp_path: Path) -> None:
+def test_rm_refuses_files_outside_store_and_cache(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         run("rm", str(tmp_path))
     with pytest.raises(ModelNotFoundError):

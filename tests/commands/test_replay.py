@@ -14,7 +14,7 @@ from tests.support.terminal.cli import llm
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    # Found or compiled in the shared cache before hashes of files are remembered in another.
+    # Load the kernel from the shared cache before the test changes the cache folder.
     load_library()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tiny_checkpoint(tmp_path / "model", "llama")
@@ -27,7 +27,7 @@ def record(model: Path, file: Path, *flags: object) -> dict[str, object]:
     return found
 
 
-def test_a_recorded_reply_comes_out_the_same(model: Path, tmp_path: Path) -> None:
+def test_replay_reproduces_a_recorded_reply(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     run = record(model, file, "--prefill", "So", "--json", "--top", 2)
     assert (run["schema"], run["prompt"], run["model"]) == ("llmcli.run/1", "hi", "model")
@@ -40,13 +40,13 @@ def test_a_recorded_reply_comes_out_the_same(model: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.glob("*run*")] == ["run.json"]
 
 
-def test_recording_changes_nothing_of_what_is_shown(model: Path, tmp_path: Path) -> None:
+def test_recording_does_not_change_the_output(model: Path, tmp_path: Path) -> None:
     flags = ["generate", "hi", "-m", model, "-n", 3, "--seed", 3, "--json"]
     plain, recorded = (json.loads(llm(*flags, *more).stdout) for more in ([], ["--record", tmp_path / "r"]))
     assert plain["tokens"] == recorded["tokens"]
 
 
-def test_other_weights_are_told_and_the_first_difference_is_exit_code_1(model: Path, tmp_path: Path) -> None:
+def test_other_weights_are_reported_and_a_difference_exits_with_1(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     record(model, file, "-t", 0)
     weights = model / "model.safetensors"
@@ -63,7 +63,7 @@ def test_other_weights_are_told_and_the_first_difference_is_exit_code_1(model: P
     assert found["first_difference"]["gap"] > 0
 
 
-def test_the_model_can_be_elsewhere_and_the_precision_another(model: Path, tmp_path: Path) -> None:
+def test_replay_accepts_another_path_and_dtype(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     record(model, file, "--dtype", "float32")
     moved = model.rename(tmp_path / "moved")
@@ -77,7 +77,7 @@ def test_the_model_can_be_elsewhere_and_the_precision_another(model: Path, tmp_p
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), ("{", "not JSON"), ("{}", "no schema")])
-def test_a_file_that_is_no_run_is_refused(tmp_path: Path, content: str | None, why: str) -> None:
+def test_a_file_that_is_not_a_record_is_refused(tmp_path: Path, content: str | None, why: str) -> None:
     file = tmp_path / "run.json"
     if content is not None:
         file.write_text(content)
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_run_is_refused(tmp_path: Path, content: str | None, w
     assert why in result.stderr.decode() and "run.json" in result.stderr.decode()
 
 
-def test_a_place_that_cannot_be_written_is_told_before_anything_else(model: Path, tmp_path: Path) -> None:
+def test_an_unwritable_record_path_is_reported_first(model: Path, tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere" / "run.json", tmp_path):
         result = llm("generate", "hi", "-m", "/nowhere", "--record", place)
         assert (result.returncode, b"cannot be recorded" in result.stderr) == (2, True)

@@ -16,7 +16,7 @@ def model(tmp_path: Path) -> Path:
     return tiny_checkpoint(tmp_path / "model", "llama")
 
 
-def test_the_template_is_on_stdout_and_its_hash_beside(model: Path) -> None:
+def test_the_template_is_on_stdout_and_its_hash_on_stderr(model: Path) -> None:
     result = llm("show", model, "--template")
     assert (result.returncode, result.stdout) == (0, f"{TEMPLATE}\n".encode())
     assert (
@@ -35,7 +35,7 @@ def test_templates_as_json(model: Path) -> None:
     ]
 
 
-def test_a_model_without_one_says_so(model: Path) -> None:
+def test_a_model_without_a_template_is_reported(model: Path) -> None:
     write_text_files(model, template=None)
     result = llm("show", model, "--template")
     assert (result.returncode, result.stdout) == (2, b"")

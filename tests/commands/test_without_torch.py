@@ -21,7 +21,7 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES
 from tests.support.quantized.models import save_quantized
 
-# Runs commands one after another in one process, and says of each how it ended and what has been imported by then.
+# Runs commands one after another in one process; reports each one's exit code and the heavy modules imported so far.
 RUNNER = """
 import json, sys
 from tests.support.terminal.cli import llm
@@ -33,7 +33,7 @@ for arguments in json.loads(sys.argv[1]):
 print(json.dumps(results))
 """
 
-# The C kernel is compiled once, not again for every home.
+# Compile the C kernel once, not for every home.
 KERNELS = {"XDG_CACHE_HOME": str(platformdirs.user_cache_path())}
 
 
@@ -50,7 +50,7 @@ def run(*commands: list[str], home: Path, **variables: str) -> list[tuple[int, l
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder, GGUF files with and without numbers that are part of the configuration, and a mixture of experts."""
+    """A folder, GGUF files with and without tensors that are part of the configuration, and a mixture of experts."""
     folder = tmp_path_factory.mktemp("models")
     return {
         "llama": tiny_checkpoint(folder / "llama", "llama"),
@@ -61,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gguf", "gguf with frequencies", "experts"])
-def test_what_is_said_of_a_model(kind: str, models: dict[str, Path], tmp_path: Path) -> None:
+def test_show_describes_a_model_without_torch(kind: str, models: dict[str, Path], tmp_path: Path) -> None:
     model = str(models[kind])
     commands = [
         ["show", model],
@@ -85,7 +85,7 @@ def test_what_is_said_of_a_model(kind: str, models: dict[str, Path], tmp_path: P
     ],
 )
 @pytest.mark.parametrize("kind", ["llama", "gguf"])
-def test_what_a_command_has_no_use_for_is_not_imported(
+def test_commands_do_not_import_unused_libraries(
     words: list[str], unneeded: list[str], kind: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
     code = (
@@ -103,7 +103,7 @@ def test_what_a_command_has_no_use_for_is_not_imported(
     assert result.stderr.splitlines()[-1] == "[]"
 
 
-def test_what_is_said_of_quantized_models(tmp_path: Path) -> None:
+def test_show_describes_quantized_models_without_torch(tmp_path: Path) -> None:
     made_of = tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
     folders = {name: tmp_path / str(number) for number, name in enumerate(CASES)}
     for name, folder in folders.items():
@@ -119,7 +119,7 @@ def test_what_is_said_of_quantized_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_what_is_said_of_the_files_that_mistral_publishes(shards: int, tmp_path: Path) -> None:
+def test_show_describes_mistral_files_without_torch(shards: int, tmp_path: Path) -> None:
     model = tiny_model("mistral", sliding_window=None)
     plain = write_safetensors(tmp_path / "plain", mistral_params(model), native(model), shards=shards)
     params = {**mistral_params(model), "quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}}
@@ -138,7 +138,7 @@ def test_what_is_said_of_the_files_that_mistral_publishes(shards: int, tmp_path:
         assert out
 
 
-def test_what_is_said_without_a_model(tmp_path: Path) -> None:
+def test_commands_without_a_model_do_not_import_torch(tmp_path: Path) -> None:
     commands = [
         ["list"],
         ["chats", "list"],
@@ -194,7 +194,7 @@ def test_errors_before_a_model_is_loaded(models: dict[str, Path], tmp_path: Path
     assert found[6][3] == f"llm: {wide}: tensor model.layers.0.mlp.gate_proj.weight {shapes}\n"
 
 
-def test_doctor_says_without_torch_what_torch_says(tmp_path: Path) -> None:
+def test_doctor_reports_without_torch_what_torch_reports(tmp_path: Path) -> None:
     code = (
         "from llmcli.device import find_device\n"
         "from llmcli.doctor import machine\n"

@@ -1,1 +1,1 @@
-"""`llm batch`: many prompts of a file, answered together."""
+"""`llm batch`: answer many prompts of a file together."""

@@ -1,4 +1,4 @@
-"""`llm batch`: many prompts from a file, a line of JSON for each reply."""
+"""`llm batch`: answer many prompts from a file, with a line of JSON for each reply."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
 
-# As many as the engine has rows; the engine's own constant would import torch.
+# The engine's limit, repeated here because importing it would import torch.
 _MOST_PARALLEL = 16
 
 
@@ -100,7 +100,7 @@ def batch(
 
 @dataclass(frozen=True)
 class _Batch:
-    """All lines, and how they are to be answered."""
+    """All input lines, and the options for answering them."""
 
     lines: Sequence[input.Line]
     model: ModelOptions
@@ -109,9 +109,9 @@ class _Batch:
     sampling: SamplingOptions
 
     def marks(self, model: str) -> list[str]:
-        """For each line a hash of what decides its reply: the line itself and the settings.
+        """A hash for each line of everything that determines its reply: the line and the settings.
 
-        Settings that are off are left out, so that results keep the marks they had before there were such settings.
+        Switches that are off are left out, so that adding a switch to the program does not invalidate older results.
         """
         shared = {name: value for name, value in vars(self.sampling).items() if value is not False}
         shared |= {"no_thinking": True} if self.prompt.no_thinking else {}
@@ -134,7 +134,7 @@ def _answer(
     parallel: int | None,
     stats: bool,
 ) -> int:
-    """Load the model and write the results from line `first` on; return how many are errors."""
+    """Load the model and write the results from line `first` on; return the number of errors."""
     loaded = load_model(checkpoint, asked.model, template=asked.prompt.chat_template)
 
     from llmcli.commands.batch.prompts import BatchPrompts
@@ -183,14 +183,14 @@ def _parallel(text: str) -> int | None:
 
 
 def _template(name: str | None) -> str | None:
-    """What the chat template is known by: the source of one in a file."""
+    """The chat template as it enters the marks: the source of a template file, otherwise the name."""
     from llmcli.checkpoint.chat_template_file import is_template_file, read_template_file
 
     return read_template_file(name) if name is not None and is_template_file(name) else name
 
 
 def _read(file: str) -> bytes:
-    """The input as UTF-8; where it is that but for single lines, those are as they are, and errors later on."""
+    """Read the input and convert it to UTF-8; if its encoding is unknown, keep the bytes: bad lines fail one by one."""
     data = read_stdin_bytes() if file == "-" else read_file_bytes(Path(file))
     try:
         return decoded_text(data, "Standard input" if file == "-" else file).encode()

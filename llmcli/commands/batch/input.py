@@ -1,4 +1,4 @@
-"""The input lines of `llm batch`: prompts or conversations, each with optional settings."""
+"""Parse the input lines of `llm batch`: prompts or conversations, each with its settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
     data: bytes
 
     def mark(self, settings: str) -> str:
-        """What tells this line, asked with those settings, from others."""
+        """A hash of this line and the settings, which identifies its result."""
         import hashlib
 
         return hashlib.sha256(settings.encode() + b"\0" + self.data.strip()).hexdigest()[:32]
@@ -48,28 +48,28 @@ class Line:
 
 @dataclass(frozen=True)
 class BatchTask:
-    """What a line asks for."""
+    """The parsed content of a line."""
 
     id: Id
     prompt: str | None
     messages: tuple[Message, ...]
-    """Of a conversation, where `prompt` is None."""
+    """The messages of a conversation; empty if there is a `prompt`."""
     continues: bool
     """Whether the reply continues the last message, which is the assistant's."""
     sampling: SamplingOptions
 
 
 def split_lines(data: bytes) -> list[Line]:
-    """The lines that are not empty of a file in UTF-8, or any encoding in which line ends are those of ASCII."""
+    """Split into non-empty lines, in UTF-8 or another encoding with the line ends of ASCII."""
     lines = [line for line in data.split(b"\n") if line.strip()]
     return [Line(index, line) for index, line in enumerate(lines)]
 
 
 def parsed(line: Line) -> Mapping[str, object]:
-    """The object on a line.
+    """Parse the JSON object on a line.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the line is not a JSON object.
     """
     try:
         value = json.loads(text_from_bytes(line.data, "The line"))
@@ -81,7 +81,7 @@ def parsed(line: Line) -> Mapping[str, object]:
 
 
 def id_of(value: Mapping[str, object]) -> Id:
-    """The name that a line gives itself, if it has one.
+    """The "id" of a line, if it has one.
 
     Raises:
         UsageError: it is neither text nor number.
@@ -93,10 +93,10 @@ def id_of(value: Mapping[str, object]) -> Id:
 
 
 def task(value: Mapping[str, object], sampling: SamplingOptions) -> BatchTask:
-    """What an object asks for; `sampling` holds where it says nothing.
+    """Make the task of a line's object; `sampling` has the settings that the line does not set.
 
     Raises:
-        UsageError: it is of another form, or a setting makes no sense.
+        UsageError: a field is unknown, missing or of the wrong type, or a setting is invalid.
     """
     for name in value:
         if name in _UNSUPPORTED:
@@ -124,7 +124,7 @@ def task(value: Mapping[str, object], sampling: SamplingOptions) -> BatchTask:
 
 
 def _continues(value: Mapping[str, object], messages: Sequence[Message]) -> bool:
-    """Whether the last message is to be continued: one of the assistant is, unless the line says otherwise."""
+    """Whether the reply continues the last message: by default if it is the assistant's."""
     is_reply = bool(messages) and messages[-1].role == "assistant"
     wanted = value.get(_CONTINUE)
     if wanted is None:
@@ -138,7 +138,7 @@ def _continues(value: Mapping[str, object], messages: Sequence[Message]) -> bool
 
 def _setting(name: str, value: object) -> object:
     if name == "logit_bias" and isinstance(value, dict):
-        # As OpenAI has it: an object from the IDs of tokens to numbers.
+        # The form of OpenAI's API: an object from token IDs to numbers.
         return [f"{token}{_number(name, bias):+}" for token, bias in value.items()]
     if name in _TEXTS:
         texts = [value] if isinstance(value, str) else value

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class ResultsFile:
-    """Results in a file that only grows, a whole line at a time; one process at a time writes to it."""
+    """A file of results, to which only whole lines are appended, by one process at a time."""
 
     def __init__(self, path: Path) -> None:
         """Open or create it.
 
         Raises:
-            UsageError: it is no file, or cannot be written.
+            UsageError: it is not a regular file, or cannot be written.
             LlmcliError: another process is writing to it.
         """
         self.path = path
@@ -42,12 +42,12 @@ class ResultsFile:
             raise
 
     def resume(self, marks: Sequence[str]) -> tuple[int, int]:
-        """How many results the file has already, and how many of these are errors; `marks` are those of the input.
+        """Check the results already in the file; return their number and how many are errors.
 
-        An incomplete last line is cut off, with a note.
+        `marks` are those of the input lines. An incomplete last line is cut off, with a note.
 
         Raises:
-            UsageError: the file does not contain results of this input.
+            UsageError: the file has something other than results of this input.
         """
         data = self.path.read_bytes()
         whole, end, torn = data.rpartition(b"\n")
@@ -63,7 +63,7 @@ class ResultsFile:
                 )
             errors += "error" in found
         if torn:
-            # Only now that the file is known to be one of ours.
+            # Only after checking that the file has results.
             os.ftruncate(self._file.fileno(), len(whole))
             terminal.note(f"The last line of {self.path} was not written to its end and was cut off.")
         return len(lines), errors
@@ -79,7 +79,7 @@ class ResultsFile:
 
     def __exit__(self, *_: object) -> None:
         with self._file:
-            # What was written is to survive even a power cut.
+            # So that the results survive even a power cut.
             os.fsync(self._file.fileno())
 
     def _lock(self) -> None:
@@ -98,7 +98,7 @@ class ResultsFile:
 def result_line(
     model: str, index: int, mark: str, name: Id, seed: int | None, outcome: BatchReply | LlmcliError
 ) -> str:
-    """The line of JSON for the reply to line `index`, or for the error that is its outcome."""
+    """Format the result of input line `index`, a reply or an error, as a line of JSON."""
     result: dict[str, object] = {"index": index, "id": name, "input": mark}
     if isinstance(outcome, LlmcliError):
         return json_text(result | {"error": str(outcome)})

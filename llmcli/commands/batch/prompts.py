@@ -1,4 +1,4 @@
-"""From the lines of a batch to requests for the engine."""
+"""Turn the lines of a batch into requests for the batch engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BatchPrompts:
-    """Turns lines into requests as they are needed, and remembers what a result must repeat of its line."""
+    """Turns lines into requests as the engine needs them, and keeps each line's "id" and seed for its result."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class BatchPrompts:
         return not self._options.raw and self._loaded.template is not None
 
     def requests(self, first: int) -> Iterator[Request | LlmcliError]:
-        """What the lines from `first` on ask for, or why that cannot be answered."""
+        """A request, or the error of its line, for each line from `first` on."""
         return map(self._request_or_error, self._lines[first:])
 
     def _request_or_error(self, line: input.Line) -> Request | LlmcliError:
@@ -83,7 +83,7 @@ class BatchPrompts:
         return self._noted(prompt.built())
 
     def _noted(self, built: ChatPrompt) -> ChatPrompt:
-        """`built`, after showing those of its notes that no line before has had."""
+        """Show those notes of `built` that have not been shown for an earlier line; return `built`."""
         for note in built.notes:
             if note not in self._known_notes:
                 terminal.note(note)

@@ -1,4 +1,4 @@
-"""`llm bench`: how fast a model runs here, where the time goes, and how peers do on the same file."""
+"""`llm bench`: measure the speed of a model on this machine, and compare it with other programs on the same file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MEASURING = "What to measure"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured, and how often."""
+    """What to measure, and how often."""
 
     against: Annotated[
         str | None,
@@ -78,11 +78,11 @@ class BenchOptions:
     ] = False
 
     def count(self) -> int:
-        """How often everything is measured."""
+        """The number of rounds."""
         return self.rounds or (_QUICK_ROUNDS if self.quick else _ROUNDS)
 
     def check(self, *, model_given: bool) -> None:
-        """Raise `UsageError` for options that do not go together."""
+        """Raise `UsageError` for options that contradict each other."""
         if self.shape is not None and model_given:
             raise UsageError("--shape takes the place of a model; name one of them.")
         if self.speculative and self.against is not None:
@@ -143,7 +143,7 @@ def bench(
 
 
 def _present(result: BenchResult, options: ViewOptions, out: Path | None) -> None:
-    """Print the result, as a table or as JSON, and write the files that were asked for."""
+    """Print the result, as a table or as JSON, and write the requested files."""
     from llmcli.views.reports.bench import NOTE, SCHEMA, BenchView
     from llmcli.views.terminal.to_json import json_line
 
@@ -161,7 +161,7 @@ def _present(result: BenchResult, options: ViewOptions, out: Path | None) -> Non
 
 
 def _target(model: str | None, shape: str | None) -> BenchTarget:
-    """What is to be measured."""
+    """Find the model to measure, or make one of random weights with the shape `shape`."""
     if shape is None:
         checkpoint = find_checkpoint(model)
 

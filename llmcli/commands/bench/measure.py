@@ -1,4 +1,4 @@
-"""The measuring of `llm bench`: what is planned before the first process starts, and what came of it."""
+"""Plan the benchmark of `llm bench` before the first process starts, run it, and collect the results."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class PlannedBenchmark:
 
     benchmark: Benchmark
     asked: tuple[str, ...]
-    """The peers that were asked for."""
+    """The requested peers."""
     refused: tuple[Failure, ...]
-    """Those of them that cannot run this model, with the reasons."""
+    """The requested peers that cannot run this model, with the reasons."""
     left_out: tuple[str, ...]
     """What is not measured, and why."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know before it starts."""
+        """Notes for the user before the benchmark starts."""
         return (*(f"{failure.arm}: {failure.message}" for failure in self.refused), *self.left_out)
 
 
 def plan_benchmark(
     target: BenchTarget, *, against: str | None, rounds: int, quick: bool, options: ModelOptions
 ) -> PlannedBenchmark:
-    """Decide everything that is decided before the first process starts.
+    """Check the options and plan the benchmark; starts no process.
 
     Raises:
         UsageError: there is no such peer, device, dtype or quantization.
@@ -53,7 +53,7 @@ def plan_benchmark(
     asked = chosen_peers(against)
     refused = tuple(Failure(peer, 0, why) for peer in asked if (why := refusal(peer, target.format)) is not None)
     where = choose_device(options.device)
-    # A wrong name is an error now, not of an arm.
+    # Report wrong names now, not as failures of the processes that measure.
     choose_dtype(options.dtype, where, target.stored_dtype())
     choose_packing(options.quantize, where)
     full = FULL if where.type == "cpu" else DEVICE_FULL
@@ -86,7 +86,7 @@ def measure(target: BenchTarget, planned: PlannedBenchmark) -> tuple[BenchResult
     """Run the benchmark with progress on stderr; return the result, and whether Ctrl-C ended it early.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came before anything had been measured.
+        KeyboardInterrupt: Ctrl-C before the first measurement.
     """
     benchmark, notes = planned.benchmark, planned.left_out
     measurements: list[Measurement] = []

@@ -1,4 +1,4 @@
-"""Progress of a benchmark: a bar on a terminal, otherwise a line for each process."""
+"""Show the progress of a benchmark: a bar on a terminal, otherwise a line for each arm in each round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, no
 
 @contextmanager
 def bench_progress(rounds: int, processes: int) -> Iterator[Callable[[Event], None]]:
-    """Yield a function to call with every event of a benchmark of that many rounds and processes."""
+    """Yield a function that shows an event, for a benchmark of `rounds` rounds and `processes` processes in all."""
     if is_quiet():
         yield lambda event: None
     elif can_redraw(sys.stderr):
@@ -23,7 +23,7 @@ def bench_progress(rounds: int, processes: int) -> Iterator[Callable[[Event], No
 
 
 class _Lines:
-    """For a log: a line when a process begins, not for every event."""
+    """Progress in a log: a line when an arm starts, without its separate measurements."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds

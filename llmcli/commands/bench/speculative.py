@@ -1,4 +1,4 @@
-"""What `llm bench` does with `--speculative`."""
+"""`llm bench --speculative`: measure the gain of speculative decoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bench_speculative(
     view_options: ViewOptions,
     out: Path | None,
 ) -> None:
-    """Measure and show what lookup gains, and what a `draft` model does, with the model found."""
+    """Measure and show the gain of lookup, and of the model named `draft` as draft model."""
     drafting = None if draft is None else find_checkpoint(draft)
     loaded = load_model(checkpoint, options)
     drafter = None if drafting is None else load_model(drafting, options)

@@ -1,1 +1,1 @@
-"""What `llm chat` consists of: the keyboard, the session, and the slash commands by what they are about."""
+"""`llm chat`: the keyboard, the session, and the slash commands by topic."""

@@ -1,4 +1,4 @@
-"""Going back in a conversation: `/clear /undo /retry /branch /branches`. What is taken back stays as a branch."""
+"""Going back in a conversation: `/clear /undo /retry /branch /branches`. Removed messages stay as a branch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PREVIEW = 60
 
 
 class Branches:
-    """The commands that move to another place of the conversation."""
+    """The commands that move to another message or branch of the conversation."""
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
 
     def commands(self) -> list[Command]:
-        """For the table."""
+        """The slash commands of this group."""
         return [
             Command("clear", self._clear, "forget the conversation, keep the system prompt"),
             Command("undo", self._undo, "take your last message and its reply back"),
@@ -79,7 +79,7 @@ class Branches:
         session.answer(question, begun=(*reply.ids[:at], chosen.id), before=known)
 
     def _end_there(self, question: Node, ids: tuple[int, ...]) -> None:
-        """The alternative is the end of the reply."""
+        """Record the reply `ids`, cut where the chosen alternative is a stop token."""
         session = self._session
         if not ids:
             raise UsageError("That alternative ends the reply before it begins.")
@@ -118,6 +118,6 @@ class Branches:
 
 
 def preview(text: str) -> str:
-    """The beginning of a message, in one line."""
+    """The beginning of a message as one line of at most 60 characters."""
     line = " ".join(text.split())
     return line if len(line) <= _PREVIEW else f"{line[: _PREVIEW - 1]}…"

@@ -80,11 +80,11 @@ def chat(
     variables = prompt_options.variables()
     sampling_options.check()
     speculator = Speculator(speculation_options)
-    # Before what imports torch: an error about the conversation must not take a second to come.
+    # Before torch is imported, so that an error about the conversation comes at once.
     path = _conversation(saving, model_options.model if is_flag_given(command, "model") else None)
     live = _live_conversation(path, save=saving.save)
     if path is not None and live.tree.settings is not None:
-        model_options, prompt_options, variables = _as_it_was(
+        model_options, prompt_options, variables = _restored_options(
             command, live.tree.settings, model_options, prompt_options, variables
         )
 
@@ -101,17 +101,17 @@ def chat(
     texts = [(name, text_of_file(name)) for name in files or ()]
     speculator.find()
     load = ChatModelLoader(model_options, prompt_options, sampling_options, speculator, variables)
-    run_chat(load, live, report_options, texts=texts, plain=plain, goes_on=path is not None)
+    run_chat(load, live, report_options, texts=texts, plain=plain, is_resumed=path is not None)
 
 
-def _as_it_was(
+def _restored_options(
     command: typer.Context,
     before: SettingsRecord,
     model_options: ModelOptions,
     prompt_options: PromptOptions,
     variables: dict[str, object],
 ) -> tuple[ModelOptions, PromptOptions, dict[str, object]]:
-    """Options for continuing a conversation: its earlier ones, unless the command line gives others."""
+    """Restore the options of a continued conversation, except those given on the command line."""
     if not is_flag_given(command, "model"):
         model_options = replace(model_options, model=before.source)
     if not is_flag_given(command, "system"):
@@ -124,7 +124,7 @@ def _as_it_was(
 
 
 def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
-    """A new conversation, or the one in the file at `path`, with a message about what is damaged there."""
+    """Start a new conversation, or read the one in the file `path` and report damage to it."""
     from llmcli.conversations.live_conversation import LiveConversation
 
     if path is None:
@@ -136,10 +136,12 @@ def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
 
 
 def _conversation(saving: SavingOptions, model: str | None) -> Path | None:
-    """The file of the conversation to continue: the one named, or the last one, or the last with `model`.
+    """The file of the conversation to continue: the named one, the latest, or the latest with `model`.
+
+    None for a new conversation.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such conversation.
     """
     from llmcli.conversations.store import conversation_files, find_conversation
 

@@ -1,4 +1,4 @@
-"""What Tab completes in a chat: commands, and what some of them are given."""
+"""Tab completion in a chat: slash commands and their arguments."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class CommandCompleter(Completer):
-    """Completes the name of a command at the beginning of a message, and the argument of a command that knows it."""
+    """Completes the name of a slash command at the beginning of a message, and the arguments of some commands."""
 
     def __init__(self, commands: Mapping[str, Command]) -> None:
         self._commands = commands
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """Completions of what stands before the cursor."""
+        """Completions of the text before the cursor."""
         text = document.text_before_cursor
         if not text.startswith("/") or "\n" in text:
             return
@@ -33,7 +33,7 @@ class CommandCompleter(Completer):
             return
         choices = [] if command.choices is None else list(_beginning_with(argument, command.choices()))
         yield from choices
-        # Names that are known first; a path is typed until none of them begins like it.
+        # Paths only if no known name begins with the typed text.
         if command.takes_file and not choices:
             yield from self._paths.get_completions(Document(argument, len(argument)), complete_event)
 

@@ -1,4 +1,4 @@
-"""Messages from elsewhere and replies to elsewhere: `/edit /read /copy`."""
+"""Messages from an editor or a file, and replies to the clipboard: `/edit /read /copy`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
 _LARGEST_BYTES = 64 << 20
-# What terminals take at once for their clipboard, at least most of them.
+# Most characters of base64 that common terminals accept for their clipboard (OSC 52).
 _LARGEST_COPY = 74_994
 
 
 class Composing:
-    """The commands that bring text in and out."""
+    """The commands that bring text into and out of the chat."""
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
 
     def commands(self) -> list[Command]:
-        """For the table."""
+        """The slash commands of this group."""
         return [
             Command("edit", self._edit, "a message in $EDITOR; last: your last one", "[last]", named("last")),
             Command("read", self._read, "send a file along with your next message", "FILE", takes_file=True),
@@ -58,7 +58,7 @@ class Composing:
     def _read(self, argument: str) -> None:
         if not argument:
             raise UsageError("/read needs the name of a file.")
-        send_along(self._session, argument, text_of_file(argument))
+        attach_text(self._session, argument, text_of_file(argument))
         self._session.note("Enter alone sends it.")
 
     def _copy(self, _argument: str) -> None:
@@ -68,17 +68,17 @@ class Composing:
         data = base64.b64encode(answer.encode("utf-8", errors="replace"))
         if len(data) > _LARGEST_COPY:
             raise UsageError("The reply is too long for the clipboard of a terminal. /save writes it to a file.")
-        # OSC 52 of xterm's control sequences. The terminal does not say whether it obeys.
+        # OSC 52 of xterm's control sequences. The terminal does not confirm it.
         sys.stdout.write(f"\x1b]52;c;{data.decode()}\x07")
         sys.stdout.flush()
         self._session.note(f"{len(answer)} characters were given to the terminal's clipboard.")
 
 
 def text_of_file(name: str) -> str:
-    """What stands in a file that a message is to have with it.
+    """Read the text of a file to attach to a message.
 
     Raises:
-        UsageError: it cannot be read, or is not text in a known encoding.
+        UsageError: the file cannot be read, is too large, or is not text in a known encoding.
     """
     try:
         with Path(name).expanduser().open("rb") as file:
@@ -93,18 +93,18 @@ def text_of_file(name: str) -> str:
     return text
 
 
-def send_along(session: ChatSession, name: str, text: str) -> None:
-    """Let the text of the file `name` go along with the next message; say how long it is."""
+def attach_text(session: ChatSession, name: str, text: str) -> None:
+    """Attach the text of the file `name` to the next message, and note its length."""
     session.attached.append(text)
     tokens = len(session.loaded.tokenizer.encode(text, add_special_tokens=False))
     session.note(f"Read {name}, {tokens} tokens; it goes along with your next message.")
 
 
 def edited(text: str) -> str:
-    """`text` as the user's editor leaves it.
+    """Let the user edit `text` in an editor ($VISUAL, $EDITOR or vi); return the new text.
 
     Raises:
-        LlmcliError: there is no editor, or it fails.
+        LlmcliError: the editor cannot be started, or fails.
     """
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     descriptor, name = tempfile.mkstemp(prefix="llm-", suffix=".md")
@@ -113,7 +113,7 @@ def edited(text: str) -> str:
         os.close(descriptor)
         path.write_text(text, encoding="utf-8", errors="replace")
         try:
-            # The terminal is the editor's while it runs, whatever our own streams are.
+            # The editor inherits the standard streams.
             code = subprocess.run([*shlex.split(command), name], check=False).returncode
         except (OSError, ValueError) as error:
             raise LlmcliError(f"The editor {command!r} cannot be started: {error}. Set EDITOR to another.") from error

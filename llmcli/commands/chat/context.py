@@ -1,4 +1,4 @@
-"""How full the context is, and what happens when it is: `/tokens /context /stats`."""
+"""How full the context is, and what to do when it is full: `/tokens /context /stats`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from llmcli.commands.chat.branches import preview
-from llmcli.commands.chat.session import NEAR, ChatSession
+from llmcli.commands.chat.session import NEARLY_FULL, ChatSession
 from llmcli.commands.chat.slash_command import Command, named
 from llmcli.conversations.tree import SUMMARY_REQUEST, Node
 from llmcli.engine import Finish, Interruption, Step
@@ -15,23 +15,24 @@ from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.views.terminal import terminal
 
 _POLICIES = ("drop-oldest", "summarise", "stop")
-# What is to be left for a reply where room is made, in tokens and as a share of the context.
+# When old messages are dropped, leave room for a reply: 256 tokens, at most 1/4 of the context.
 _ROOM, _ROOM_SHARE = 256, 4
+# Length of a summary: 200 tokens, at most 1/8 of the context.
 _SUMMARY, _SUMMARY_SHARE = 200, 8
 
 
 class Context:
-    """The commands that measure and make room, and the check each message goes through."""
+    """The commands about the context, and the check that a message fits into it."""
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
         self._policy = "stop"
         self._waiting: tuple[str, int | None] | None = None
-        """The message that did not fit, and the one it was to follow."""
+        """The message that did not fit, and the number of the message it was to follow."""
         session.fit = self.fit
 
     def commands(self) -> list[Command]:
-        """For the table."""
+        """The slash commands of this group."""
         return [
             Command("tokens", self._tokens, "how many tokens each message has, or TEXT would have", "[TEXT]"),
             Command(
@@ -45,10 +46,10 @@ class Context:
         ]
 
     def fit(self, text: str, after: int | None) -> None:
-        """Make room for `text` as the user chose; say how much there is when little is left.
+        """Check that `text` fits after message `after`, or make room by the chosen policy; note when little is left.
 
         Raises:
-            PromptTooLongError: it does not fit, and nothing was left out.
+            PromptTooLongError: it does not fit, and nothing was dropped.
         """
         session, self._waiting = self._session, None
         limit = session.conversation.engine.context_length
@@ -64,7 +65,7 @@ class Context:
                 )
             self._make_room(text, after, limit)
             length = len(session.prompt(text, after))
-        if length >= NEAR * limit:
+        if length >= NEARLY_FULL * limit:
             session.note(
                 f"This message has {self._count(text)} tokens; with it {length} of {limit} are used, "
                 f"{limit - length} are left for the reply."
@@ -73,16 +74,16 @@ class Context:
     def _make_room(self, text: str, after: int | None, limit: int) -> None:
         session = self._session
         path = session.live.tree.read(after)
-        summary = min(_SUMMARY, limit // _SUMMARY_SHARE) if self._policy == "summarise" else 0
-        # With a summary comes the question it answers.
-        extra = summary + self._count(SUMMARY_REQUEST) if summary else 0
+        summary_tokens = min(_SUMMARY, limit // _SUMMARY_SHARE) if self._policy == "summarise" else 0
+        # The prompt contains the request for the summary as well as the summary.
+        extra = summary_tokens + self._count(SUMMARY_REQUEST) if summary_tokens else 0
         wanted = limit - min(_ROOM, limit // _ROOM_SHARE) - extra
         questions = range(2, len(path) + 1, 2)
 
         def too_long_without(place: int) -> bool:
             return len(self._prompt_from(path[place:], text)) > wanted
 
-        # The fewest of the oldest exchanges that make enough room; all of them where even that is not enough.
+        # Drop the fewest of the oldest exchanges that make enough room, or all if even that is not enough.
         enough = bisect_left(questions, True, key=lambda at: not too_long_without(at))
         place = questions[min(enough, len(questions) - 1)] if questions else 0
         if not path or len(self._prompt_from(path[place:], text)) + extra >= limit:
@@ -90,10 +91,10 @@ class Context:
                 f"The message has {self._count(text)} tokens and the context holds {limit} with at least one for the "
                 "reply: it does not fit even alone."
             )
-        replacement = self._summary(path[place - 1], summary) if summary else None
-        session.live.leave_out(path[place - 1].n, replacement)
-        instead = f" This is read in their place: {replacement.strip()}" if replacement else ""
-        # Not a note, which --quiet would hide: the user must know what is left out.
+        summary = self._summary(path[place - 1], summary_tokens) if summary_tokens else None
+        session.live.leave_out(path[place - 1].n, summary)
+        instead = f" This is read in their place: {summary.strip()}" if summary else ""
+        # Not a note, which --quiet would hide: the user must know which messages are dropped.
         terminal.say(
             f"The model no longer reads the oldest {place} messages, from “{preview(path[0].text)}” on; "
             f"they stay in the conversation.{instead}"
@@ -106,13 +107,17 @@ class Context:
         return session.conversation.prompt(text)
 
     def _summary(self, last: Node, tokens: int) -> str:
-        """What the model makes of the conversation up to message `last`."""
+        """Let the model summarize the conversation up to message `last` in at most `tokens` tokens.
+
+        Raises:
+            LlmcliError: it was interrupted, or the summary is empty.
+        """
         session = self._session
         session.note("Summarising the oldest messages; Ctrl-C gives up.")
         session.conversation.messages = session.messages(last.n)
         interruption = Interruption()
         text = ""
-        with interruption.catching_ctrl_c(), session.keyboard.unheard():
+        with interruption.catching_ctrl_c(), session.keyboard.without_echo():
             params = replace(session.params, temperature=0.0, max_tokens=tokens, stop=())
             events = session.conversation.ask(SUMMARY_REQUEST, params, interruption=interruption)
             apart = ThinkingApart(session.conversation.tokenizer, session.conversation.start)
@@ -133,7 +138,7 @@ class Context:
         session.say(f"Context: {session.used()} of {limit} tokens used. When it is full: {self._policy}.")
         if argument and self._waiting is not None:
             text, after = self._waiting
-            # It went along already, in what is waiting.
+            # The waiting message already contains the attached texts.
             session.attached.clear()
             self._waiting = None
             if argument == "stop":

@@ -1,4 +1,4 @@
-"""Looking back at a token of the last reply in a chat: `/why N`, `/lens N`, `/attention N`."""
+"""Inspect a token of the last reply in a chat: `/why N`, `/lens N`, `/attention N`; its thought: `/thought`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CANDIDATES = 8
 
 
 class ReplyInspector:
-    """Reads the conversation once more, beside the chat's own memory of it, and tells about one token."""
+    """Inspects one token of the last reply by computing the conversation again, without changing the chat."""
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
 
     def commands(self) -> list[Command]:
-        """For the table."""
+        """The slash commands of this group."""
         return [
             Command("why", self._why, "all about token N of the last reply; without N, about the last", "[N]"),
             Command("lens", self._lens, "what each layer would have said in its place", "[N]"),
@@ -35,7 +35,7 @@ class ReplyInspector:
         ]
 
     def _why(self, argument: str) -> None:
-        """What else the token could have been and what the filters made of that, what was read, and what wrote it."""
+        """Show the alternatives with the effect of each sampling filter, the attention, and the heads and neurons."""
         from llmcli.engine.sampling.trace import choices
         from llmcli.inspection.reply_distribution import card_of_reply
         from llmcli.inspection.token_card import inspect_token
@@ -57,7 +57,7 @@ class ReplyInspector:
             card = inspect_token(session.loaded, ids, at, progress=progress)
         own = card_of_reply(card, logits, tokenizer)
         self._show(CardView(own), NOTE)
-        self._tell_difference(number, card.token.bytes, own.token.prob, card.token.prob)
+        self._note_difference(number, card.token.bytes, own.token.prob, card.token.prob)
 
     def _lens(self, argument: str) -> None:
         from llmcli.inspection.reply_distribution import lens_of_reply
@@ -78,7 +78,7 @@ class ReplyInspector:
         own = lens_of_reply(readable, logits, self._session.loaded.tokenizer)
         self._show(LensView(replace(found, lens=(own,))), NOTE)
         best = readable.layers[-1].top[0]
-        self._tell_difference(number, best.bytes, float(logits.float().softmax(-1)[best.id]), best.prob)
+        self._note_difference(number, best.bytes, float(logits.float().softmax(-1)[best.id]), best.prob)
 
     def _attention(self, argument: str) -> None:
         from llmcli.inspection.attention.summary import summary
@@ -101,7 +101,7 @@ class ReplyInspector:
         self._session.say(thought.strip())
 
     def _logits(self, reply: SaidReply, number: int) -> Tensor:
-        """The logits (V,) that token `number` of the reply was chosen by."""
+        """The logits (V,) from which token `number` of the reply was chosen."""
         session = self._session
         ids = [*reply.prompt, *reply.ids[:number]]
         with progress_bar(unit="tokens") as progress:
@@ -111,14 +111,14 @@ class ReplyInspector:
                 progress=lambda done, total: progress("Reading again", done, total),
             )
 
-    def _tell_difference(self, number: int, data: bytes, reply: float, readable: float) -> None:
-        """Of a token of these bytes in place `number` of the reply: its probability there and in the readable model."""
+    def _note_difference(self, number: int, data: bytes, reply: float, readable: float) -> None:
+        """Note if the probability of token `number` (bytes `data`) differs between reply and readable model."""
         note = difference_note([TokenProbabilities(number, data, reply, readable)])
         if note is not None:
             self._session.note(note)
 
     def _find(self, argument: str) -> tuple[SaidReply, int]:
-        """The last reply, and which of its tokens is meant.
+        """The last reply, and the index of the requested token in it.
 
         Raises:
             UsageError: there is no such token.

@@ -1,4 +1,4 @@
-"""The line a person types their messages on."""
+"""Read the user's messages from the keyboard."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _FENCE = '"""'
 
 
 class Keyboard:
-    """The keyboard of the terminal, asked directly when standard input is a pipe.
+    """The keyboard of the terminal; if standard input is a pipe, it is opened as /dev/tty.
 
-    On a terminal that can redraw a line there is editing, history, completion and a toolbar; on another, plain lines.
+    A terminal that can redraw a line gets editing, history, completion and a toolbar; others get plain lines.
     """
 
     def __init__(self, stack: ExitStack) -> None:
-        """`stack` closes what is opened here."""
+        """`stack` closes the terminal if it is opened here."""
         self._tty: TextIO | None = None
         if terminal.is_terminal(sys.stdin):
             self._tty = sys.stdin
         else:
             with suppress(OSError):
                 self._tty = stack.enter_context(_open_terminal())
-        # Where the line is drawn: standard output may be a file.
+        # The input line is drawn on stderr if standard output is a file.
         self._screen = next((each for each in (sys.stdout, sys.stderr) if terminal.can_redraw(each)), None)
 
     def messages(self, completer: Completer, toolbar: Callable[[str], str]) -> Iterator[str]:
-        """Each message typed, as it is; ends at Ctrl-D. Without a keyboard there are none.
+        """Yield each typed message until Ctrl-D; nothing without a keyboard.
 
-        `toolbar` is given what has been typed so far.
+        `toolbar` makes the toolbar from the text typed so far.
         """
         if self._tty is None:
             return
@@ -65,8 +65,8 @@ class Keyboard:
             yield unfenced(text)
 
     @contextmanager
-    def unheard(self) -> Iterator[None]:
-        """While the model speaks: what is typed is not shown between its words, and kept for the next message."""
+    def without_echo(self) -> Iterator[None]:
+        """During a reply, do not echo typed text into it, and keep that text for the next message."""
         if self._tty is None:
             yield
             return
@@ -77,7 +77,7 @@ class Keyboard:
         # NOFLSH: Ctrl-C ends the reply, not what was typed.
         settings[3] = settings[3] & ~termios.ECHO | termios.NOFLSH
         if self._screen is not None:
-            # As it will be read: character by character, Enter as itself.
+            # The mode in which the line editor will read it: by character, Enter not changed to a newline.
             settings[3] &= ~termios.ICANON
             settings[0] &= ~termios.ICRNL
             settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
@@ -86,13 +86,13 @@ class Keyboard:
             self._bracket_pastes(True)
             yield
         finally:
-            # The terminal may be gone by now.
+            # The terminal may have been closed.
             with suppress(termios.error, OSError):
                 self._bracket_pastes(False)
                 termios.tcsetattr(self._tty, termios.TCSANOW, before)
 
     def _bracket_pastes(self, on: bool) -> None:
-        """Let the terminal mark what is pasted, so that it is one message, as it does while a line is edited."""
+        """Turn bracketed paste on or off: the terminal then marks pasted text, which becomes one message."""
         if self._screen is not None:
             self._screen.write(f"\x1b[?2004{'h' if on else 'l'}")
             self._screen.flush()
@@ -128,7 +128,7 @@ class Keyboard:
             completer=completer,
             complete_while_typing=False,
             bottom_toolbar=lambda: toolbar(get_app().current_buffer.text),
-            # Several lines are one message; the keys below say where it ends.
+            # A message can have several lines; the key bindings below end it.
             multiline=True,
             prompt_continuation="  ",
             key_bindings=_keys(),
@@ -136,14 +136,14 @@ class Keyboard:
 
 
 def _open_terminal() -> TextIO:
-    """What is typed, in the encoding of the locale; other bytes become lone surrogates, as those of arguments do."""
+    """Open the terminal in the encoding of the locale; bytes outside it become lone surrogates, as in arguments."""
     import locale
 
     return Path("/dev/tty").open(encoding=locale.getpreferredencoding(False), errors="surrogateescape")
 
 
 def unfenced(text: str) -> str:
-    '''`text` without the `"""` around it, if it has them.'''
+    '''Remove the `"""` around `text`, if there are any.'''
     inner = text.strip()
     if inner.startswith(_FENCE) and inner.endswith(_FENCE) and len(inner) >= 2 * len(_FENCE):
         return inner[len(_FENCE) : -len(_FENCE)].strip("\n")
@@ -151,7 +151,7 @@ def unfenced(text: str) -> str:
 
 
 def is_open_fence(text: str) -> bool:
-    '''Whether `text` begins with `"""` and has not come to its end.'''
+    '''Whether `text` begins with `"""` and lacks the closing `"""`.'''
     inner = text.strip()
     return inner.startswith(_FENCE) and (len(inner) < 2 * len(_FENCE) or not inner.endswith(_FENCE))
 
@@ -163,7 +163,7 @@ def _keys() -> KeyBindings:
 
     keys = KeyBindings()
 
-    # In a search or a menu Enter means what it always does.
+    # Not in a search or a completion menu, where Enter keeps its usual meaning.
     @keys.add("enter", filter=has_focus(DEFAULT_BUFFER) & ~completion_is_selected)
     def _end(event: KeyPressEvent) -> None:
         if is_open_fence(event.current_buffer.text):

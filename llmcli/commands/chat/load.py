@@ -1,4 +1,4 @@
-"""Loading the model of a chat, at its start and for `/model`."""
+"""Load the model of a chat, at its start and for `/model`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatModelLoader:
-    """Loads models for a chat with the options it was started with."""
+    """Loads models for a chat with the options of the command line."""
 
     model: ModelOptions
     prompt: PromptOptions
     sampling: SamplingOptions
     speculator: Speculator
     variables: Mapping[str, object]
-    """Those of the chat template."""
+    """Variables of the chat template."""
 
     def first(self) -> ChatModel:
-        """The model that the chat begins with, and the chat template that was asked for."""
+        """Load the first model of the chat, with the chat template of --chat-template."""
         return self._load(self.model.model, self.prompt.chat_template)
 
     def another(self, name: str | None) -> ChatModel:
-        """The model called `name`, with its own chat template."""
+        """Load the model `name` with its default chat template."""
         return self._load(name, None)
 
     def _load(self, name: str | None, template: str | None) -> ChatModel:
@@ -58,11 +58,11 @@ class ChatModelLoader:
 
 
 def _chat_template(loaded: LoadedModel) -> ChatTemplate:
-    """The model's chat template.
+    """The model's chat template, after checking it.
 
     Raises:
-        UsageError: it has none.
-        CheckpointError: it cannot be used.
+        UsageError: the model has no chat template.
+        CheckpointError: the template is damaged.
     """
     if loaded.template is None:
         raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
@@ -71,11 +71,11 @@ def _chat_template(loaded: LoadedModel) -> ChatTemplate:
 
 
 def _template_path(name: str | None) -> str | None:
-    """What finds the chat template from any folder: an absolute path for a file, otherwise its name."""
+    """A name for the chat template that works in any working directory: a file's absolute path, otherwise its name."""
     from llmcli.checkpoint.chat_template_file import is_template_file
 
     if not name or not is_template_file(name):
         return name
     path = Path(name).expanduser()
-    # What a pipe leads to has no name.
+    # Do not resolve the link of a pipe such as /dev/fd/3, whose target is not a path.
     return str(path.resolve() if path.is_file() else path.absolute())

@@ -1,4 +1,4 @@
-"""A conversation shown, and conversations on disk: `/history /save /load /sessions`."""
+"""Show, save, load and list conversations: `/history /save /load /sessions`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sessions:
         self._session = session
 
     def commands(self) -> list[Command]:
-        """For the table."""
+        """The slash commands of this group."""
         return [
             Command("history", self._history, "the conversation so far"),
             Command("sessions", self._sessions, "the last conversations; /load goes on with one"),
@@ -68,7 +68,7 @@ class Sessions:
                     file.write(text)
                     file.flush()
                 except OSError:
-                    # Half of it would stand in the way of the next try.
+                    # A partial file would make the next /save fail with "exists".
                     path.unlink(missing_ok=True)
                     raise
         except FileExistsError:
@@ -91,18 +91,18 @@ class Sessions:
             live, fault = LiveConversation.resume(found, on_fault=session.note)
             if fault:
                 session.note(fault)
-        session.change_talk(live)
+        session.change_conversation(live)
         introduce(session)
 
 
 def summary(tree: Tree) -> str:
-    """What a conversation is about, in one line."""
+    """One line about a conversation: its length, model and title."""
     model = tree.settings.model if tree.settings else "?"
     return f"{len(tree.path())} messages, {model}: {preview(tree.title())}"
 
 
 def introduce(session: ChatSession) -> None:
-    """Say where a conversation that was taken up again had been left."""
+    """Show the end of a continued conversation, and note whether a reply is missing or cut off."""
     tree = session.live.tree
     session.note(f"Going on with {summary(tree)}")
     path, pending = tree.path(), tree.unanswered()
@@ -117,7 +117,7 @@ def introduce(session: ChatSession) -> None:
 
 
 def show_messages(nodes: Sequence[Node]) -> None:
-    """Print messages in full on stderr, each line of the user's after a >, and replies as they were written."""
+    """Print messages in full on stderr: the user's with > before each line, replies unchanged."""
     from rich.text import Text
 
     for node in nodes:
@@ -128,7 +128,7 @@ def show_messages(nodes: Sequence[Node]) -> None:
 
 
 def _imported(path: Path, session: ChatSession) -> LiveConversation:
-    """A new conversation that begins with what a file holds."""
+    """Start a new conversation with the messages in a file."""
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise UsageError(f"{path} is not a conversation: it is larger than {_LARGEST_BYTES >> 20} MiB.")

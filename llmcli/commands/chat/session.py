@@ -1,4 +1,4 @@
-"""A chat in progress: the model, what was said, and how the next reply comes about."""
+"""A chat in progress: its model, its conversation, and the generation of replies."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     from llmcli.views.reply.markdown_writer import MarkdownReply
     from llmcli.views.reply.writer import ReplyWriter
 
-# From this share of the context on, the size is shown after each message.
-NEAR = 0.75
+# Share of the context from which on the size of each message is shown.
+NEARLY_FULL = 0.75
 
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A model that can be talked with, and how it was asked to speak."""
+    """The model of a chat with its conversation, sampling settings and chat template."""
 
     loaded: LoadedModel
     conversation: Conversation
-    """Holds the KV cache; its messages are set from the talk before each question."""
+    """Holds the KV cache; its messages are set from the saved conversation before each question."""
     params: SamplingParams
     source: str | None
-    """What the model is loaded by; None is the starter model."""
+    """The name or path that loads the model; None is the starter model."""
     template: str | None
-    """The name of the template, or its file, where the user chose one."""
+    """The name or file of the chat template; None if the user chose none."""
     template_args: Mapping[str, object] = field(default_factory=dict)
-    """The variables of the template as the chat began."""
+    """The variables of the template when the chat began."""
 
 
 @dataclass(frozen=True)
 class SaidReply:
-    """A reply as the model has it: the ids it answers, and its own."""
+    """A reply in token ids: its prompt's and its own."""
 
     node: Node
     prompt: tuple[int, ...]
@@ -60,7 +60,7 @@ class SaidReply:
 
 
 class ChatSession:
-    """What commands and messages act upon."""
+    """The state of a chat, on which messages and slash commands act."""
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class ChatSession:
         *,
         plain: bool = False,
     ) -> None:
-        """`load` makes the speaker of another model; it is given the model's name.
+        """`load` loads another model, given its name.
 
-        Replies are drawn as Markdown where the terminal can, unless they are to be `plain`.
+        Replies are drawn as Markdown on a terminal that can redraw, unless `plain`.
         """
         self.chat_model, self.live, self.report, self.keyboard, self.load = chat_model, live, report, keyboard, load
         self.plain = plain
@@ -82,25 +82,25 @@ class ChatSession:
         self.last_stats: Stats | None = None
         self.last_steps: Sequence[Step] = ()
         self._noted: set[str] = set()
-        """What has been mentioned about the prompts."""
+        """Notes about prompts that have been shown."""
         self.attached: list[str] = []
-        """Texts that go along with the next message."""
+        """Texts to attach to the next message."""
         self.fit: Callable[[str, int | None], None] = lambda text, after: None
-        """Makes a message fit the context as the user wants, or raises."""
+        """Makes room in the context for a message by the user's policy, or raises `PromptTooLongError`."""
         self.leaving = False
         self._prompts: dict[int, tuple[int, ...]] = {}
-        """The ids that each reply of this run answered."""
+        """The prompt ids of each reply of this run, by the number of the reply."""
         self._used: tuple[object, int] | None = None
         self.record_settings()
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model that speaks."""
+        """The current model."""
         return self.chat_model.loaded
 
     @property
     def conversation(self) -> Conversation:
-        """Its KV cache, template and system prompt."""
+        """The current model's KV cache, chat template and system prompt."""
         return self.chat_model.conversation
 
     def note(self, message: str) -> None:
@@ -108,11 +108,11 @@ class ChatSession:
         terminal.note(message)
 
     def say(self, text: str) -> None:
-        """Answer a command, with or without --quiet."""
+        """Write the answer to a slash command, even with --quiet."""
         terminal.say(text)
 
     def record_settings(self) -> None:
-        """Write down what holds from here on."""
+        """Save the current settings in the conversation's file."""
         self.live.record_settings(
             SettingsRecord(
                 self.loaded.name,
@@ -124,29 +124,29 @@ class ChatSession:
         )
 
     def messages(self, to: int | None = None) -> list[Message]:
-        """What the model has read when something is asked after message `to`, without the system prompt."""
+        """The messages that the model reads before a question after message `to`, without the system prompt."""
         return self.live.tree.messages(to, model=self.loaded.name, vocab_size=self.loaded.tokenizer.vocab_size)
 
     def prompt(self, text: str, after: int | None = None) -> list[int]:
-        """The ids the model reads if `text` is asked after message `after`."""
+        """The prompt ids of the question `text` after message `after`."""
         self.conversation.messages = self.messages(after)
         return self.conversation.prompt(text)
 
     def reply_to(self, text: str, *, after: int | None = None) -> None:
-        """Say `text` to the model after message `after`, by default the last, and let it answer."""
+        """Send `text` to the model after message `after`, by default the last, and generate the reply."""
         text = "\n\n".join([text, *self.attached]) if text else "\n\n".join(self.attached)
         if after is None:
             pending = self.live.tree.unanswered()
             after = self.live.tree.head if pending is None else pending.after
         self.fit(text, after)
         self.attached.clear()
-        # Written before the reply begins: whatever happens, the question is not lost.
+        # The question is saved before the reply begins, so that it cannot be lost.
         self.answer(self.live.ask(text, after=after))
 
     def answer(self, question: Node, *, begun: Sequence[int] = (), before: Sequence[Step] = ()) -> None:
-        """Let the model answer `question`; Ctrl-C ends the reply and keeps what was said.
+        """Generate the reply to `question`; Ctrl-C ends the reply and keeps it.
 
-        The reply may have `begun` with some ids already, of which `before` tells what is known.
+        `begun` are token ids with which the reply begins, and `before` their steps, as far as known.
         """
         from llmcli.views.terminal.progress import progress_bar
 
@@ -171,8 +171,8 @@ class ChatSession:
             writer.show(apart(event))
 
         interruption = Interruption()
-        # One change of the terminal for both: what is typed between two would be lost.
-        with self.keyboard.unheard():
+        # Both under one change of the terminal mode: text typed between two changes would be lost.
+        with self.keyboard.without_echo():
             with (
                 interruption.catching_ctrl_c(),
                 progress_bar(unit="tokens") as progress,
@@ -191,20 +191,20 @@ class ChatSession:
                 try:
                     steps, finish = follow(events, show)
                 finally:
-                    # The innermost: a terminal that is gone must not keep this from being written.
+                    # Innermost, so that the reply is saved even if the terminal has been closed.
                     recorder.end("interrupted" if finish is None else finish.reason)
                     writer.close()
-            known_steps = [known_step(step) for step in steps]
-            looked = read_attention(self.loaded, said, conversation.asked, known_steps, report)
+            shown_steps = [known_step(step) for step in steps]
+            with_attention = read_attention(self.loaded, said, conversation.asked, shown_steps, report)
         if recorder.has_begun:
             self._prompts[self.live.tree.head] = conversation.last_prompt
         self.last_stats = finish.stats
-        self.last_steps = looked.steps
+        self.last_steps = with_attention.steps
         self._finished(finish, said=recorder.has_begun)
-        if looked.interrupted:
+        if with_attention.interrupted:
             self.note("Interrupted; the attention was not read to the end.")
-        if looked.error is not None:
-            raise looked.error
+        if with_attention.error is not None:
+            raise with_attention.error
 
     def _note_once(self, notes: Sequence[str]) -> None:
         for note in notes:
@@ -234,10 +234,10 @@ class ChatSession:
             self.say_stats()
 
     def say_stats(self) -> None:
-        """What the last reply cost.
+        """Write the cost of the last reply: tokens, times and speed.
 
         Raises:
-            UsageError: there has been none.
+            UsageError: there is no reply yet.
         """
         from llmcli.views.reply.stats import stats_line
 
@@ -246,10 +246,10 @@ class ChatSession:
         terminal.console_err().print(stats_line(self.last_stats))
 
     def last_reply(self) -> SaidReply:
-        """The last reply of the conversation.
+        """The last reply of the current branch.
 
         Raises:
-            UsageError: there is none, or another model said it.
+            UsageError: there is none, or it is by another model.
         """
         node = self.live.tree.last_reply()
         if node is None or not node.is_reply:
@@ -259,7 +259,7 @@ class ChatSession:
         return SaidReply(node, self._prompt_of(node), node.ids)
 
     def thought_and_answer(self) -> tuple[str, str]:
-        """What was thought and what was answered in the last reply.
+        """The thought and the answer in the last reply.
 
         Raises:
             UsageError: there is none.
@@ -277,13 +277,13 @@ class ChatSession:
         return prompt
 
     def params_of(self, node: Node) -> SamplingParams:
-        """The settings a reply was had with."""
+        """The sampling settings of a reply; the current ones if they are not recorded."""
         with suppress(LlmcliError, TypeError, ValueError):
             return params_from_json(node.sampling or {})
         return self.params
 
     def used(self) -> int:
-        """Tokens of the context that the conversation takes up by now."""
+        """The number of tokens of the conversation in the context."""
         tree = self.live.tree
         state = (tree.head, tree.window, tree.settings, self.loaded.name)
         if self._used is None or self._used[0] != state:
@@ -303,27 +303,27 @@ class ChatSession:
         return self._used[1]
 
     def toolbar(self, typed: str) -> str:
-        """How full the context is, with what has been `typed` where that is close, how fast the model last spoke."""
+        """The toolbar: use of the context, with the tokens `typed` if it is nearly full, speed, and model."""
         from llmcli.views.reply.stats import speed
 
         used, limit, more = self.used(), self.conversation.engine.context_length, ""
-        # A token is seldom shorter than a character, so that most of the time nothing need be counted.
-        if typed and used + len(typed) >= NEAR * limit:
+        # A token is seldom shorter than a character, so most messages need not be tokenized.
+        if typed and used + len(typed) >= NEARLY_FULL * limit:
             more = f" + {len(self.loaded.tokenizer.encode(typed, add_special_tokens=False))}"
         parts = [f"{used}{more}/{limit} tokens"]
         if self.last_stats is not None and self.last_stats.decode_tokens_per_s is not None:
             parts.append(speed(self.last_stats.decode_tokens_per_s))
         return visible(" · ".join([*parts, self.loaded.name]))
 
-    def change_speaker(self, chat_model: ChatModel) -> None:
+    def change_model(self, chat_model: ChatModel) -> None:
         """Continue the conversation with another model."""
         before = self.conversation
         self.chat_model = chat_model
         self.conversation.system, self.conversation.template_args = before.system, before.template_args
         self.record_settings()
 
-    def change_talk(self, live: LiveConversation) -> None:
-        """Go on with another conversation."""
+    def change_conversation(self, live: LiveConversation) -> None:
+        """Continue another conversation."""
         self.live.close()
         self.live = live
         self._prompts.clear()
@@ -334,21 +334,21 @@ class ChatSession:
         self.record_settings()
 
     def close(self) -> None:
-        """Let other processes have the conversation."""
+        """Close the conversation, so that other processes can open it."""
         self.live.close()
 
     def saved_as(self) -> Path | None:
-        """Where the conversation is saved, if it is."""
+        """The file of the conversation; None if it is not saved."""
         return self.live.path
 
     def run(self, messages: Iterator[str], obey: Callable[[str], bool]) -> None:
-        """Answer each of `messages` until there are no more; those that `obey` takes for commands it has done."""
+        """Handle each of `messages`: run it with `obey` if it is a slash command, otherwise answer it."""
         for text in messages:
             try:
                 if not obey(text) and (text.strip() or self.attached):
                     self.reply_to(argument_text(text, "The message"))
             except LlmcliError as error:
-                # The conversation continues: only this message or command failed.
+                # Only this message or command failed; the chat continues.
                 terminal.error(str(error))
             except (MemoryError, RuntimeError) as error:
                 from llmcli.device import is_out_of_memory

@@ -1,4 +1,4 @@
-"""What holds for the next replies: `/model /system /set /show /template /probs /top`."""
+"""Settings of the next replies: `/model /system /set /show /template /probs /top`."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _ALIASES = {
 
 
 class ModelSettings:
-    """The commands that change how the model speaks."""
+    """The commands that show and change the model, prompt, sampling and display settings."""
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
 
     def commands(self) -> list[Command]:
-        """For the table."""
+        """The slash commands of this group."""
         return [
             Command(
                 "model", self._model, "go on with another model; without a name, show it", "[NAME]", model_names, True
@@ -67,17 +67,17 @@ class ModelSettings:
     def _model(self, argument: str) -> None:
         session = self._session
         if argument:
-            # The other model stays until this one is there.
+            # The old model is kept until the new one is loaded.
             chat_model = session.load(argument)
             before = _values(session.chat_model.params)
-            # The IDs of a bias are those of this model's tokens.
+            # Settings that the user changed carry over, except logit biases: token IDs belong to one model.
             changed = {
                 name: value
                 for name, value in _values(session.params).items()
                 if value != before[name] and name != "logit_bias"
             }
             session.params = replace(chat_model.params, **changed)  # type: ignore[arg-type]
-            session.change_speaker(chat_model)
+            session.change_model(chat_model)
         session.say(f"Model: {session.loaded.name}, {session.conversation.engine.context_length} tokens of context")
 
     def _system(self, argument: str) -> None:
@@ -121,20 +121,20 @@ class ModelSettings:
             except ValueError:
                 raise UsageError(f"{text!r} is not a value for {given}, which is a number.") from None
         params = replace(session.params, **{name: value})  # type: ignore[arg-type]
-        # It raises what there is to be said of sequence breakers.
+        # Made only to check the sequence breakers.
         sampler_for(params, session.loaded.tokenizer)
         session.params = params
         session.say(f"{_flag(name)}: {_shown(value)}")
 
     def _texts(self, name: str, text: str) -> object:
-        """The value of a setting that holds several; to those of the bias one is added, or takes another's place."""
+        """The new value of a setting with several values; a logit bias joins the others or replaces its token's."""
         if name != "logit_bias":
             return (text,)
         ((token, bias),) = token_biases([text], self._session.loaded.tokenizer)
         return tuple(sorted({**dict(self._session.params.logit_bias), token: bias}.items()))
 
     def _set_template_arg(self, text: str) -> None:
-        """Set a variable of the chat template, as KEY=VALUE; `default` gives back those of the beginning."""
+        """Set a variable of the chat template, as KEY=VALUE; `default` restores all to their first values."""
         from llmcli.text.chat_template.variables import unread_note
 
         session = self._session
@@ -190,7 +190,7 @@ class ModelSettings:
 
 
 def _is_shown(name: str, value: object) -> bool:
-    """Whether `/show` lists a setting: of the filters that few use, those that are not as they are by default."""
+    """Whether `/show` lists a setting: common settings always, others if they differ from the default."""
     return name in _ALWAYS_SHOWN or value != getattr(SamplingParams(), name)
 
 

@@ -1,4 +1,4 @@
-"""Handle a terminal that is closed during a chat."""
+"""Handle a terminal that is closed during a chat (SIGHUP)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import FrameType
 
 
 @contextmanager
-def leaving_at_hangup() -> Iterator[None]:
-    """Leave by way of all that is to be put in order when the terminal goes away, instead of at once.
+def exit_on_hangup() -> Iterator[None]:
+    """Raise `SystemExit` on SIGHUP inside the block, so that files are closed before the process ends.
 
-    Where the signal is ignored, as under nohup, it stays so.
+    If the signal is ignored, as under nohup, it stays ignored.
     """
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is None or signal.getsignal(hangup) is not signal.SIG_DFL:

@@ -1,4 +1,4 @@
-"""One slash command."""
+"""A slash command: its name, function and help."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from llmcli.errors import UsageError
 
 @dataclass(frozen=True)
 class Command:
-    """What `/name argument` does."""
+    """A slash command, typed as `/name argument`."""
 
     name: str
     run: Callable[[str], None]
-    """Given the argument without spaces around it; empty if there is none."""
+    """Called with the argument, stripped of spaces; empty without one."""
     what: str
     """One line for /help."""
     argument: str = ""
-    """What it is given, for /help."""
+    """The argument's placeholder in /help."""
     choices: Callable[[], Iterable[str]] | None = None
-    """What Tab proposes as its argument."""
+    """Tab completions of the argument."""
     takes_file: bool = False
-    """Tab proposes files."""
+    """Whether Tab completes file names."""
 
 
 def named(*words: str) -> Callable[[], Iterable[str]]:
-    """Choices that are always the same."""
+    """Make a function that returns fixed choices."""
     return lambda: words
 
 
 def obey(commands: Mapping[str, Command], text: str) -> None:
-    """Run the command that `text` names, without its slash.
+    """Run the command in `text`, given without its slash.
 
     Raises:
         UsageError: there is no such command.
@@ -46,10 +46,10 @@ def obey(commands: Mapping[str, Command], text: str) -> None:
 
 
 def whole_number(text: str, what: str) -> int:
-    """`text` as a number.
+    """Parse a whole number.
 
     Raises:
-        UsageError: it is none; `what` says what it should be.
+        UsageError: `text` is not a number; `what` is what the message says it should be.
     """
     try:
         return int(text)

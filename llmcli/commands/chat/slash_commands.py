@@ -1,4 +1,4 @@
-"""All slash commands of a chat, and which messages are commands."""
+"""The table of all slash commands of a chat, and the check whether a message is one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmcli.commands.chat.slash_command import Command, obey
 
 
 class Commands:
-    """The table of commands."""
+    """All slash commands of a chat."""
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
@@ -30,7 +30,7 @@ class Commands:
         self.table = {command.name: command for group in (own, *groups, end) for command in group}
 
     def obey(self, text: str) -> bool:
-        """Do what `text` says if it is a command, and say whether it is one.
+        """Run `text` if it is a slash command; return whether it is. `//text` sends `/text` as a message.
 
         Raises:
             LlmcliError: the command fails.
@@ -40,7 +40,7 @@ class Commands:
             self._session.reply_to(line[1:])
             return True
         known = line[1:].partition(" ")[0] in self.table
-        # A path or a comment at the beginning of a pasted text is no mistyped command.
+        # Several lines that begin with an unknown name are pasted text, such as a path or a comment.
         if not line.startswith("/") or ("\n" in line and not known):
             return False
         obey(self.table, line[1:])

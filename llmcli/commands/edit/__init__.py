@@ -1,6 +1,6 @@
-"""`llm edit`: change a fact, and keep what was changed; a table of contents.
+"""`llm edit`: the group of commands that change facts and manage such edits.
 
-`llm edit PROMPT ...` is `llm edit fact PROMPT ...`: a first word that is none of the commands begins a prompt.
+`llm edit PROMPT ...` is short for `llm edit fact PROMPT ...`: a first word that names no command is a prompt.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from llmcli.commands.edit.manage import list_edits, remove, show_edit
 from llmcli.commands.edit.merge import merge
 
 _DEFAULT = "fact"
-_OF_THE_GROUP = ("-h", "--help")
+_HELP_FLAGS = ("-h", "--help")
 
 
 class _PromptOrCommand(TyperGroup):
-    """A group that takes what is no command's name for the arguments of its default command."""
+    """A group with a default command, used if the first argument is not the name of a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in _OF_THE_GROUP:
+        if args and args[0] not in self.commands and args[0] not in _HELP_FLAGS:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
 

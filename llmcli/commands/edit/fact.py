@@ -1,4 +1,4 @@
-"""`llm edit PROMPT`: change a fact, and prove what was changed."""
+"""`llm edit PROMPT`: change a fact by a rank-one update (ROME), and test the edit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FACT, _TESTS = "Fact", "Tests of the edit"
 
 @dataclass(frozen=True)
 class FactOptions:
-    """The fact to change, and what its change is tested with."""
+    """The fact to change, and the texts that test the edit."""
 
     subject: Annotated[
         str,
@@ -93,7 +93,7 @@ class FactOptions:
     ] = None
 
     def block(self) -> int | None:
-        """The block to change; None for the best of three.
+        """The block to change; None for "auto", the best of three.
 
         Raises:
             UsageError: --layer is neither a number nor "auto".
@@ -161,7 +161,7 @@ def fact(
     over = read_edit_files(checkpoint, model_options.edit) if model_options.edit else ()
     with progress_bar() as progress:
         ours = weights_hash(checkpoint, lambda done, total: progress("Hashing the model's files", done, total))
-    # The earlier edits are part of the change, not of the weights it is made for.
+    # Loaded without the earlier edits (`over`): `make_edit` applies them itself.
     loaded = load_model(checkpoint, replace(model_options, edit=None), precise=True)
     subject, target = fact_options.subject, fact_options.target
     tests = (fact_options.paraphrase, fact_options.neighbor, fact_options.ask)

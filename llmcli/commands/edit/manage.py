@@ -1,4 +1,4 @@
-"""`llm edit list`, `show` and `rm`: the edits that are kept in the data directory."""
+"""`llm edit list`, `show` and `rm`: manage the edits in the data directory."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def remove(
         path = kept[0]
     else:
         path = find_edit(name)
-        # A name can be any file's: nothing but an edit is deleted.
+        # The argument can name any file: check that it is an edit before deleting it.
         read_edit(path)
     remove_edit(path)
     terminal.note(f"Removed {path}.")

@@ -1,4 +1,4 @@
-"""`llm generate --choices`: the model chooses among answers instead of writing one."""
+"""`llm generate --choices`: print the most probable of the given answers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ SCHEMA = "llmcli.choices/1"
 
 
 def choose(run: Run) -> None:
-    """Print the most probable answer, or as JSON all of them; with --probs or --top a table of them on stderr.
+    """Print the most probable answer, or all of them as JSON; with --probs or --top also a table on stderr.
 
-    A model that thinks before it answers does so first: the answers are compared after its thought, which goes to
-    stderr.
+    A reasoning model thinks first: its thought goes to stderr, and the answers are compared after it.
 
     Raises:
-        LlmcliError: the thought had no end.
-        typer.Exit: the answer's share among all of them is less than --min-prob.
+        LlmcliError: the thought did not end.
+        typer.Exit: the best answer's share of the probability of all answers is less than --min-prob.
     """
     from llmcli.views.reply.multiple_choice import answers_view
     from llmcli.views.widgets.token_table import percent
@@ -47,7 +46,7 @@ def choose(run: Run) -> None:
 
 
 def _thought(run: Run) -> Thought:
-    """What the model thinks first; empty if it does not."""
+    """Generate the model's thought; empty if it does not think."""
     from llmcli.commands.generate.thought import Thought, think
     from llmcli.text.reply_start import opening_tokens
 
@@ -59,7 +58,7 @@ def _thought(run: Run) -> Thought:
 
 
 def _compare(run: Run, thought: Thought) -> AnswerChoices:
-    """How probable each answer is after the prompt and the thought."""
+    """Compute the probability of each answer after the prompt and the thought."""
     from llmcli.inspection.evaluation.multiple_choice import choose as choose_ids
     from llmcli.text.trusted_encoding import TextSegment
     from llmcli.views.terminal.progress import progress_bar

@@ -35,7 +35,7 @@ def generate(
     terminal_options: TerminalOptions,
 ) -> None:
     """Answer one prompt and exit."""
-    # Here, because every command imports this module and only this one needs the steps.
+    # Imported here, because the command line imports this module for every command.
     from llmcli.commands.generate.choices import choose
     from llmcli.commands.generate.finish import end, show_whole, write_files
     from llmcli.commands.generate.options import GenerateOptions

@@ -1,4 +1,4 @@
-"""`llm generate --fill-in`: the model writes what comes between two texts."""
+"""`llm generate --fill-in`: the model writes the text between two texts (fill in the middle)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from llmcli.loaded_model import LoadedModel
     from llmcli.text.fill_in import FillIn
 
-# What has no place beside the two texts, by the name of the parameter.
-_NOT_BESIDE = {
+# Parameters that contradict --fill-in, and how an error names them.
+_CONFLICTS = {
     "prompt": "a prompt",
     "raw": "--raw",
     "control_tokens": "--control-tokens",
@@ -37,8 +37,8 @@ _NOT_BESIDE = {
 
 
 def check_alone(invocation: typer.Context) -> None:
-    """Raise `UsageError` if a flag was given that says something else about the prompt or the form of the reply."""
-    for name, words in _NOT_BESIDE.items():
+    """Raise `UsageError` if a flag on the command line contradicts --fill-in."""
+    for name, words in _CONFLICTS.items():
         if is_flag_given(invocation, name):
             raise UsageError(
                 f"--fill-in does not go with {words}: the prompt is the text before the gap and behind it."
@@ -46,9 +46,9 @@ def check_alone(invocation: typer.Context) -> None:
 
 
 def without_conversation(options: GenerateOptions) -> GenerateOptions:
-    """`options` without what settings or variables say about conversations and the form of replies.
+    """`options` without those for conversations and structured output that come from settings or variables.
 
-    Flags that say so are errors, see `check_alone`; a system prompt in the settings file is for conversations.
+    On the command line they are errors, see `check_alone`; a system prompt in the settings file is for conversations.
     """
     prompt = replace(
         options.prompt, raw=True, control_tokens=False, system=None, chat_template=None, template_arg=None, prefill=""
@@ -59,11 +59,11 @@ def without_conversation(options: GenerateOptions) -> GenerateOptions:
     return replace(options, prompt=prompt, form=form, choice=choice, output=output)
 
 
-def made_to_fill_in(loaded: LoadedModel) -> tuple[LoadedModel, FillIn]:
-    """The model, so that its reply also ends where the gap is filled, and how it fills a gap.
+def with_fill_in_stops(loaded: LoadedModel) -> tuple[LoadedModel, FillIn]:
+    """Return the model with the stop tokens of its fill-in format added, and that format.
 
     Raises:
-        UsageError: it was not trained for that.
+        UsageError: the model has no fill-in format.
     """
     from llmcli.text.fill_in import fill_in_of
 

@@ -1,4 +1,4 @@
-"""What comes after a reply: JSON or the report on its tokens, files, notes, and the exit code."""
+"""Output after a reply: JSON or the report on its tokens, files, notes, and the exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_whole(run: Run, reply: GeneratedReply) -> None:
-    """Print the reply as one JSON object, if asked for, or what --probs, --top and --attention say of its tokens."""
+    """With --json, print the reply as one object; otherwise write the report of --probs, --top and --attention."""
     options, tokenizer = run.options, run.loaded.tokenizer
     if options.output.as_json:
         from llmcli.views.reply.reply_json import reply_json
@@ -40,7 +40,7 @@ def show_whole(run: Run, reply: GeneratedReply) -> None:
 
 
 def write_files(run: Run, reply: GeneratedReply) -> None:
-    """Write the page, the picture and the record that were asked for."""
+    """Write the files of --html, --svg and --record."""
     options = run.options
     output = options.output
     if output.html is not None or output.svg is not None:
@@ -56,11 +56,11 @@ def write_files(run: Run, reply: GeneratedReply) -> None:
 
 
 def end(run: Run, reply: GeneratedReply) -> None:
-    """Say what the reply cost, if asked for, and how it ended.
+    """With --stats write the cost of the reply, and note how it ended.
 
     Raises:
-        OutOfMemoryError: there was not enough memory to read the attention.
-        typer.Exit: Ctrl-C ended the reply, or the reading of its attention.
+        OutOfMemoryError: there was not enough memory to compute the attention.
+        typer.Exit: Ctrl-C ended the reply, or the pass that computes its attention.
     """
     finish, read = reply.finish, reply.read
     if run.options.report.stats:

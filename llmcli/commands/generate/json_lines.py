@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class JsonLines:
-    """Writes each event as it happens, but the last: attention is read when the reply is over, and comes before it."""
+    """Writes each event as it arrives, but keeps `Finish`: the attention, computed after the reply, comes before it."""
 
     def __init__(self, model: str, seed: int | None, token_bytes: Callable[[int], bytes]) -> None:
         self._model, self._seed, self._token_bytes = model, seed, token_bytes
         self._finish: Event | None = None
 
     def show(self, event: Event) -> None:
-        """Write `event`, or keep it until the end if it is the last one."""
+        """Write `event`; keep a `Finish` until `end`."""
         from llmcli.engine import Finish
 
         if isinstance(event, Finish):
@@ -29,7 +29,7 @@ class JsonLines:
             self._write(event)
 
     def end(self, steps: Iterable[Step]) -> None:
-        """Write what attention was read for each of `steps`, if any, and the last event."""
+        """Write the attention of each of `steps` that has it, and then the last event."""
         from llmcli.views.reply.reply_json import attention_json
 
         for step in steps:

@@ -15,7 +15,7 @@ from llmcli.commands.shared.options.speculation import SpeculationOptions
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """The options of one `llm generate`, in their groups."""
+    """The options of one `llm generate` by group."""
 
     model: ModelOptions
     prompt: PromptOptions

@@ -1,4 +1,4 @@
-"""From a request to a run: the model loaded, the prompt built, and an engine to answer it."""
+"""Prepare a run for a checked request: load the model, build the prompt, and make an engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llmcli.commands.generate.fill_in import made_to_fill_in
+from llmcli.commands.generate.fill_in import with_fill_in_stops
 from llmcli.commands.generate.request import CheckedRequest
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.prompt import reply_prompt
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a reply is made of."""
+    """Everything needed to generate a reply."""
 
     request: CheckedRequest
     checkpoint: Checkpoint
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def stop_ids(self) -> Collection[int]:
-        """The tokens that end the reply."""
+        """Ids of the tokens that end the reply."""
         loaded = self.loaded
         return (loaded.stop_ids if self.prompt.is_chat else loaded.declared_stop_ids).keys()
 
@@ -51,10 +51,10 @@ class Run:
 
 
 def prepare(request: CheckedRequest) -> Run:
-    """Load the model, build the prompt with notes about it on stderr, and make an engine.
+    """Load the model, build the prompt, write its notes to stderr, and make an engine.
 
     Raises:
-        LlmcliError: the model cannot be loaded, or not be asked this way.
+        LlmcliError: the model cannot be loaded, or the request does not suit it.
     """
     options = request.options
     checkpoint = find_checkpoint(options.model.model)
@@ -78,10 +78,10 @@ def prepare(request: CheckedRequest) -> Run:
 
 
 def _prompt(request: CheckedRequest, loaded: LoadedModel) -> tuple[LoadedModel, ReplyPrompt]:
-    """The prompt, and the model so that its reply also ends where a gap is filled."""
+    """Make the prompt; with --fill-in, the model also gets the stop tokens of its fill-in format."""
     asked, gap = request.options.prompt, None
     if asked.fill_in is not None:
-        loaded, gap = made_to_fill_in(loaded)
+        loaded, gap = with_fill_in_stops(loaded)
     prompt = reply_prompt(loaded, request.text, asked, request.variables)
     if asked.fill_in is not None and gap is not None:
         prompt = replace(prompt, gap=(gap, asked.fill_in[1]))
@@ -89,7 +89,7 @@ def _prompt(request: CheckedRequest, loaded: LoadedModel) -> tuple[LoadedModel, 
 
 
 def _note_control_tokens(tokenizer: Tokenizer, text: str) -> None:
-    """Write which control tokens a prompt spells, and how often."""
+    """Note which control tokens the text of a prompt contains, and how often."""
     ids = tokenizer.encode(text, add_special_tokens=False, control_tokens=True)
     found = Counter(tokenizer.piece(token) for token in ids if tokenizer.is_guarded(token))
     counted = ", ".join(piece if count == 1 else f"{piece} ({count} times)" for piece, count in found.items())

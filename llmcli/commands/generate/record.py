@@ -1,4 +1,4 @@
-"""`llm generate --record`: a reply written down with all that it takes to have it again."""
+"""`llm generate --record`: write a reply to a file with everything needed to reproduce it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Writes a run into a file, whole or not at all; does nothing where no file is asked for."""
+    """Writes the record of a run to a file atomically; does nothing without a file."""
 
     def __init__(self, path: Path | None) -> None:
-        """Raise `UsageError` if nothing can be written there, before anything has been computed."""
+        """Raise `UsageError` if `path` cannot be written to, before anything has been computed."""
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise UsageError(f"A run cannot be recorded in {path}: give a file in a folder that exists.")
         self._path = path
         self._steps: list[Step] = []
 
     def candidates(self, top: int) -> int:
-        """How many of the most probable tokens must come with each, where `top` are to be shown."""
+        """The number of candidates that each step needs if `top` are shown: a record stores at least `CANDIDATES`."""
         from llmcli.replay.run_record import CANDIDATES
 
         return top if self._path is None else max(top, CANDIDATES)
 
-    def listening(self, events: Iterable[Event], top: int) -> Iterator[Event]:
-        """`events` with `top` candidates, while those that have more are kept."""
+    def recording(self, events: Iterable[Event], top: int) -> Iterator[Event]:
+        """Yield `events` with `top` candidates each, and keep the steps with all candidates for the record."""
         from llmcli.engine import Step
 
         for event in events:
@@ -57,7 +57,7 @@ class Recorder:
         *,
         built: ChatPrompt,
     ) -> None:
-        """Write the run that has been listened to."""
+        """Write the record of the run."""
         if self._path is None:
             return
         from llmcli.replay.run_record import as_json, recorded
@@ -77,7 +77,7 @@ class Recorder:
 
 
 def hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    """The hashes of a model's files; progress goes to stderr."""
+    """SHA-256 of each of a model's files; progress goes to stderr."""
     from llmcli.checkpoint.file_hashes import file_hashes
 
     with progress_bar() as progress:

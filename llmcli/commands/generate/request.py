@@ -1,4 +1,4 @@
-"""What is asked of `llm generate`: the text to answer, and options that were checked before a model is loaded."""
+"""Read the prompt of `llm generate` and check its options, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """A prompt and how it is to be answered."""
+    """A prompt and checked options."""
 
     text: str
-    """The prompt; with --fill-in, what comes before the gap."""
+    """The prompt; with --fill-in, the text before the gap."""
     options: GenerateOptions
     variables: Mapping[str, object]
-    """Those of the chat template."""
+    """Variables of the chat template."""
     answers: Sequence[str]
-    """What to choose from; empty where a reply is to be written."""
+    """The answers of --choices; empty without it."""
     rule: Rule | None
-    """The form of the reply, if it must have one."""
+    """The form of the reply (structured output); None for free text."""
     recorder: Recorder
     speculator: Speculator
 
 
 def read_text(invocation: typer.Context, prompt: str | None, options: GenerateOptions) -> tuple[str, GenerateOptions]:
-    """The text to answer, and the options as they hold for it.
+    """Read the prompt, and return it with the options that apply to it.
 
-    The text comes from the prompt argument, a pipe, a --prompt-template, which may bring a system prompt, or the two
-    texts of --fill-in, which rule out what is said about conversations.
+    The prompt comes from the argument, a pipe, a --prompt-template, which may set a system prompt, or the two texts of
+    --fill-in, which exclude the options for conversations.
 
     Raises:
-        UsageError: there is no text, or flags contradict each other.
+        UsageError: there is no prompt, or flags contradict each other.
     """
     asked = options.prompt
     if asked.prompt_template is None and asked.param:
@@ -62,17 +62,17 @@ def read_text(invocation: typer.Context, prompt: str | None, options: GenerateOp
     if asked.prompt_template is None:
         return read_prompt(prompt), options
     text, system = prompt_template_files.read_filled(asked.prompt_template, prompt, asked.param)
-    # The template's system prompt goes before one in the settings, but not before a flag.
+    # The template's system prompt overrides one in the settings, but not a flag.
     if system is not None and not is_flag_given(invocation, "system"):
         options = replace(options, prompt=replace(asked, system=system))
     return text, options
 
 
 def check_request(invocation: typer.Context, text: str, options: GenerateOptions) -> CheckedRequest:
-    """Check the options as far as that is possible without a model: a wrong value should not cost its loading.
+    """Check the options as far as possible without a model, so that a wrong value is reported before loading one.
 
     Raises:
-        UsageError: a value makes no sense, or flags do not go together.
+        UsageError: a value is invalid, or flags contradict each other.
     """
     asked, output, form = options.prompt, options.output, options.form
     asked.check_raw()

@@ -26,26 +26,26 @@ class GeneratedReply:
     """A reply that has ended."""
 
     read: ReadAttention
-    """Its tokens, with their attention where that was asked for."""
+    """Its steps, with their attention if requested."""
     finish: Finish
     prefill: str
-    """How the answer began, before anything was generated."""
+    """The given beginning of the answer, which was not generated."""
     prefill_thinking: str
-    """How the thought began."""
+    """The given beginning of the thought."""
 
 
 def stream_reply(run: Run) -> GeneratedReply:
-    """Generate the reply and show it as it comes, as text or JSON lines; nothing is shown here with --json.
+    """Generate the reply and show it as it arrives, as text or JSON lines; with --json nothing is shown yet.
 
     Raises:
-        LlmcliError: the reply ended without the form that was asked for.
-        typer.Exit: a reply with a form was interrupted.
+        LlmcliError: the reply ended before it had the requested form.
+        typer.Exit: a reply of a requested form was interrupted.
     """
     from llmcli.engine import Interruption
     from llmcli.views.terminal.progress import progress_bar
 
     output, report, recorder = run.options.output, run.options.report, run.request.recorder
-    apart, constraint, start = _beginning(run)
+    apart, constraint, start = _reply_start(run)
     prefill, prefill_thinking = apart.prefill, apart.prefill_thinking
     lines = JsonLines(run.loaded.name, run.params.seed, run.loaded.tokenizer.token_bytes) if output.as_jsonl else None
     interruption = Interruption()
@@ -63,11 +63,11 @@ def stream_reply(run: Run) -> GeneratedReply:
         show = _writer(run, apart) if lines is None else lines.show
         constrained = None
         if constraint is not None:
-            structured_output.warn_of_no_ending(constraint)
+            structured_output.note_no_ending(constraint)
             hold = lines is None and not terminal.is_terminal(terminal.stdout())
             constrained = structured_output.ConstrainedReply(constraint, show, hold=hold)
-            show = constrained.hear
-        generated, finish = follow(map(apart, recorder.listening(events, report.top)), show)
+            show = constrained.receive
+        generated, finish = follow(map(apart, recorder.recording(events, report.top)), show)
     if constrained is not None and lines is None:
         constrained.end(finish, awaits_answer=apart.awaits_answer)
     read = read_attention(run.loaded, run.prompt.messages, run.built.ids, generated, report)
@@ -78,8 +78,8 @@ def stream_reply(run: Run) -> GeneratedReply:
     return GeneratedReply(read, finish, prefill, prefill_thinking)
 
 
-def _beginning(run: Run) -> tuple[ThinkingApart, Constraint | None, ReplyStart]:
-    """What tells thought from answer, what holds the reply to its form, and where the reply begins."""
+def _reply_start(run: Run) -> tuple[ThinkingApart, Constraint | None, ReplyStart]:
+    """Make the separator of thought and answer, the constraint of a requested form, and the reply's start state."""
     from llmcli.engine.guided.constraint import Constraint
     from llmcli.engine.reply.thinking import ThinkingApart
 
@@ -89,18 +89,18 @@ def _beginning(run: Run) -> tuple[ThinkingApart, Constraint | None, ReplyStart]:
         return apart, None, start
     constraint = Constraint(rule, tokenizer, run.stop_ids, prefill=apart.prefill)
     no_thinking = run.options.prompt.no_thinking
-    start = structured_output.start_of_form(constraint, tokenizer, start, no_thinking=no_thinking)
+    start = structured_output.form_start(constraint, tokenizer, start, no_thinking=no_thinking)
     return ThinkingApart(tokenizer, start, exact=True), constraint, start
 
 
 def _needs_probabilities(run: Run) -> bool:
-    """Whether the output has each token's probability, shown or not."""
+    """Whether the output contains each token's probability even without --probs."""
     output = run.options.output
     return output.as_json or output.as_jsonl or any((output.html, output.svg, output.record))
 
 
 def _writer(run: Run, apart: ThinkingApart) -> Callable[[Event], None] | None:
-    """What writes the reply as text, unless all of it becomes JSON at the end."""
+    """Make the function that writes the reply as text; None with --json."""
     from llmcli.views.reply.writer import ReplyWriter
 
     if run.options.output.as_json:

@@ -24,11 +24,11 @@ _LARGEST_BYTES = 16 << 20
 
 
 def given_rule(form: FormOptions, *, prefill: str) -> Rule | None:
-    """The form that is asked for, checked before a model is loaded.
+    """Return the requested form, checked before a model is loaded; None if the options request none.
 
     Raises:
-        UsageError: there are several, it is not valid, nothing of it begins with `prefill`, or the library for it is
-            not installed.
+        UsageError: several forms are requested, the form is invalid or no text of it begins with `prefill`, or the
+            library for it is not installed.
     """
     if form.json_schema is form.regex is form.grammar is None:
         return None
@@ -44,7 +44,7 @@ def given_rule(form: FormOptions, *, prefill: str) -> Rule | None:
     ]
     if len(rules) > 1:
         raise UsageError("A reply has one form: give one of --json-schema, --regex and --grammar.")
-    # A thought is no part of the form; the model's vocabulary says where it ends.
+    # A prefill with a thought cannot be checked here: only the model's vocabulary says where the thought ends.
     marks = any(mark in prefill for mark in (*TAGS, *TAGS.values(), "<|"))
     for warning in rules[0].check("" if marks else prefill):
         terminal.note(f"--{rules[0].kind}: {warning}")
@@ -52,7 +52,7 @@ def given_rule(form: FormOptions, *, prefill: str) -> Rule | None:
 
 
 def _contents(argument: str, option: str, *, inline: str) -> str:
-    """The text of a file, or the argument itself where it holds `inline` and there is no such file."""
+    """The text of the file `argument`, or the argument itself if it contains `inline` and no such file exists."""
     path = Path(argument)
     if not _is_file(path):
         if inline not in argument:
@@ -66,23 +66,23 @@ def _contents(argument: str, option: str, *, inline: str) -> str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a text too long to be a name
+    except OSError:  # too long for a file name
         return False
 
 
-def warn_of_no_ending(constraint: Constraint) -> None:
-    """Say before the reply that it may be cut; afterwards it would be too late."""
+def note_no_ending(constraint: Constraint) -> None:
+    """Note, before the reply, that it may never complete the form."""
     if not constraint.can_end:
         terminal.note(
             "No way to end a reply of this form was found. If it is not complete after -n tokens, there is none."
         )
 
 
-def start_of_form(constraint: Constraint, tokenizer: Tokenizer, start: ReplyStart, *, no_thinking: bool) -> ReplyStart:
-    """Where a reply of that form begins, of which the prompt says that it is at `start`.
+def form_start(constraint: Constraint, tokenizer: Tokenizer, start: ReplyStart, *, no_thinking: bool) -> ReplyStart:
+    """Return the state at the start of a constrained reply: `start`, or plain text without a thought.
 
-    Where the prompt opens no thought, the model may open one before the form; not with `no_thinking`, and not if the
-    form itself can begin with such a mark: then what looks like a thought is part of it.
+    If the prompt opens no thought, the model may open one before the form, except with `no_thinking`, or if the form
+    itself can begin with the mark of a thought: then the mark is part of the form.
     """
     marks = [mark for mark, state in tokenizer.thinking.states["begin"].items() if state.startswith("think")]
     if start.state == "begin" and (no_thinking or any(map(constraint.begins_with, marks))):
@@ -90,8 +90,8 @@ def start_of_form(constraint: Constraint, tokenizer: Tokenizer, start: ReplyStar
     return start
 
 
-def never_began(finish: Finish) -> str:
-    """Why a reply has a thought and no answer."""
+def no_answer_message(finish: Finish) -> str:
+    """The error message for a reply that has a thought but no answer."""
     ended = {
         "length": f"the {finish.stats.generated_tokens} tokens of -n were used up by the thought",
         "context": "the thought filled the context",
@@ -101,30 +101,31 @@ def never_began(finish: Finish) -> str:
 
 
 class ConstrainedReply:
-    """Shows a reply that must have a form: to a person as it comes, to a program only once it is complete."""
+    """Shows a constrained reply: on a terminal as it arrives, in a pipe or file only once the form is complete."""
 
     def __init__(self, constraint: Constraint, show: Callable[[Event], None] | None, *, hold: bool) -> None:
-        """`show` is shown the events, if there is one; with `hold` all at the end."""
+        """`show` is called with each event, unless it is None; with `hold` only at the end, for a complete reply."""
         self._constraint, self._show, self._hold = constraint, show, hold
         self._events: list[Event] = []
 
-    def hear(self, event: Event) -> None:
-        """Show one event, or keep it."""
+    def receive(self, event: Event) -> None:
+        """Show one event, or keep it until `end`."""
         if self._hold:
             self._events.append(event)
         elif self._show is not None:
             self._show(event)
 
     def end(self, finish: Finish, *, awaits_answer: bool) -> None:
-        """Show what was kept, if it is complete; `awaits_answer` says that the reply ended in a thought.
+        """Show the kept events if the reply is complete; `awaits_answer`: the reply ended inside a thought.
 
         Raises:
-            LlmcliError: the reply is not of the form, so nothing that was kept is shown.
+            LlmcliError: the reply does not have the form; kept events are not shown.
+            typer.Exit: the reply was interrupted.
         """
         if finish.reason == "interrupted":
             raise typer.Exit(130)
         if awaits_answer:
-            raise LlmcliError(never_began(finish))
+            raise LlmcliError(no_answer_message(finish))
         if finish.reason == "stop_string" or not self._constraint.complete:
             raise LlmcliError(
                 f"The reply ended before it had the form that is asked for{', and is not shown' * self._hold}. "

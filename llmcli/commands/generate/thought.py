@@ -1,10 +1,10 @@
-"""A model's thought by itself, before it is asked to choose among answers."""
+"""Generate only the thought of a reasoning model, before `--choices` compares answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmcli.commands.generate.structured_output import never_began
+from llmcli.commands.generate.structured_output import no_answer_message
 from llmcli.engine import Engine, Finish, SamplingParams, Step
 from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.errors import LlmcliError
@@ -15,18 +15,19 @@ from llmcli.views.reply.writer import ThoughtWriter
 
 @dataclass(frozen=True)
 class Thought:
-    """What a model thought before its answer."""
+    """A model's thought before its answer."""
 
     ids: tuple[int, ...] = ()
-    """The tokens up to where the answer begins: marks, and the line ends that the model put after the thought."""
+    """All tokens before the answer: the thought, its marks, and the newlines after it."""
     text: str = ""
 
 
 def think(engine: Engine, tokenizer: Tokenizer, built: ChatPrompt, params: SamplingParams) -> Thought:
-    """Generate a reply to `built` up to where its answer begins, and show the thought on stderr; empty without one.
+    """Generate a reply to `built` up to its answer, and show the thought on stderr; empty if the model does not think.
 
     Raises:
-        LlmcliError: the reply ended before that.
+        LlmcliError: the reply ended inside the thought.
+        KeyboardInterrupt: Ctrl-C ended it there.
     """
     apart = ThinkingApart(tokenizer, built.start)
     ids: list[int] = []
@@ -44,7 +45,7 @@ def think(engine: Engine, tokenizer: Tokenizer, built: ChatPrompt, params: Sampl
         elif apart.awaits_answer:
             if event.reason == "interrupted":
                 raise KeyboardInterrupt
-            raise LlmcliError(never_began(event))
+            raise LlmcliError(no_answer_message(event))
     writer.end()
     marked = bool(thought) or bool(tokenizer.decode(ids, skip_special=False).strip())
     return Thought(tuple(ids), thought) if marked else Thought()

@@ -1,4 +1,4 @@
-"""`llm inspect`: one command for each way to look into a model; a table of contents."""
+"""`llm inspect`: the group of commands that look into a model."""
 
 from collections.abc import Callable
 
@@ -38,5 +38,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "without": without,
 }
 for name, command in COMMANDS.items():
-    # A negative number of a token must not be taken for an option.
+    # So that a negative token number is not parsed as an option.
     app.command(name, context_settings={"ignore_unknown_options": name == "token"})(command)

@@ -1,4 +1,4 @@
-"""`llm inspect attention`: what each token of a text read, or one head's pattern."""
+"""`llm inspect attention`: what each token of a text attends to, or one head's attention pattern."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llm inspect cost`: what a model costs to run, without reading its weights."""
+"""`llm inspect cost`: parameters, FLOPs and cache size of a model, from its headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llm inspect embeddings`: the neighbors of a word, and arithmetic with words."""
+"""`llm inspect embeddings`: nearest neighbors of a word's embedding, and of sums of embeddings."""
 
 from __future__ import annotations
 

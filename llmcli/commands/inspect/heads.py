@@ -1,4 +1,4 @@
-"""`llm inspect heads`: what every attention head does with a text that repeats."""
+"""`llm inspect heads`: scores of every attention head on a repeated text, such as induction."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def heads(
     """What does each head look at when a text repeats: the token before, the same, the one after it, or the first?"""
     if context.chat and context.text is None:
         raise UsageError("--chat makes a TEXT a message; random tokens are none. Give a text, or leave --chat out.")
-    # Without a text nothing is read from a pipe: random tokens are what is meant.
+    # Without TEXT the input is random tokens; standard input is not read.
     ids = None if context.text is None else context.ids
     loaded = context.loaded
 

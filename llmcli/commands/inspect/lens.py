@@ -1,4 +1,4 @@
-"""`llm inspect lens`: what the model would say after each of its layers."""
+"""`llm inspect lens`: the predictions after each layer (logit lens)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llm inspect experts`: where a mixture-of-experts model sends each token."""
+"""`llm inspect experts`: the experts to which a mixture-of-experts model routes each token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def experts(
     from llmcli.inspection.feed_forward.moe_routing import check_has_experts, expert_routing
     from llmcli.views.inspect.moe_routing import NOTE, SCHEMA, ExpertsView
 
-    # From the headers: a dense model need not be loaded for that.
+    # From the headers, so that a dense model is refused before it is loaded.
     check_has_experts(context.checkpoint.name, context.checkpoint.config)
     with context.progress("Reading") as progress:
         result = expert_routing(context.loaded, context.ids, only=layer, progress=progress)

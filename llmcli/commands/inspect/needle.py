@@ -1,4 +1,4 @@
-"""`llm inspect needle`: does a model find a fact, wherever in the text it stands?"""
+"""`llm inspect needle`: how well a model retrieves a fact at several depths of a text."""
 
 from __future__ import annotations
 

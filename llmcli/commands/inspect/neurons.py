@@ -1,4 +1,4 @@
-"""`llm inspect neurons`: the neurons that made a token, or one neuron along a text."""
+"""`llm inspect neurons`: the neurons that add most to a token's logit, or one neuron along a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llm inspect token`: one token of a text, and all that made it."""
+"""`llm inspect token`: alternatives, attention, heads and neurons of one token of a text."""
 
 from __future__ import annotations
 

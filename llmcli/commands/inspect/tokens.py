@@ -1,4 +1,4 @@
-"""`llm inspect tokens`: a text as the model is given it."""
+"""`llm inspect tokens`: the tokens of a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llm inspect without`: what the model would have said without a part of its prompt."""
+"""`llm inspect without`: how the answer changes without a part of the prompt (prompt ablation)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What several commands need: options, loading a model, reading a prompt, settings files."""
+"""Code shared by several commands: options, loading a model, reading a prompt, settings files."""

@@ -1,7 +1,7 @@
-"""What Tab offers after a flag or for an argument, in a shell and in a chat. None of it imports torch.
+"""Tab completions of flags and arguments, in a shell and in a chat. None of them imports torch.
 
-Each function is given what has been typed and returns the names that begin with it. Where it returns none, a shell
-offers files.
+Each completer takes the text typed so far and returns the names that begin with it. If it returns none, a shell offers
+files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from llmcli.errors import LlmcliError
 
-# As Typer calls it, which looks at the annotations.
+# Typer reads the annotations of a completer to decide which arguments to pass.
 Completer = Callable[[str], list[str]]
 
 
@@ -19,16 +19,16 @@ def _completer(names: Callable[[], Iterable[str]]) -> Completer:
         try:
             found = list(dict.fromkeys(names()))
         except (LlmcliError, OSError):
-            return []  # what is wrong there is said when the command runs
+            return []  # the command reports the error when it runs
         return [name for name in found if name.startswith(incomplete)]
 
-    # Strings, as they would be of this module, are not evaluated for a function made elsewhere.
+    # Types, not strings: Typer does not evaluate the string annotations of a function defined in another module.
     complete.__annotations__ = {"incomplete": str}
     return complete
 
 
 def model_names() -> list[str]:
-    """The starter, the models on this machine, and the aliases."""
+    """Names of the starter, of the models on this machine, and of the aliases."""
     from llmcli.hub.aliases import aliases
     from llmcli.hub.resolve import local_models
 

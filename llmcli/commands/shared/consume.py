@@ -1,4 +1,4 @@
-"""Following a reply to its end."""
+"""Read the events of a reply to its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def follow(events: Iterable[Event], show: Callable[[Event], None] | None = None) -> tuple[list[Step], Finish]:
-    """Pass each of `events` to `show` as it happens; return the tokens and how the reply ended."""
+    """Pass each of `events` to `show` as it arrives; return the steps and the last event."""
     from llmcli.engine import Finish, Step
 
     steps: list[Step] = []

@@ -1,4 +1,4 @@
-"""What makes a command of a function that looks into a model: the options that all of them share."""
+"""Turn a function that inspects a model into a command, with the options that all such commands share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InspectResult:
-    """What an inspection found, for a person and for programs."""
+    """The result of an inspection: a view for the terminal, and a value for JSON."""
 
     view: RenderableType
     schema: str
@@ -40,13 +40,13 @@ class InspectResult:
 
 @dataclass
 class InspectContext:
-    """What is inspected. Each part is made when first asked for, so that wrong options are reported before."""
+    """The text and model of an inspection. Each is loaded on first use, so that wrong options are reported before."""
 
     text: str | None
     options: ModelOptions
     text_options: TextOptions
     computes: bool = True
-    """Whether torch computes something, of the model or of its weights."""
+    """Whether the command computes with torch; otherwise torch is not imported."""
 
     @property
     def chat(self) -> bool:
@@ -60,22 +60,22 @@ class InspectContext:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The model's headers; no weight is read."""
+        """The checkpoint, with its headers read but not its weights."""
         return find_checkpoint(self.options.model, weights=self.computes)
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """The model, in float32 unless --dtype says otherwise or it is large."""
+        """The loaded model, in float32 unless --dtype sets another type or the model is large."""
         return self.load(precise=True)
 
     def load(self, *, precise: bool) -> LoadedModel:
-        """The model: `precise` for inspecting its inside, otherwise with the weights that `generate` has."""
+        """Load the model: in float32 if `precise` (see `load_model`), otherwise with the weights of `generate`."""
         template = self.text_options.chat_template
         return load_model(self.checkpoint, self.options, template=template, precise=precise, may_quantize=False)
 
     @cached_property
     def ids(self) -> list[int]:
-        """The tokens of the text, raw or as a message."""
+        """Token ids of the text, raw or as a message in the chat template."""
         content, loaded = self.content, self.loaded
         return output.text_ids(loaded.tokenizer, loaded.template, content, chat=self.chat, model=loaded.name)
 
@@ -86,7 +86,7 @@ class InspectContext:
 
     @cached_property
     def ids_without_weights(self) -> list[int]:
-        """The tokens of the text, where the model is not needed otherwise."""
+        """The same ids as `ids`, without loading the weights."""
         content, name, parts = self.content, self.checkpoint.name, self.text_parts
         template = parts.template(self.text_options.chat_template)
         return output.text_ids(parts.tokenizer, template, content, chat=self.chat, model=name)
@@ -95,7 +95,7 @@ class InspectContext:
     def progress(
         self, what: str, unit: str = "tokens", *, estimate: bool = False
     ) -> Iterator[Callable[[int, int], None]]:
-        """A function that shows (done, in all) as the progress of `what`; `estimate` is for what takes a minute."""
+        """Yield a function that shows (done, total) as progress of `what`; `estimate` is as for `progress_bar`."""
         with progress_bar(unit=unit, estimate=estimate) as report:
             yield lambda done, total: report(what, done, total)
 
@@ -109,11 +109,13 @@ def inspect_command(
     computes: bool = True,
     title: str | None = None,
 ) -> Callable[[Callable[..., InspectResult]], Callable[..., None]]:
-    """Make a command from a function that takes an `InspectContext` and more options, and returns its result.
+    """Make a command from a function that takes an `InspectContext` and further options and returns an `InspectResult`.
 
-    `text` is the help of the text argument, None if there is none; `chat` says whether the text can be a message, and
-    `weights` whether the model is loaded; a command that `computes` nothing starts without torch. `title` names the
-    command, where it is not one of `llm inspect`.
+    - `text`: the help of the text argument; None for a command without one.
+    - `chat`: the text can be a message in the chat template.
+    - `weights`: the command loads the weights.
+    - `computes`: the command uses torch; otherwise it starts without importing it.
+    - `title`: the name of a command outside `llm inspect`.
     """
 
     def decorate(report: Callable[..., InspectResult]) -> Callable[..., None]:
@@ -125,7 +127,7 @@ def inspect_command(
 
 
 class _InspectCommand(ExpandedCommand):
-    """A function of an `InspectContext`, as a command."""
+    """The command that `inspect_command` makes."""
 
     def __init__(
         self,
@@ -140,14 +142,14 @@ class _InspectCommand(ExpandedCommand):
 
     @cached_property
     def parameters(self) -> list[inspect.Parameter]:
-        """Required ones first; the text and the model before the function's own options, the rest after them."""
+        """Required parameters, the text and model options, the function's own options, then the output options."""
         own = self.own_parameters[1:]
         required = [parameter for parameter in own if parameter.default is parameter.empty]
         optional = [parameter for parameter in own if parameter.default is not parameter.empty]
         return [*required, *self._shared["before"], *optional, *self._shared["after"]]
 
     def run(self, arguments: dict[str, Any]) -> None:
-        """Call the function and show what it found."""
+        """Call the function and present its result."""
         shared = {
             parameter.name: arguments.pop(parameter.name) for group in self._shared.values() for parameter in group
         }
@@ -169,7 +171,7 @@ class _InspectCommand(ExpandedCommand):
 
 
 def _explanation(command: str) -> str:
-    """The paragraph of the manual about a view: the section of the page `inspect` that is named like its command."""
+    """The manual's paragraph about a view: the section of the page `inspect` with the name of its command."""
     from llmcli.docs import pages
 
     return pages.paragraph("inspect", command)
@@ -178,7 +180,7 @@ def _explanation(command: str) -> str:
 def _shared_parameters(
     text: str | None, metavar: str, *, chat: bool, weights: bool
 ) -> dict[str, list[inspect.Parameter]]:
-    """The parameters of every inspecting command, in two groups: those before the command's own, and those after."""
+    """The shared parameters of inspect commands, in two groups: before and after the command's own parameters."""
     text_argument = Annotated[str | None, typer.Argument(metavar=metavar, help=text)]
     terminal = () if text is None else ("encoding",)
     weights_of = ("edit", "device", "dtype") if weights else ()

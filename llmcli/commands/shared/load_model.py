@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from llmcli.loaded_model import LoadedModel
 
 
-# What looks into a model computes in float32 up to this size: 6 GB of weights.
+# Parameters up to which inspections compute in float32: 6 GB of weights.
 _PRECISE_UP_TO = 1_500_000_000
 
 
 def find_checkpoint(name: str | None, *, weights: bool = True) -> Checkpoint:
-    """Find the model, fetch it if need be, and read its headers; progress goes to stderr.
+    """Find the model, download it if necessary, and read its headers; progress goes to stderr.
 
-    With `weights` the caller is going to read weights: their files and torch begin to load in the background.
+    `weights`: the caller will read the weights, so reading their files and importing torch begin in the background.
     """
     with progress_bar() as progress:
-        # Found first: a wrong name must not cost the seconds that importing torch takes.
+        # First, so that a wrong name is reported without waiting for the import of torch.
         from llmcli.hub.resolve import resolve
 
         path = resolve(name, progress=progress)
@@ -43,12 +43,12 @@ def load_model(
     precise: bool = False,
     may_quantize: bool = True,
 ) -> LoadedModel:
-    """Read the weights of the model found and apply edits to them; progress and notes go to stderr.
+    """Read the weights of `checkpoint` and apply edits to them; progress and notes go to stderr.
 
-    `template` is the chat template asked for. `precise` makes "auto" mean float32 for all but large models: in small
-    effects, rounding shows. With `options.readable`, weights have a type the readable model is fast in, for commands
-    that compute with it alone. `may_quantize` says whether the command has a --quantize to recommend where the model
-    does not fit.
+    - `template`: the name or file of another chat template.
+    - `precise`: the dtype "auto" means float32 except for large models, because rounding would hide small effects.
+    - `options.readable`: load weights in a dtype in which the readable model is fast, for commands that use only it.
+    - `may_quantize`: the command has --quantize, which the error for a model that does not fit recommends.
     """
     with gc_disabled():
         from llmcli.api import load_checkpoint
@@ -72,7 +72,7 @@ def load_model(
             edits=edits,
             progress=lambda done, total: progress("Loading the model", done, total),
             readable=options.readable,
-            # Commands that look inside have no such flag.
+            # Inspect commands have no --quantize.
             may_quantize=may_quantize and not (precise or options.readable),
             tell=terminal.note,
         )
@@ -82,7 +82,7 @@ def load_model(
 
 
 def read_edit_files(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[Edit, ...]:
-    """The edits of those names or in those files, if they are for that model; progress goes to stderr."""
+    """Read edits, by name or file, and check that they belong to the model; progress goes to stderr."""
     from llmcli.checkpoint.edits.edit_file import read_edits
     from llmcli.checkpoint.edits.store import find_edit
 

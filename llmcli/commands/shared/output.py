@@ -1,4 +1,4 @@
-"""What the commands that look into a model share: their text, their model, and the ways to show what they found."""
+"""Shared by inspect commands: read and encode the text, choose positions, and present the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmcli.text.chat_template.template import ChatTemplate
     from llmcli.text.tokenizer import Tokenizer
 
-# Of a longer text, only the last positions are shown unless others are asked for.
+# Of a text longer than _SHORT tokens, only the last _LAST positions are shown by default.
 _SHORT, _LAST = 40, 8
 
 Position: TypeAlias = Annotated[
@@ -38,7 +38,7 @@ Position: TypeAlias = Annotated[
 
 
 def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, *, chat: bool, model: str) -> list[int]:
-    """The tokens of a text, raw or as a user's message that is to be answered.
+    """Encode a text, raw or as a user message in the chat template, up to where the reply begins.
 
     Raises:
         UsageError: the model has no chat template.
@@ -53,13 +53,13 @@ def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, 
 
 
 def check_template(invocation: typer.Context, *, chat: bool) -> None:
-    """Raise `UsageError` for a --chat-template on the command line without --chat; one in the settings may wait."""
+    """Raise `UsageError` for --chat-template on the command line without --chat; from a settings file it is ignored."""
     if not chat and is_flag_given(invocation, "chat_template"):
         raise UsageError("--chat-template is for --chat, and the text is raw.")
 
 
 def read_text(argument: str | None) -> str:
-    """The text argument alone, or what was piped in where there is none or it is "-".
+    """The text argument, or piped text if the argument is missing or "-".
 
     Raises:
         UsageError: there is no text.
@@ -72,10 +72,10 @@ def read_text(argument: str | None) -> str:
 
 
 def positions(asked: Sequence[int] | None, length: int, *, default: Sequence[int]) -> list[int]:
-    """The positions asked for, in a text of `length` tokens, ascending; the `default` if none are.
+    """The requested positions in a text of `length` tokens, ascending and from 0; `default` if none are requested.
 
     Raises:
-        UsageError: there is no such position.
+        UsageError: a position is outside the text.
     """
     if not asked:
         return list(default)
@@ -86,7 +86,7 @@ def positions(asked: Sequence[int] | None, length: int, *, default: Sequence[int
 
 
 def last_positions(length: int) -> range:
-    """What is looked at in a text of `length` tokens unless something else is asked for: all of it, or its end."""
+    """The default positions of a view in a text of `length` tokens: all of them, or the last ones of a long text."""
     return range(0 if length <= _SHORT else length - _LAST, length)
 
 
@@ -100,10 +100,10 @@ def present(
     explanation: str | None = None,
     title: str | None = None,
 ) -> None:
-    """Show a result: on stdout as the view or as JSON, and in the files asked for.
+    """Write a result: to stdout as the view or as JSON, and to the requested files.
 
-    `title` names the command if it is not one of `llm inspect`. `explanation` is printed above the view. `note` is one
-    line on how to read the view, below it in files; with the view on a terminal it goes to stderr, unless --quiet.
+    `title` is the name of a command outside `llm inspect`. `explanation` is printed above the view. `note` is one line
+    on how to read the view: in files it stands below the view; on a terminal it goes to stderr, unless --quiet.
 
     Raises:
         NotFiniteError: a number of `value` is NaN.
@@ -114,7 +114,7 @@ def present(
     from llmcli.views.terminal.to_json import has_nan
 
     if has_nan(value):
-        # Logits have been checked; what was computed of other values inside the model has not.
+        # The engine checks logits only, not values computed from inside the model.
         from llmcli.model.finite import not_finite
 
         raise not_finite()
@@ -134,7 +134,7 @@ def present(
 
 
 def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Path | None) -> None:
-    """Write a view into the files asked for."""
+    """Write a view to the requested files."""
     from llmcli.files import replace_text
 
     if html is not None:

@@ -1,4 +1,4 @@
-"""The prompt that a command's options ask for."""
+"""Make a prompt from a text and the prompt options of a command."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def reply_prompt(
     loaded: LoadedModel, text: str, options: PromptOptions, variables: Mapping[str, object]
 ) -> ReplyPrompt:
-    """The prompt for `text`; a model without a chat template continues it, with a note.
+    """Make the prompt for `text`. A model without a chat template continues the text, with a note.
 
     Raises:
-        UsageError: there is no chat template for a --system prompt or a --template-arg.
+        UsageError: --system or --template-arg is given and the model has no chat template.
     """
     from llmcli.text.chat.reply_prompt import ReplyPrompt
 

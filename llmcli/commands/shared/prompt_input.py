@@ -1,4 +1,4 @@
-"""Where a prompt comes from: the command line, a pipe, or both."""
+"""Read and decode text from the command line, standard input and files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llmcli.text.decode_bytes import checked_encoding, text_from_bytes
 from llmcli.views.terminal import terminal
 
 LARGEST_BYTES = 256 << 20
-"""The most that is read of standard input, or of a file that takes its place."""
-_PATIENCE_S = 3.0
+"""The most bytes read from standard input or from an input file."""
+_NOTE_AFTER_S = 3.0
 _STDIN = "Standard input"
 _encoding: str | None = None
-# A word with a slash inside or before it, or with the suffix of a text file.
+# One word with a slash in it, or with the suffix of a text file.
 _LIKE_A_PATH = re.compile(r"~?\S*/\S+|\S+\.(txt|text|md|markdown|rst|json|jsonl|csv|tsv|log|xml|html?|py|toml|ya?ml)")
 
 
 def configure_encoding(name: str | None) -> None:
-    """Set what `--encoding` says of all text that is read; None leaves it to the text itself and the locale.
+    """Set the encoding of all text that is read (`--encoding`); None detects it from the text and the locale.
 
     Raises:
         UsageError: there is no such encoding.
@@ -32,10 +32,10 @@ def configure_encoding(name: str | None) -> None:
 
 
 def read_prompt(argument: str | None) -> str:
-    """The prompt argument, a blank line, and what was piped in; "-" stands for the pipe alone.
+    """The prompt argument, a blank line, and the piped text; "-" is the piped text alone.
 
     Raises:
-        UsageError: there is no prompt at all.
+        UsageError: there is no prompt, or it is empty.
     """
     piped = ""
     if stdin_is_piped():
@@ -58,24 +58,24 @@ def stdin_is_piped() -> bool:
 
 
 def read_stdin() -> str:
-    """All of standard input as text, without byte order mark and last line end.
+    """Read standard input as text, without byte order mark and final newline.
 
     Raises:
-        UsageError: there is none, or too much, or it is not text in a known encoding.
+        UsageError: it is closed, too large, or not text in a known encoding.
     """
     return decoded_text(read_stdin_bytes(), _STDIN)
 
 
 def read_stdin_bytes() -> bytes:
-    """All of standard input.
+    """Read standard input.
 
     Raises:
-        UsageError: there is none, or too much.
+        UsageError: it is closed or too large.
     """
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("Standard input is closed; there is nothing to read.")
     waiting = threading.Timer(
-        _PATIENCE_S, terminal.note, ["Waiting for the end of standard input (use < /dev/null if nothing will come)."]
+        _NOTE_AFTER_S, terminal.note, ["Waiting for the end of standard input (use < /dev/null if nothing will come)."]
     )
     waiting.daemon = True
     waiting.start()
@@ -89,10 +89,10 @@ def read_stdin_bytes() -> bytes:
 
 
 def read_file_bytes(path: Path) -> bytes:
-    """All of a file, or of a FIFO or device that ends.
+    """Read a file, FIFO or device to its end.
 
     Raises:
-        UsageError: it cannot be read, or holds too much.
+        UsageError: it cannot be read, or is too large.
     """
     try:
         with path.open("rb") as file:
@@ -105,26 +105,27 @@ def read_file_bytes(path: Path) -> bytes:
 
 
 def read_file_text(path: Path) -> str:
-    """All of a text file, as `decoded_text` makes it of its bytes.
+    """Read a text file and decode it with `decoded_text`.
 
     Raises:
-        UsageError: it cannot be read, holds too much, or is not text in a known encoding.
+        UsageError: it cannot be read, is too large, or is not text in a known encoding.
     """
     return decoded_text(read_file_bytes(path), str(path))
 
 
 def file_or_text(argument: str | None) -> str:
-    """The contents of the file that the argument names, or the argument itself; "-" or None stands for piped text.
+    """The contents of the file named by the argument, or the argument itself; piped text for "-" or None.
 
     Raises:
-        UsageError: there is no text, a file cannot be read as text, or one word that looks like a path is no file.
+        UsageError: there is no text, a file cannot be read as text, or the argument looks like a path but no such file
+            exists.
     """
     if argument is None or argument == "-":
         return read_prompt(argument)
     path = Path(argument)
     try:
         is_file = path.is_file()
-    except (OSError, ValueError):  # a text too long, or too odd, to be a name
+    except (OSError, ValueError):  # too long for a file name, or with a NUL
         is_file = False
     if is_file:
         return read_file_text(path)
@@ -135,12 +136,12 @@ def file_or_text(argument: str | None) -> str:
 
 
 def decoded_text(data: bytes, source: str) -> str:
-    """Bytes from outside as text, without byte order mark and last line end.
+    """Decode input bytes, without byte order mark and final newline.
 
-    `source` is what messages call them. A NUL in them is passed on with a note.
+    `source` names the input in messages. NUL characters are kept, with a note.
 
     Raises:
-        UsageError: they are not text in the encoding that `--encoding`, a byte order mark, UTF-8 or the locale give.
+        UsageError: the bytes are not text in the encoding of `--encoding`, a byte order mark, UTF-8 or the locale.
     """
     text = decode_input(data, source)
     if "\0" in text:
@@ -149,22 +150,22 @@ def decoded_text(data: bytes, source: str) -> str:
 
 
 def decode_input(data: bytes, source: str) -> str:
-    """`decoded_text` without the note, for callers that refuse a NUL or accept it."""
+    """`decoded_text` without the note about NUL characters, for callers that refuse or expect them."""
     return text_from_bytes(data, source, _encoding).replace("\r\n", "\n").removesuffix("\n")
 
 
 def argument_text(argument: str, source: str) -> str:
-    """A text from the command line or the environment; `source` is what an error calls it.
+    """Decode a text from the command line or the environment; `source` names it in errors.
 
     Raises:
-        UsageError: its bytes are not text in the encoding of the locale, or the one that `--encoding` gives.
+        UsageError: its bytes are not text in the encoding of the locale, or in that of `--encoding`.
     """
-    # Python passes bytes that it cannot decode on as lone surrogates.
+    # Python represents bytes of arguments that it cannot decode as lone surrogates.
     if argument.isascii() or not any("\ud800" <= character <= "\udfff" for character in argument):
         return argument
     try:
         data = os.fsencode(argument)
-    except UnicodeEncodeError:  # surrogates that stand for no byte
+    except UnicodeEncodeError:  # surrogates that represent no byte
         return argument.encode("utf-8", errors="replace").decode("utf-8")
     advice = "Say how it is encoded, as in --encoding cp1252." if _encoding is None else None
     return text_from_bytes(data, source, _encoding, instead=advice)

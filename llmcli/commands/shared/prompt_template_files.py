@@ -1,4 +1,4 @@
-"""Prompts to use again, with places to fill: one TOML file each in the platform's configuration directory."""
+"""Prompt templates: prompts with placeholders, one TOML file each in the platform's configuration directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmcli.files import replace_text, set_aside
 from llmcli.paths import config_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-# {name} is a place to fill, {{name}} the word in braces; other braces, as those of JSON, are what they are.
+# {name} is a placeholder, {{name}} the literal {name}; other braces, such as those of JSON, are literal.
 _PLACE = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
 _INPUT = "input"
 _LARGEST_BYTES = 16 << 20
@@ -25,7 +25,7 @@ _LARGEST_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A prompt with places to fill, and perhaps a system prompt."""
+    """A prompt with placeholders, and optionally a system prompt."""
 
     name: str
     prompt: str
@@ -33,15 +33,17 @@ class PromptTemplate:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """The names of its places, `input` among them, in order."""
+        """The names of the placeholders, `input` included, in order of first use."""
         found = _PLACE.findall(f"{self.prompt}\n{self.system or ''}")
         return tuple(dict.fromkeys(place for _, place in found if place))
 
     def filled(self, text: str, params: Mapping[str, str]) -> tuple[str, str | None]:
-        """Prompt and system prompt with every place filled; a text for which there is no place comes after it all.
+        """Prompt and system prompt with every placeholder filled.
+
+        `text` fills {input}; without that placeholder it follows the prompt after a blank line.
 
         Raises:
-            UsageError: there is no value for a place, or no place for a value.
+            UsageError: a placeholder has no value, or a param no placeholder.
         """
         places = self.places
         for key in params:
@@ -66,12 +68,12 @@ class PromptTemplate:
 
 
 def template_folder() -> Path:
-    """Where they are kept."""
+    """The folder of the prompt templates."""
     return config_folder() / "templates"
 
 
 def template_names() -> list[str]:
-    """The names of the files there, readable or not; empty if the folder cannot be read."""
+    """Names of the saved templates, valid or not; empty if the folder cannot be read."""
     try:
         names = sorted(path.stem for path in template_folder().glob("*.toml"))
     except OSError:
@@ -80,7 +82,7 @@ def template_names() -> list[str]:
 
 
 def prompt_templates() -> tuple[list[PromptTemplate], list[UsageError]]:
-    """All that can be read, by name, and what is wrong with the others."""
+    """All valid prompt templates sorted by name, and the errors of the others."""
     found, damaged = [], []
     for name in template_names():
         try:
@@ -91,7 +93,7 @@ def prompt_templates() -> tuple[list[PromptTemplate], list[UsageError]]:
 
 
 def find(name: str) -> PromptTemplate:
-    """The prompt template called `name`.
+    """Read the prompt template `name`.
 
     Raises:
         UsageError: there is none, or its file is damaged.
@@ -99,7 +101,7 @@ def find(name: str) -> PromptTemplate:
     path = _path(name)
     try:
         status = path.stat()
-        # A FIFO would be waited for.
+        # Opening a FIFO would block.
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{path} is not a file.")
         if status.st_size > _LARGEST_BYTES:
@@ -117,13 +119,13 @@ def find(name: str) -> PromptTemplate:
 
 
 def save(template: PromptTemplate) -> tuple[Path, Path | None]:
-    """Write a prompt template down, in place of one of its name; return its file.
+    """Save a prompt template, replacing one of the same name; return its file, and None or a file set aside.
 
-    A file of that name that is no prompt template may be one that was damaged, or hold more than we read: it is set
-    aside, and what it is called now is returned as well.
+    An existing file that is not a valid prompt template is not overwritten but renamed (set aside), because its content
+    may still be wanted; its new path is the second value.
 
     Raises:
-        UsageError: its name cannot be that of a file.
+        UsageError: the name is not a valid file name.
     """
     path, aside = _path(template.name), None
     if path.is_file():
@@ -139,7 +141,7 @@ def save(template: PromptTemplate) -> tuple[Path, Path | None]:
 
 
 def remove(name: str) -> None:
-    """Delete one; `UsageError` if there is none of that name."""
+    """Delete the prompt template `name`; `UsageError` if it does not exist."""
     find_path = _path(name)
     if not find_path.is_file():
         find(name)
@@ -147,10 +149,10 @@ def remove(name: str) -> None:
 
 
 def read_filled(name: str, argument: str | None, params: Sequence[str] | None) -> tuple[str, str | None]:
-    """Prompt and system prompt of a template, filled with the prompt argument, piped text and `KEY=VALUE` params.
+    """Read a template and fill it with the prompt argument, piped text and `KEY=VALUE` params.
 
     Raises:
-        UsageError: a place cannot be filled, or a param is of another form.
+        UsageError: a placeholder has no value, or a param has another form.
     """
     template = find(name)
     values: dict[str, str] = {}
@@ -172,5 +174,5 @@ def _path(name: str) -> Path:
 
 
 def _toml(text: str) -> str:
-    """A basic string of TOML: one of JSON, but for DEL."""
+    """Format a TOML basic string: a JSON string with DEL escaped as well."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""`config.toml`: settings that hold whenever neither a flag nor an environment variable says otherwise."""
+"""`config.toml`: settings used where neither a flag nor an environment variable gives a value."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from llmcli.errors import UsageError
 from llmcli.paths import settings_path
 from llmcli.text.decode_bytes import text_from_bytes
 
-# What is said anew each time.
+# Parameters that cannot be set in the file because they belong to a single run.
 _ARGUMENTS = {"prompt", "text", "files", "continue_latest", "resume", "out", "fill_in"}
 _LARGEST_BYTES = 16 << 20
-# The former name of a setting, and its name.
+# Former names of settings, and their names now.
 _OTHER_NAMES = {"template": "chat_template"}
 
 
 def read_own_toml(path: Path) -> dict[str, Any]:
-    """A TOML file of ours that users may write, as their editors write it: with a byte order mark, or any line ends.
+    """Read one of the program's TOML files, with or without a byte order mark and with any line ends.
 
-    `--encoding` does not hold for it: it is for what a model reads.
+    `--encoding` does not apply to it, only to text for a model.
 
     Raises:
         OSError: it cannot be read.
-        UsageError: it is not TOML, or not text in a known encoding.
+        UsageError: it is not valid TOML, or not text in a known encoding.
     """
-    # Here, because few commands find such a file.
+    # Imported here because most runs have no such file.
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -45,23 +45,23 @@ def read_own_toml(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CommandsWithSettings:
-    """The commands whose flags the file can set."""
+    """The commands whose flags the settings file can set."""
 
     commands: tuple[Callable[..., None], ...]
-    """Those with a table called like their function."""
+    """Commands with a table of their function's name."""
     inspect_commands: Mapping[str, Callable[..., None]]
-    """Those of `llm inspect` by name, which share one table."""
+    """The commands of `llm inspect` by name, which share the table `[inspect]`."""
 
 
 def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, object]]:
-    """For each command that takes settings, the values the file gives; for `inspect`, for each of its commands.
+    """Read the settings file: for each command with settings, the values by parameter (Click's `default_map`).
 
-    Settings at the top of the file hold for every command that has them, those in a table such as `[chat]` for that
-    command, and those in `[inspect]` for all that look into a model. Names are those of the long flags, with - or _.
+    Settings at the top of the file apply to every command that has them, those in a table such as `[chat]` to that
+    command, and those in `[inspect]` to all commands of `llm inspect`. Names are those of the long flags, with - or _.
 
     Raises:
-        UsageError: the file is too large, is not TOML, names a setting that no command has, or gives one a value of a
-            type that does not suit it. Texts are left to the command, which may read a number from them.
+        UsageError: the file is too large, is not valid TOML, names an unknown setting, or gives a value of the wrong
+            type. Texts are left to the command, which may parse a number from them.
     """
     path = settings_path()
     try:
@@ -71,16 +71,16 @@ def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, obj
             raise UsageError(f"{path} is larger than any list of settings.")
         settings = read_own_toml(path)
     except OSError:
-        # A home directory that cannot be read is no reason not to work.
+        # Run without settings if the home directory cannot be read.
         return {}
     known = _known_settings(known_commands)
     shared = {_name(key): value for key, value in settings.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
-    _refuse_wrong(path, "", shared, {name: kind for command in known.values() for name, kind in command.items()})
+    _check_settings(path, "", shared, {name: kind for command in known.values() for name, kind in command.items()})
     result: dict[str, dict[str, object]] = {}
     for command, names in known.items():
         own = {_name(key): value for key, value in tables.pop(command, {}).items()}
-        _refuse_wrong(path, command, own, names)
+        _check_settings(path, command, own, names)
         result[command] = {key: value for key, value in shared.items() if key in names} | own
     result["inspect"] = dict.fromkeys(known_commands.inspect_commands, result["inspect"])
     if tables:
@@ -89,7 +89,7 @@ def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, obj
 
 
 def setting_line(path: Path, command: str, parameter: str) -> int | None:
-    """The line, counted from 1, that sets a parameter of a command, in its table or at the top; None if not found."""
+    """The line, from 1, that sets a parameter of a command, in its table or at the top; None if not found."""
     try:
         lines = text_from_bytes(path.read_bytes(), str(path)).splitlines()
     except (OSError, UsageError):
@@ -104,7 +104,7 @@ def setting_line(path: Path, command: str, parameter: str) -> int | None:
 
 
 def _known_settings(known_commands: CommandsWithSettings) -> dict[str, dict[str, Any]]:
-    """The parameters of each command that can be set in the file, all that have a flag, with their annotations."""
+    """For each command, the parameters that can be set in the file (those with a flag), with their annotations."""
     import inspect
 
     def settings(command: Callable[..., None]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _name(key: str) -> str:
     return _OTHER_NAMES.get(name, name)
 
 
-def _refuse_wrong(path: Path, command: str, given: dict[str, object], known: Mapping[str, Any]) -> None:
+def _check_settings(path: Path, command: str, given: dict[str, object], known: Mapping[str, Any]) -> None:
     import difflib
 
     for name, value in given.items():
@@ -132,15 +132,15 @@ def _refuse_wrong(path: Path, command: str, given: dict[str, object], known: Map
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; see llm help usage."
             raise UsageError(f"{path} sets {name!r}, which is not a setting{hint}")
-        needed = _other_type(known[name], value)
+        needed = _needed_type(known[name], value)
         if needed is not None:
             line = setting_line(path, command, name)
             where = "" if line is None else f", line {line}"
             raise UsageError(f"{path}{where}: the value of {name} cannot be used: {value!r} is not {needed}.")
 
 
-def _other_type(annotation: Any, value: object) -> str | None:
-    """What a setting needs instead of a value whose type does not suit its annotation; None if it does."""
+def _needed_type(annotation: Any, value: object) -> str | None:
+    """The needed type in words if a value's type does not fit the setting's annotation; None if it fits."""
     kinds = {each for part in (get_args(annotation) or (annotation,))[:1] for each in get_args(part) or (part,)}
     plain = {get_origin(each) or each for each in kinds}
     if list in plain:

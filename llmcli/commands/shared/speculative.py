@@ -1,4 +1,4 @@
-"""The engine of a command with `--draft`, `--lookup` and `--draft-tokens`: several tokens in one pass of the model."""
+"""Make engines with speculative decoding for a command with `--draft`, `--lookup` and `--draft-tokens`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ if TYPE_CHECKING:
 
 
 class Speculator:
-    """Makes engines with the draft model or the lookup that was asked for."""
+    """Makes engines that speculate with the requested draft model or lookup."""
 
     def __init__(self, options: SpeculationOptions) -> None:
-        """Raise `UsageError` for a `--draft-tokens` that makes no sense, before a model is loaded."""
+        """Raise `UsageError` for an invalid `--draft-tokens`; loads no model."""
         self._options, self._tokens = options, options.count()
         self._found: Checkpoint | None = None
         self._draft: LoadedModel | None = None
         self._has_drafted = False
 
     def find(self) -> None:
-        """Find the draft model, if one is asked for. Without this call there is no draft."""
+        """Find the draft model of `--draft`. Without this call engines have no draft model."""
         if self._options.draft is not None:
             self._found = find_checkpoint(self._options.draft)
 
     def engine(self, loaded: LoadedModel, options: ModelOptions, *, chat: bool = True) -> Engine:
-        """An engine for `loaded`; `chat` as for `LoadedModel.engine`. The first call loads the draft model.
+        """Make an engine for `loaded`; `chat` is as for `LoadedModel.engine`. The first call loads the draft model.
+
+        After a first engine with it, a model with another vocabulary gets an engine without a draft model and a note.
 
         Raises:
-            UsageError: the draft model has another vocabulary, unless it has drafted for another model before.
+            UsageError: in the first call, the draft model has another vocabulary than `loaded`.
         """
         if self._found is not None and self._draft is None:
             self._draft = load_model(self._found, replace(options, edit=None, quantize=None, context=None))

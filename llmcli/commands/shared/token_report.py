@@ -1,6 +1,6 @@
-"""What `--probs`, `--top` and `--attention` add below a reply, and the page that `--html` and `--svg` make of it.
+"""The report of `--probs`, `--top` and `--attention` below a reply, and the page that `--html` and `--svg` write.
 
-Attention is read when the reply is over, so that a reply is the same whether or not its attention is shown.
+Attention is computed after the reply has ended, so that showing it cannot change the reply.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from llmcli.text.chat.prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
-# Reading attention takes longer than other work before there is something to show for it.
-_PATIENCE_S = 1.0
+# Seconds before the progress bar appears.
+_PROGRESS_DELAY_S = 1.0
 
 
 @dataclass(frozen=True)
 class ReadAttention:
-    """The tokens of a reply with the attention that was read for them, and what ended the reading early."""
+    """The steps of a reply with their attention, and why the pass that computes it ended early, if it did."""
 
     steps: Sequence[Step]
-    """Without attention where it was not asked for, or not reached."""
+    """Steps have no attention if it was not requested, or if the pass ended before them."""
     interrupted: bool = False
-    """Ctrl-C ended the reading."""
+    """Ctrl-C ended the pass."""
     error: OutOfMemoryError | None = None
-    """There was not enough memory to read it."""
+    """Memory ran out in the pass."""
 
 
 def check_report(report: ReportOptions, *, is_chat: bool) -> None:
-    """Raise `UsageError` if attention is to be summed by message in a text that is not a chat's."""
+    """Raise `UsageError` for --attention-by message without a conversation."""
     if report.attention and report.attention_by == "message" and not is_chat:
         raise UsageError("--attention-by message needs a conversation; raw text has no messages.")
 
@@ -52,11 +52,11 @@ def read_attention(
     steps: Sequence[Step],
     report: ReportOptions,
 ) -> ReadAttention:
-    """`steps`, the reply to the tokens `prompt`, with the attention of each, if `report` asks for it.
+    """Compute the attention of each of `steps`, the reply to the token ids `prompt`, if `report` requests it.
 
-    One pass over prompt and reply on the readable model, with progress on stderr. Ctrl-C ends the pass, and what was
-    read until then is kept. `said` is the messages that the prompt consists of. Where steps have probabilities and the
-    readable model gives others, a note says so.
+    One pass of the readable model over prompt and reply, with progress on stderr. Ctrl-C ends the pass and keeps the
+    attention computed so far. `said` are the messages of the prompt. A note reports steps whose probabilities differ
+    from those of the readable model.
     """
     if not report.attention or not steps:
         return ReadAttention(steps)
@@ -75,7 +75,7 @@ def read_attention(
     )
     interrupted, failed = False, None
     try:
-        with progress_bar(unit="tokens", estimate=True, delay_s=_PATIENCE_S) as progress:
+        with progress_bar(unit="tokens", estimate=True, delay_s=_PROGRESS_DELAY_S) as progress:
             reading.read(lambda done, total: progress("Reading the attention", done, total))
     except KeyboardInterrupt:
         interrupted = True
@@ -93,8 +93,8 @@ def read_attention(
 
 
 def explain(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions) -> None:
-    """On stderr: the legend of the colors and what the reply comes to; tables of its tokens if asked for, or if there
-    are no colors; what was read for each.
+    """Write the report to stderr: color legend, summary of the reply, table of tokens if requested or if there are no
+    colors, and table of attention.
     """
     if not (report.probs or report.top or report.attention) or not steps:
         return
@@ -105,7 +105,7 @@ def explain(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions) 
 
 
 def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, prefill: str) -> RenderableType:
-    """The reply in colors, with all that `explain` would say below it."""
+    """The reply with colored tokens, and below it the report that `explain` writes."""
     from rich.console import Group
     from rich.text import Text
 

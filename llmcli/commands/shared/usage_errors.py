@@ -1,4 +1,4 @@
-"""What to do instead, for command lines that users of other tools try and for settings of a wrong type."""
+"""Advice for command lines that users of other tools try, and for invalid values in settings and variables."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _TEXTS = ("prompt", "text", "content")
 
 
 class AdvisingGroup(TyperGroup):
-    """The program's commands, with errors that say what to do instead where that is known."""
+    """The program's commands, with usage errors that say what to do instead where that is known."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named.
+        """Run the named command.
 
         Raises:
-            UsageError: it cannot be run like this, and what to do instead is known.
+            UsageError: the command line is invalid, and what to do instead is known.
         """
         try:
             return super().invoke(ctx)

@@ -1,4 +1,4 @@
-"""`llm batch` as a script runs it: lines in, lines out, and what is left when it is stopped."""
+"""`llm batch` as a script runs it: input and output lines, and resuming after an interrupt."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TASKS: list[object] = [
 
 
 @pytest.mark.parametrize("parallel", [1, 2, "auto"])
-def test_results_are_those_of_generate_in_order(model: Path, tmp_path: Path, parallel: object) -> None:
+def test_results_equal_generate_and_keep_the_order(model: Path, tmp_path: Path, parallel: object) -> None:
     file = write(tmp_path / "in.jsonl", TASKS)
     flags = ["-m", model, "-t", 0, "-n", 9, "--seed", 5]
     result = llm("batch", file, *flags, "--parallel", parallel)
@@ -66,7 +66,7 @@ def test_results_are_those_of_generate_in_order(model: Path, tmp_path: Path, par
         }  # fmt: skip
 
 
-def test_a_bad_line_is_a_result_and_not_the_end(model: Path, tmp_path: Path) -> None:
+def test_an_invalid_line_gives_an_error_result_and_the_batch_continues(model: Path, tmp_path: Path) -> None:
     bad = [
         ("not json", "not JSON"),
         ("[1]", "not a JSON object"),
@@ -103,7 +103,7 @@ def test_a_bad_line_is_a_result_and_not_the_end(model: Path, tmp_path: Path) -> 
     assert found[-1]["id"] == "g" and found[-1]["finish_reason"] == "length"
 
 
-def test_messages_are_taken_as_other_programs_write_them(model: Path, tmp_path: Path) -> None:
+def test_messages_in_the_form_of_other_programs_are_accepted(model: Path, tmp_path: Path) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     user = {"role": "user", "content": "two"}
     plain = {"messages": [{"role": "system", "content": "Be odd."}, user]}
@@ -132,7 +132,7 @@ def test_messages_are_taken_as_other_programs_write_them(model: Path, tmp_path: 
     found = results(result.stdout)
     assert result.returncode == 0 and [one["prompt_tokens"] for one in found[:3]] == [found[0]["prompt_tokens"]] * 3
     assert [one["text"] for one in found[:3]] == [found[0]["text"]] * 3
-    # A last reply goes on: what generate says after a text that begins so.
+    # A last message of the assistant is continued, as with generate's --prefill.
     begun = json.loads(llm("generate", "two", "-m", model, "-t", 0, "-n", 4, "--prefill", "Once", "--json").stdout)
     assert (found[4]["prompt_tokens"], f"Once{found[4]['text']}") == (begun["prompt_tokens"], begun["text"])
     assert found[6]["prompt_tokens"] == found[4]["prompt_tokens"] + 2
@@ -178,7 +178,7 @@ def test_a_note_says_that_the_readable_model_answers_one_prompt_after_another(mo
 
 @pytest.fixture
 def slow(tmp_path: Path) -> tuple[Path, Path]:
-    """A model, and prompts of which the first are answered at once and the others after a while."""
+    """A model, and prompts of which the first have short replies and the others long ones."""
     folder = write_puppet(tmp_path / "m", loop(b"abc"), context=100_000)
     tasks = [{"prompt": f"{n}", "max_tokens": 2 if n < 4 else 200 + n} for n in range(24)]
     return folder, write(tmp_path / "in.jsonl", list(tasks))
@@ -186,7 +186,7 @@ def slow(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("blow", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_what_is_done_is_kept_and_the_rest_is_done_later(
+def test_an_interrupted_batch_is_resumed(
     slow: tuple[Path, Path], tmp_path: Path, blow: signal.Signals, code: int
 ) -> None:
     folder, file = slow
@@ -207,7 +207,7 @@ def test_what_is_done_is_kept_and_the_rest_is_done_later(
     assert 4 <= done < 24
     if blow is not signal.SIGKILL:
         return
-    # As if it had been in the middle of a line.
+    # As if the process had been killed in the middle of a line.
     with out.open("ab") as torn:
         torn.write(b'{"index": 4, "id": nul')
     result = llm(*flags)
@@ -216,18 +216,18 @@ def test_what_is_done_is_kept_and_the_rest_is_done_later(
     assert f"{done} of 24 results are there already".encode() in result.stderr
     assert out.read_bytes().startswith(kept)
     assert results(out.read_bytes()) == results(llm("batch", file, "-m", folder, "--seed", 1).stdout)
-    # All is there: no model is loaded, nothing is written.
+    # All results exist: no model is loaded, nothing is written.
     before = out.read_bytes()
     again = llm(*flags)
     assert (again.returncode, b"24 of 24 results" in again.stderr, out.read_bytes()) == (0, True, before)
 
 
-def test_results_of_something_else_are_not_touched(model: Path, tmp_path: Path) -> None:
+def test_a_results_file_of_another_run_is_not_changed(model: Path, tmp_path: Path) -> None:
     file, out = write(tmp_path / "in.jsonl", TASKS), tmp_path / "out.jsonl"
     flags = ["batch", file, "-m", model, "-n", 2, "--out", out, "-q"]
     assert llm(*flags).returncode == 0
     good = out.read_bytes()
-    # Another setting; another line; fewer lines; a file of another kind, torn at that.
+    # Another setting; another line; fewer lines; a file of another kind with an incomplete last line.
     for changed in (["-t", 0.5], ["--raw"], ["-s", "x"]):
         result = llm(*flags, *changed)
         assert result.returncode == 2 and b"line 1, is not the result of line 1" in result.stderr
@@ -239,14 +239,14 @@ def test_results_of_something_else_are_not_touched(model: Path, tmp_path: Path) 
     write(file, TASKS)
     out.write_bytes(b"my own notes\nand more")
     assert llm(*flags).returncode == 2 and out.read_bytes() == b"my own notes\nand more"
-    # Errors that are there already are still errors.
+    # Errors among the existing results still set the exit code.
     out.unlink()
     write(file, [*TASKS, "bad"])
     assert llm(*flags).returncode == 1
     assert llm(*flags).returncode == 1
 
 
-def test_what_cannot_be_is_said_at_once(model: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_refused_before_a_model_is_loaded(model: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "in.jsonl", TASKS)
     for flags, why in (
         (["--out", file], "is the input"),
@@ -266,9 +266,9 @@ def test_what_cannot_be_is_said_at_once(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files are locked as POSIX does it")
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+def test_only_one_process_writes_a_results_file(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", loop(b"abc"), context=100_000)
-    # The second lasts longer than anybody takes to find that it is not done.
+    # The second reply is so long that the test finds the process running.
     file = write(tmp_path / "in.jsonl", [{"prompt": "a", "max_tokens": 2}, {"prompt": "b", "max_tokens": 99_000}])
     out = tmp_path / "out.jsonl"
     process = start("batch", file, "-m", folder, "--out", out)
@@ -282,7 +282,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert second.returncode == 1 and b"is being written by another llm batch" in second.stderr
 
 
-def test_settings_come_from_variables_and_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_can_come_from_variables_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_puppet(tmp_path / "m", chain(b"abcdef"))
     config = tmp_path / "config" / "llmcli" / "config.toml"
     config.parent.mkdir(parents=True)

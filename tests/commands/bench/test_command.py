@@ -1,4 +1,4 @@
-"""`llm bench` as a user runs it, on models of no size."""
+"""`llm bench` as a user runs it, on tiny models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_whole_run(model: Path, tmp_path: Path) -> None:
+def test_a_complete_benchmark(model: Path, tmp_path: Path) -> None:
     page = tmp_path / "a.html"
     arguments = ("--quick", "--rounds", 1, "--against", "llama.cpp", "--json", "--html", page)
     result = llm("bench", model, *arguments, env=ALONE)
@@ -77,7 +77,7 @@ def test_a_whole_run(model: Path, tmp_path: Path) -> None:
         (["--threads", 0], 2, "--threads"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(
+def test_invalid_options_are_refused_before_anything_is_measured(
     model: Path, arguments: list[object], code: int, words: str
 ) -> None:
     result = llm("bench", model, *arguments)
@@ -86,7 +86,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     assert b"round" not in result.stderr.replace(b"--rounds", b"")
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
     assert llm("bench", tmp_path / "none").returncode == 3
 
 
@@ -98,7 +98,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
         (KeyboardInterrupt(), 130, "Interrupted: this is what had been measured."),
     ],
 )
-def test_what_had_been_measured_is_shown_however_it_ends(
+def test_partial_results_are_shown_after_failures_and_interrupts(
     model: Path, monkeypatch: pytest.MonkeyPatch, end: Failure | KeyboardInterrupt, code: int, words: str
 ) -> None:
     def run(self: Benchmark) -> Generator[Event, None, None]:
@@ -116,7 +116,7 @@ def test_what_had_been_measured_is_shown_however_it_ends(
 
 
 def alive(mark: str) -> list[int]:
-    """Processes that carry the mark in their environment."""
+    """Ids of processes with the mark in their environment."""
     found = []
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
@@ -126,7 +126,7 @@ def alive(mark: str) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
-def test_ctrl_c_leaves_nobody_behind(model: Path) -> None:
+def test_ctrl_c_leaves_no_process_behind(model: Path) -> None:
     mark = f"bench-{uuid.uuid4()}"
     env = {**os.environ, **ALONE, "TERM": "xterm", "BENCH_TEST_MARK": mark}
     command = ["-m", "llmcli", "bench", str(model), "--rounds", "1000"]
@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_nobody_behind(model: Path) -> None:
         child.close(force=True)
 
 
-def test_its_flags_can_be_set_in_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bench_flags_can_be_set_in_the_settings_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     settings_path().parent.mkdir()
     settings_path().write_text('device = "cpu"\n[bench]\nrounds = 6\nagainst = "transformers"\n')

@@ -70,13 +70,13 @@ def test_ctrl_c_ends_a_reply_and_keeps_it(tmp_path: Path) -> None:
         child.sendintr()
         child.sendline("/stats")
         child.expect(r"prompt (\d+) tokens \((\d+) from cache\)")
-        # The partial reply is part of the conversation, and was not read again.
+        # The partial reply is part of the conversation, and was not computed again.
         assert int(child.match[2]) >= said
         leave(child)
 
 
 @pytest.mark.slow
-def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
+def test_control_sequences_in_a_reply_do_not_reach_the_terminal(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "hostile", chain(b"\x1b]0;owned\x07[/b\r\x9b"))
     with chatting(tmp_path, model, "--no-color") as child:
         child.sendline("hi")
@@ -104,7 +104,7 @@ def test_piped_text_is_the_first_message_and_without_a_terminal_the_only_one(tmp
     from tests.support.terminal.cli import llm
 
     model = write_puppet(tmp_path / "speaker", chain(b"Yes."))
-    # A session without a controlling terminal: there is no keyboard to go on with.
+    # A session without a controlling terminal has no keyboard for further messages.
     result = llm("chat", "-m", model, "-t", 0, stdin=b"Hello?\n", env={"XDG_DATA_HOME": str(tmp_path)})
     assert (result.stdout, result.returncode) == (b"Yes.\n", 0)
     (tmp_path / "notes.txt").write_text("Notes.\n")
@@ -115,7 +115,7 @@ def test_piped_text_is_the_first_message_and_without_a_terminal_the_only_one(tmp
     assert '"text":"Hm?\\n\\nNotes."' in path.read_text().replace('": "', '":"')
 
 
-def test_a_file_that_cannot_be_read_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:
     from tests.support.terminal.cli import llm
 
     result = llm("chat", "-m", tmp_path / "no-model", tmp_path / "no-file")
@@ -134,7 +134,7 @@ def test_a_model_without_a_template_cannot_chat(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [["--temperature", "-1"], ["--context", "0"]])
-def test_settings_that_make_no_sense_end_it_at_once(tmp_path: Path, setting: list[str]) -> None:
+def test_invalid_settings_are_refused_at_once(tmp_path: Path, setting: list[str]) -> None:
     from tests.support.terminal.cli import llm
 
     model = write_puppet(tmp_path / "speaker", chain(b"Yes."))
@@ -142,7 +142,7 @@ def test_settings_that_make_no_sense_end_it_at_once(tmp_path: Path, setting: lis
 
 
 @pytest.mark.slow
-def test_looking_back_at_a_token(tmp_path: Path) -> None:
+def test_inspecting_a_token_of_the_last_reply(tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path / "m", "llama", max_position_embeddings=512)
     with chatting(tmp_path, model, "-n", "4", "--attention") as child:
         child.sendline("/why")
@@ -165,7 +165,7 @@ def test_looking_back_at_a_token(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of another process is limited on Linux only")
-def test_a_conversation_goes_on_when_memory_has_run_out(tmp_path: Path) -> None:
+def test_a_conversation_continues_after_running_out_of_memory(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."))
     notes = tmp_path / "notes.txt"
     notes.write_text("a word\n")
@@ -174,7 +174,7 @@ def test_a_conversation_goes_on_when_memory_has_run_out(tmp_path: Path) -> None:
         child.expect_exact("Yes, ok.")
         before = resource.prlimit(child.pid, resource.RLIMIT_AS)
         used = int(Path(f"/proc/{child.pid}/statm").read_text().split()[0]) * resource.getpagesize()
-        # Less than is set aside for reading a file, of whatever size.
+        # Less than the buffer for reading a file of any size.
         resource.prlimit(child.pid, resource.RLIMIT_AS, (used + (32 << 20), before[1]))
         child.sendline(f"/read {notes}")
         child.expect_exact("There is not enough memory")

@@ -1,4 +1,4 @@
-"""Several `llm chat` on one store, each killed in the middle of a reply: what was asked is there, and it goes on."""
+"""Several `llm chat` on one store, each killed during a reply: questions are saved, and the chats can be resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 CHATS = 3
 
 
-def test_chats_at_once_that_are_killed_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_concurrent_chats_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = environment(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", env["XDG_DATA_HOME"])
     endless = write_puppet(tmp_path / "endless", loop(b"abc\n"), context=1_000_000)
@@ -46,5 +46,5 @@ def test_chats_at_once_that_are_killed_go_on(tmp_path: Path, monkeypatch: pytest
         tree, note = read_conversation(path)
         first, *_, last = tree.nodes.values()
         assert (first.text, last.text, last.reason, note) == (question, "done.", "stop", None)
-    # And nothing beside the conversations is left.
+    # No files are left besides the conversations.
     assert sorted(path.parent.iterdir()) == sorted(paths)

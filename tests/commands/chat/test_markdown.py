@@ -1,4 +1,4 @@
-"""Replies drawn as Markdown at a real terminal, and where they are not."""
+"""Replies drawn as Markdown on a real terminal, and as plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 
 def screen_after(child: pexpect.spawn, message: str, emulator: Emulator, *, speaks: bool = True) -> list[str]:
-    """What stands on the screen after `message` was answered, without what comes before it."""
+    """The lines on the screen after the reply to `message`, without earlier lines."""
     child.sendline(message)
     child.expect_exact("\x1b[?2004l")
-    # While the model speaks pastes are marked, too.
+    # Pastes are bracketed during a reply too.
     for _ in range(1 + speaks):
         child.expect_exact(READY)
         emulator.write(child.before)
@@ -34,7 +34,7 @@ def test_a_list_longer_than_the_screen_is_drawn_once(tmp_path: Path) -> None:
         child.expect(pexpect.EOF)
 
 
-def test_ctrl_c_leaves_all_that_was_said_on_the_screen(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_partial_reply_on_the_screen(tmp_path: Path) -> None:
     # Numbered, so that each drawing differs from the last even where the list is longer than the screen.
     model = write_puppet(tmp_path / "lister", loop(b"1. abc\n"), context=100_000)
     with chatting(tmp_path, model, size=(10, 60), plain=False) as child:
@@ -50,17 +50,17 @@ def test_ctrl_c_leaves_all_that_was_said_on_the_screen(tmp_path: Path) -> None:
         child.expect_exact(READY)
         child.sendline("/tokens")
         child.expect(r"(\d+)  lister: 1. abc")
-        # The last item may lack its newline, and is whole all the same: six tokens of seven.
+        # The last item may lack its newline but is complete: six tokens of seven.
         items = (int(child.match[1]) + 1) // 7
         assert items > 2
         assert numbers == list(range(1, items + 1))
         leave(child)
 
 
-def test_a_narrower_window_in_a_reply(tmp_path: Path) -> None:
+def test_the_window_can_become_narrower_during_a_reply(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "talker", loop(b"abcde "), context=100_000)
     with chatting(tmp_path, model, "-n", "3000", size=(24, 80), plain=False) as child:
-        # Wide enough for what was drawn before the program knew.
+        # Wide enough for the lines drawn before the program knew of the new size.
         emulator = Emulator(80, 24)
         child.sendline("Go on")
         child.expect_exact("\x1b[?2026l")
@@ -76,7 +76,7 @@ def test_a_narrower_window_in_a_reply(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb"), ("LLMCLI_PLAIN", "1")])
-def test_where_it_cannot_be_drawn_the_reply_is_as_it_was_written(tmp_path: Path, name: str, value: str) -> None:
+def test_terminals_that_cannot_redraw_get_the_raw_reply(tmp_path: Path, name: str, value: str) -> None:
     model = write_puppet(tmp_path / "lister", chain(b"- a\n*b"))
     with chatting(tmp_path, model, plain=False, **{name: value}) as child:  # type: ignore[arg-type]
         child.sendline("Go on")
@@ -84,7 +84,7 @@ def test_where_it_cannot_be_drawn_the_reply_is_as_it_was_written(tmp_path: Path,
         assert "\x1b[?2026h" not in child.before
 
 
-def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
+def test_control_sequences_in_a_reply_do_not_reach_the_terminal(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "hostile", chain(b"\x1b]0;owned\x07[/b\r\x9b&#27"))
     with chatting(tmp_path, model, plain=False) as child:
         child.sendline("hi")
@@ -93,7 +93,7 @@ def test_what_the_model_says_cannot_drive_the_terminal(tmp_path: Path) -> None:
         leave(child)
 
 
-def test_another_turn_is_taken_and_told_on_the_screen(tmp_path: Path) -> None:
+def test_why_and_branches_are_shown_on_the_screen(tmp_path: Path) -> None:
     first, second, last = ids_of(b"abc")
     model = write_puppet(tmp_path / "unsure", {ASSISTANT: {first: 0.6, second: 0.4}, second: {last: 1.0}})
     with chatting(tmp_path, model, size=(30, 40), plain=False) as child:

@@ -1,4 +1,4 @@
-"""What slash commands do, in a chat without a terminal."""
+"""Slash commands in a chat without a terminal."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ GREEDY = SamplingParams(temperature=0, seed=1)
 
 
 class Chat:
-    """A chat whose messages are given, and whose words are caught."""
+    """A chat with messages from a list and captured output."""
 
     def __init__(self, session: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
         self.session, self._capsys = session, capsys
         self.commands = Commands(session)
 
     def __call__(self, text: str) -> str:
-        """All that is said to `text`."""
+        """All output in response to `text`."""
         self._capsys.readouterr()
         if not self.commands.obey(text):
             self.session.reply_to(text)
@@ -49,7 +49,7 @@ class Chat:
 
     @property
     def texts(self) -> list[str]:
-        """The conversation as the model would read it."""
+        """The text of the conversation as the model reads it."""
         return [message.content for message in self.session.messages()]
 
 
@@ -116,13 +116,13 @@ def test_undo_retry_clear_and_branches(start: Start, yes: Path) -> None:
     assert chat.texts == []
     path = chat.session.saved_as()
     assert path is not None
-    # What the file says is what the chat says.
+    # The saved file has the same conversation.
     tree, _ = read_conversation(path)
     assert tree.head == 0
     assert len(tree.leaves()) == 3
 
 
-def test_branching_at_a_token(start: Start, tmp_path: Path) -> None:
+def test_branch_replaces_a_token_of_the_reply(start: Start, tmp_path: Path) -> None:
     # After A comes C, D or the end; each of them ends the reply.
     tokens = {ASSISTANT: {65: 1.0}, 65: {67: 0.5, 68: 0.3, END: 0.2}, 67: {END: 1.0}, 68: {67: 1.0}}
     chat = start(write_puppet(tmp_path / "m", tokens))
@@ -131,7 +131,7 @@ def test_branching_at_a_token(start: Start, tmp_path: Path) -> None:
     first = chat.texts[-1]
     assert len(first) == 2
     asked = chat("/branch 1 2")
-    # The alternative, what follows it, and all that is known of each token.
+    # The alternative, the tokens after it, and all fields of each token.
     assert chat.texts[-1][0] == first[0]
     assert chat.texts[-1][2] == first[1]
     assert "30.0%" in asked
@@ -153,14 +153,14 @@ def test_branching_at_a_token(start: Start, tmp_path: Path) -> None:
     assert len(chat.session.live.tree.leaves()) == 3
 
 
-def test_why_tells_what_each_filter_did(start: Start, tmp_path: Path) -> None:
+def test_why_shows_the_effect_of_each_filter(start: Start, tmp_path: Path) -> None:
     chat = start(tiny_checkpoint(tmp_path / "m", "llama", max_position_embeddings=512))
     chat("/set max-tokens 4")
     chat("/set temperature 0.9")
     chat("/set top-k 5")
     chat("/set min-p 0.2")
     chat("hi")
-    # Of the settings at the time, not of those now.
+    # With the settings of the reply, not the current ones.
     chat("/set top-k 2")
     said = chat("/why 2")
     assert "temp 0.9" in said and "top-k 5" in said and "top-p 0.95" in said and "min-p 0.2" in said
@@ -169,7 +169,7 @@ def test_why_tells_what_each_filter_did(start: Start, tmp_path: Path) -> None:
     assert "neurons" in said
 
 
-def test_filters_of_several_values(start: Start, yes: Path) -> None:
+def test_set_accepts_filters_with_several_values(start: Start, yes: Path) -> None:
     chat = start(yes)
     assert "logit-bias: 64-2" in chat("/set logit-bias a-2")
     assert "logit-bias: 64-2 66+1" in chat("/set logit-bias 66+1")
@@ -189,7 +189,7 @@ def test_filters_of_several_values(start: Start, yes: Path) -> None:
     assert chat.session.params == replace(before, logit_bias=())
 
 
-def test_settings_of_a_recorded_reply_are_those_it_had(start: Start, tmp_path: Path) -> None:
+def test_a_recorded_reply_keeps_its_sampling_settings(start: Start, tmp_path: Path) -> None:
     chat = start(tiny_checkpoint(tmp_path / "m", "llama", max_position_embeddings=512))
     chat("/set max-tokens 4")
     chat("/set temperature 1")
@@ -202,7 +202,7 @@ def test_settings_of_a_recorded_reply_are_those_it_had(start: Start, tmp_path: P
     assert "bias" in (said := chat("/why 2")) and "xtc 0.1" in said
 
 
-def test_settings(start: Start, yes: Path, tmp_path: Path) -> None:
+def test_set_and_show_change_and_list_settings(start: Start, yes: Path, tmp_path: Path) -> None:
     chat = start(yes)
     assert "temperature: 0.25" in chat("/set temp 0.25")
     assert chat.session.params.temperature == 0.25
@@ -274,7 +274,7 @@ def test_text_from_files_and_the_editor(
             chat("/edit")
 
 
-def test_saving_loading_and_going_on_exactly(start: Start, yes: Path, tmp_path: Path) -> None:
+def test_a_saved_conversation_loads_with_the_same_prompt_ids(start: Start, yes: Path, tmp_path: Path) -> None:
     chat = start(yes)
     chat("/system Be brief.")
     chat("One?")
@@ -303,7 +303,7 @@ def test_saving_loading_and_going_on_exactly(start: Start, yes: Path, tmp_path: 
         "/history prints all of it.",
     ]
     assert chat("/history").splitlines() == ["> One?", "Yes, ok.", "> Two?", "Yes, ok."]
-    # The very ids, system prompt included.
+    # The same ids, including the system prompt.
     assert chat.session.prompt("Three?") == prompt
     with pytest.raises(UsageError, match="you are in"):
         chat(f"/load {first.stem}")
@@ -319,7 +319,7 @@ def test_saving_loading_and_going_on_exactly(start: Start, yes: Path, tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_half_a_saved_conversation_does_not_stand_in_the_way(
+def test_a_failed_save_leaves_no_partial_file(
     start: Start, yes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = start(yes)
@@ -343,7 +343,7 @@ def test_half_a_saved_conversation_does_not_stand_in_the_way(
     assert path.exists()
 
 
-def test_a_full_context_is_told_and_nothing_dropped_without_a_word(start: Start, tmp_path: Path) -> None:
+def test_a_full_context_is_reported_and_messages_are_not_dropped_silently(start: Start, tmp_path: Path) -> None:
     chat = start(write_puppet(tmp_path / "m", chain(b"ok"), context=64))
     chat("a" * 20)
     near = chat("b" * 20)
@@ -363,16 +363,16 @@ def test_a_full_context_is_told_and_nothing_dropped_without_a_word(start: Start,
     assert chat.texts == ["b" * 20, "ok", "c" * 16, "ok"]
     assert "(not read any more)" in chat("/tokens")
     assert "5 tokens" in chat("/tokens hello")
-    # From now on by itself, and told each time.
+    # From now on messages are dropped automatically, each time with a message.
     assert "no longer reads" in chat("d" * 20)
     with pytest.raises(PromptTooLongError, match="does not fit even alone"):
         chat("e" * 100)
     assert chat.texts[-2:] == ["d" * 20, "ok"]
-    # Still there for the reader.
+    # Still in /history.
     assert len(chat.session.live.tree.path()) == 8
 
 
-def test_a_summary_takes_the_place_of_what_is_left_out(start: Start, tmp_path: Path) -> None:
+def test_a_summary_replaces_dropped_messages(start: Start, tmp_path: Path) -> None:
     chat = start(write_puppet(tmp_path / "m", chain(b"ok"), context=400), quiet=True)
     chat("/context summarise")
     chat("a" * 200)
@@ -382,7 +382,7 @@ def test_a_summary_takes_the_place_of_what_is_left_out(start: Start, tmp_path: P
     assert chat.texts[0].startswith("Summarise")
 
 
-def test_quiet_leaves_out_notes_and_answers_commands(start: Start, tmp_path: Path) -> None:
+def test_quiet_suppresses_notes_but_not_answers_to_commands(start: Start, tmp_path: Path) -> None:
     chat = start(write_puppet(tmp_path / "m", loop(b"abc"), context=40), quiet=True)
     assert "abc" in (said := chat("hi"))
     assert "context is full" not in said
@@ -441,12 +441,12 @@ def test_tab_completes_commands_choices_and_files(
         (" a ", " a ", False),
     ],
 )
-def test_fences_around_several_lines(text: str, message: str, is_open: bool) -> None:
+def test_fences_enclose_several_lines(text: str, message: str, is_open: bool) -> None:
     assert unfenced(text) == message
     assert is_open_fence(text) is is_open
 
 
-def test_every_command_says_what_it_does(start: Start, yes: Path) -> None:
+def test_every_slash_command_has_help(start: Start, yes: Path) -> None:
     table: dict[str, Command] = start(yes).commands.table
     wanted = (
         "help model system set show clear undo retry edit save load sessions tokens stats context template copy read "
@@ -464,7 +464,7 @@ def test_chats_lists_shows_exports_and_removes(start: Start, yes: Path, tmp_path
     for question in ("One?", "Two?"):
         result = llm("chat", "-m", yes, "-t", 0, "--seed", 1, "-q", stdin=question.encode(), env=env)
         assert result.stdout == b"Yes, ok.\n"
-    # The last one goes on, with its own model.
+    # --continue resumes the latest conversation, with its model.
     assert llm("chat", "-c", "-t", 0, "-q", stdin=b"Three?", env=env).stdout == b"Yes, ok.\n"
     assert llm("chat", "-c", "--no-save", "-t", 0, "-q", stdin=b"Four?", env=env).stdout == b"Yes, ok.\n"
     rows = json.loads(llm("chats", "list", "--json", env=env).stdout)

@@ -1,4 +1,4 @@
-"""What a chat does at a real terminal: keys, signals, sizes, and terminals that can do little."""
+"""A chat on a real terminal: keys, signals, sizes, and terminals with few capabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def records(tmp_path: Path) -> list[dict[str, object]]:
-    """All that was written of the only conversation."""
+    """All records of the only conversation."""
     (path,) = (tmp_path / "data" / "llmcli" / "conversations").iterdir()
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -67,13 +67,13 @@ def test_several_lines_are_one_message(tmp_path: Path, speaker: Path) -> None:
     [(signal.SIGKILL, None), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=lambda value: str(value),
 )
-def test_a_chat_that_is_ended_in_a_reply_can_be_resumed(
+def test_a_chat_ended_during_a_reply_can_be_resumed(
     tmp_path: Path, endless: Path, blow: signal.Signals, code: int | None
 ) -> None:
     with chatting(tmp_path, endless) as child:
         child.sendline("Go on")
         child.expect_exact("abc\r\n" * 5)
-        # Longer than what may be lost when there is no time to write.
+        # Longer than the text that may be lost when the process is killed.
         time.sleep(0.7)
         child.kill(blow)
         child.expect(pexpect.EOF)
@@ -95,7 +95,7 @@ def test_a_chat_that_is_ended_in_a_reply_can_be_resumed(
     assert records(tmp_path)[-1]["n"] == 4
 
 
-def test_ctrl_c_while_the_prompt_is_read_loses_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_during_prefill_loses_nothing(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."), context=100_000)
     (tmp_path / "long.txt").write_text("word " * 3_200)
     with chatting(tmp_path, model, size=(40, 100)) as child:
@@ -107,7 +107,7 @@ def test_ctrl_c_while_the_prompt_is_read_loses_nothing(tmp_path: Path) -> None:
         child.expect_exact("/retry asks again")
         child.sendline("/retry")
         child.expect_exact("Yes, ok.")
-        # All is read anew; the reply that is there stays until another has begun.
+        # The whole prompt is computed again; the old reply is kept until the new one has begun.
         child.sendline("/system Be brief.")
         child.expect_exact("System prompt: Be brief.")
         child.sendline("/retry")
@@ -119,7 +119,7 @@ def test_ctrl_c_while_the_prompt_is_read_loses_nothing(tmp_path: Path) -> None:
         leave(child)
 
 
-def test_what_is_typed_during_a_reply_is_kept_for_the_next_message(tmp_path: Path, endless: Path) -> None:
+def test_text_typed_during_a_reply_is_kept_for_the_next_message(tmp_path: Path, endless: Path) -> None:
     with chatting(tmp_path, endless) as child:
         child.sendline("Go on")
         child.expect_exact("abc\r\nabc\r\n")
@@ -136,9 +136,9 @@ def test_what_is_typed_during_a_reply_is_kept_for_the_next_message(tmp_path: Pat
     assert questions(tmp_path) == ["Go on", "typed\nahead and more"]
 
 
-def test_a_narrow_terminal_and_one_that_changes_its_size(tmp_path: Path, endless: Path) -> None:
+def test_narrow_and_resized_terminals(tmp_path: Path, endless: Path) -> None:
     with chatting(tmp_path, endless, "-n", "2000", size=(24, 40), PROMPT_TOOLKIT_NO_CPR="") as child:
-        # The toolbar needs to know where on the screen the line is, which the terminal is asked for.
+        # The toolbar needs the position of the line on the screen, for which it queries the terminal.
         child.send("\x1b[3;1R")
         child.expect(r"0/100000 tokens")
         child.sendline("Go on")
@@ -148,7 +148,7 @@ def test_a_narrow_terminal_and_one_that_changes_its_size(tmp_path: Path, endless
         child.setwinsize(10, 20)
         child.expect_exact("\x1b[6n")
         child.send("\x1b[3;1R")
-        # The toolbar is cut to the width there is.
+        # The toolbar is cut to the width of the terminal.
         child.expect(r"20\d\d/100000 tokens")
         child.sendline("/tokens")
         child.expect_exact("included")
@@ -178,7 +178,7 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path, speaker: Path) -> None
     assert questions(tmp_path) == ["One\nline?"]
 
 
-def test_without_colors_there_are_none(tmp_path: Path, speaker: Path) -> None:
+def test_no_colors_are_written_without_color_support(tmp_path: Path, speaker: Path) -> None:
     with chatting(tmp_path, speaker, "--probs", NO_COLOR="1", TERM="xterm-256color") as child:
         child.sendline("One?")
         child.expect_exact("perplexity")
@@ -186,13 +186,13 @@ def test_without_colors_there_are_none(tmp_path: Path, speaker: Path) -> None:
         child.expect_exact("\x1b]52;c;WWVzLCBvay4=\x07")
         child.expect_exact(READY)
         seen = child.before
-        # Bold and reversed are no colors; 3x, 4x, 9x and 10x are.
+        # Bold and reversed are not colors; 3x, 4x, 9x and 10x are.
         assert not re.search(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m", seen)
         child.sendeof()
         child.expect(pexpect.EOF)
 
 
-def test_files_go_along_with_the_first_message(tmp_path: Path, speaker: Path) -> None:
+def test_files_are_attached_to_the_first_message(tmp_path: Path, speaker: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text(f"Text {name}.\n")
     with chatting(tmp_path, speaker, f"{tmp_path}/one", f"{tmp_path}/two") as child:
@@ -205,7 +205,7 @@ def test_files_go_along_with_the_first_message(tmp_path: Path, speaker: Path) ->
     assert questions(tmp_path) == ["Which?\n\nText one.\n\nText two.", "And?"]
 
 
-def test_piped_text_first_then_the_keyboard(tmp_path: Path, speaker: Path) -> None:
+def test_piped_text_is_answered_before_typed_text(tmp_path: Path, speaker: Path) -> None:
     import os
     import sys
 
@@ -224,7 +224,7 @@ def test_piped_text_first_then_the_keyboard(tmp_path: Path, speaker: Path) -> No
     assert questions(tmp_path) == ["Some notes.", "And?"]
 
 
-def test_leaving_says_how_to_go_on(tmp_path: Path, speaker: Path) -> None:
+def test_leaving_a_chat_notes_how_to_resume_it(tmp_path: Path, speaker: Path) -> None:
     with chatting(tmp_path, speaker) as child:
         child.sendline("/show")
         leave(child)

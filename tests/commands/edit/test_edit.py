@@ -31,7 +31,7 @@ def edit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type
     return run
 
 
-def test_an_edit_is_kept_used_and_undone(edit, folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_an_edit_is_saved_used_and_undone(edit, folder: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     before = llm("score", 'See the tower "B', "-m", folder, "--json").stdout
     made = edit("--force", "--json", "--layer", "auto")
     assert made.returncode == 0, made.stderr
@@ -56,8 +56,8 @@ def test_an_edit_is_kept_used_and_undone(edit, folder: Path, tmp_path: Path) -> 
     assert llm("score", 'See the tower "B', "-m", folder, "--json").stdout == before
 
 
-def test_what_did_not_take_is_not_kept(edit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    # A random model can be made to say the one thing, but not to leave all else alone.
+def test_an_edit_that_fails_its_tests_is_not_saved(edit, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    # A random model learns the new fact, but the edit also changes other predictions.
     result = edit("--out", tmp_path / "an.safetensors")
     assert result.returncode == 1 and b"--force" in result.stderr
     assert b"It " in result.stdout and not (tmp_path / "an.safetensors").exists()
@@ -83,7 +83,7 @@ def test_an_edit_of_another_model_is_refused(edit, tmp_path: Path) -> None:  # t
         (("-e", "none"), 2, b"no edit 'none'"),
     ],
 )
-def test_what_makes_no_sense_is_told_and_nothing_kept(edit, arguments, code: int, message: bytes) -> None:  # type: ignore[no-untyped-def]
+def test_invalid_edits_are_refused_and_not_saved(edit, arguments, code: int, message: bytes) -> None:  # type: ignore[no-untyped-def]
     result = edit(*arguments)
     assert result.returncode == code and message in result.stderr and not result.stdout
     assert json.loads(llm("edit", "list", "--json").stdout) == []
@@ -105,7 +105,7 @@ def test_edits_are_merged_into_a_new_checkpoint(edit, folder: Path, tmp_path: Pa
     ]
     assert said[0] == pytest.approx(said[1], rel=1e-4)
     assert llm("edit", "merge", "tower-b", "-m", folder, "-o", tmp_path / "merged").returncode == 1
-    # The merged weights are others, so the edit is none of theirs.
+    # The edit belongs to the original weights, not to the merged ones.
     assert llm("generate", "Hi", "-n", 1, "-m", tmp_path / "merged", "-e", "tower-b").returncode == 4
 
 

@@ -12,7 +12,7 @@ from tests.support.terminal.cli import llm
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Says y (0.6), n (0.3) or m (0.1), then ends, but after y goes on with o in two of five cases."""
+    """A model that writes y (0.6), n (0.3) or m (0.1), then ends, but after y writes o with probability 0.4."""
     y, n, m, o = (ids_of(bytes([char]))[0] for char in b"ynmo")
     says = {ASSISTANT: {y: 0.6, n: 0.3, m: 0.1}, y: {END: 0.6, o: 0.4}, n: {END: 1.0}, m: {END: 1.0}, o: {END: 1.0}}
     return write_puppet(tmp_path_factory.mktemp("judge"), says)
@@ -24,10 +24,10 @@ def shares(model: Path, *arguments: object) -> dict[str, float]:
     return {choice["text"]: round(choice["prob"], 3) for choice in result["choices"]}
 
 
-def test_the_answer_is_the_most_probable_whole_one(judge: Path) -> None:
+def test_the_most_probable_complete_answer_is_chosen(judge: Path) -> None:
     result = llm("generate", "hi", "-m", judge, "--dtype", "float32", "--choices", "y, n,m")
     assert (result.stdout, result.stderr, result.returncode) == (b"y\n", b"", 0)
-    # y by itself has 0.6 * 0.6, and yo 0.6 * 0.4.
+    # y alone has 0.6 * 0.6, and yo 0.6 * 0.4.
     assert shares(judge, "--choices", "y,n,m") == {"y": 0.474, "n": 0.395, "m": 0.132}
     assert shares(judge, "--choices", "y,n,m,yo") == {"y": 0.36, "n": 0.3, "m": 0.1, "yo": 0.24}
     assert shares(judge, "--choices", "y,yo") == {"y": 0.6, "yo": 0.4}
@@ -40,7 +40,7 @@ def test_answers_can_be_given_in_three_ways(judge: Path) -> None:
     assert shares(judge, "--choices", '["n", "n,", " n"]') == {"n": 1.0, "n,": 0.0, " n": 0.0}
 
 
-def test_the_end_counts_for_a_reply_and_not_for_a_text_that_goes_on(judge: Path, tmp_path: Path) -> None:
+def test_the_stop_token_counts_for_replies_but_not_for_raw_text(judge: Path, tmp_path: Path) -> None:
     flags = ["-m", judge, "--dtype", "float32", "--json", "--choices", "y,n"]
     end_logprobs = json.loads(llm("generate", "hi", *flags).stdout)["choices"]
     assert sorted(round(choice["end_logprob"], 3) for choice in end_logprobs) == [-0.511, 0]
@@ -52,7 +52,7 @@ def test_the_end_counts_for_a_reply_and_not_for_a_text_that_goes_on(judge: Path,
     assert (result.stdout, b"no chat template" in result.stderr) == (b"y\n", True)
 
 
-def test_a_table_goes_to_stderr(judge: Path) -> None:
+def test_the_table_of_answers_goes_to_stderr(judge: Path) -> None:
     result = llm("generate", "hi", "-m", judge, "--dtype", "float32", "--choices", "n,m,o", "--probs")
     table = result.stderr.decode()
     assert result.stdout == b"n\n"
@@ -64,13 +64,13 @@ def test_a_table_goes_to_stderr(judge: Path) -> None:
 
 
 @pytest.mark.parametrize(("least", "code"), [("0.74", 0), ("0.76", 1)])
-def test_being_unsure_is_an_exit_code(judge: Path, least: str, code: int) -> None:
+def test_min_prob_sets_the_exit_code(judge: Path, least: str, code: int) -> None:
     result = llm("generate", "hi", "-m", judge, "--dtype", "float32", "--choices", "n,m", "--min-prob", least)
     assert (result.stdout, result.returncode) == (b"n\n", code)
     assert (b"Unsure: 'n' has 75.0%" in result.stderr) == bool(code)
 
 
-def test_the_readable_model_computes_where_it_is_asked_for(judge: Path) -> None:
+def test_readable_compares_answers_with_the_readable_model(judge: Path) -> None:
     flags = ["generate", "hi", "-m", judge, "--dtype", "float32", "--json", "--choices", "y,n,m,yo"]
     fast, readable = (json.loads(llm(*flags, *more).stdout) for more in ([], ["--readable"]))
     assert (fast["path"][:10], readable["path"]) == ("cpu kernel", "readable model, cpu, float32 (as asked)")
@@ -84,7 +84,7 @@ def test_the_readable_model_computes_where_it_is_asked_for(judge: Path) -> None:
         assert [choice[key] for choice in readable["choices"]] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_readable_model_in_the_settings_file_refuses_no_reply(
+def test_readable_in_the_settings_file_is_ignored_for_replies(
     judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "llmcli" / "config.toml"
@@ -112,7 +112,7 @@ def test_the_readable_model_in_the_settings_file_refuses_no_reply(
         (["--choices", "a,ab", "--raw"], "begins with"),
     ],
 )
-def test_impossible_questions_are_usage_errors(judge: Path, arguments: list[str], sentence: str) -> None:
+def test_invalid_choices_are_usage_errors(judge: Path, arguments: list[str], sentence: str) -> None:
     result = llm("generate", "hi", "-m", judge, *arguments)
     assert (result.returncode, result.stdout) == (2, b"")
     assert sentence in result.stderr.decode()

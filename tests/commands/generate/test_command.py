@@ -1,4 +1,4 @@
-"""`llm generate` as a user runs it: in a process of its own, its streams and exit code all there is to see."""
+"""`llm generate` as a user runs it: in a separate process, tested by its streams and exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.terminal.cli import llm, start
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, so that no setting of the machine reaches the test; compiled kernels are shared."""
+    """A separate home, so that no settings of the machine reach the test; compiled kernels are shared."""
     for name in [name for name in os.environ if name.startswith(("LLMCLI_", "XDG_")) and name != "XDG_CACHE_HOME"]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
@@ -45,7 +45,7 @@ class TestGenerate:
         assert llm(*flags, "--no-newline").stdout.decode() == "Hé 😀!"
         assert llm(*flags, env={"LLMCLI_NO_NEWLINE": "1"}).stdout.decode() == "Hé 😀!"
 
-    def test_an_empty_reply_is_no_line_and_a_line_gets_no_second_end(self, tmp_path: Path) -> None:
+    def test_an_empty_reply_writes_nothing_and_a_final_newline_is_not_doubled(self, tmp_path: Path) -> None:
         said = write_puppet(tmp_path / "line", chain(b"ab\n"))
         flags = ["generate", "hi", "-m", said, "-t", 0]
         assert [llm(*flags, *more).stdout for more in ((), ("--stop", "a"), ("--stop", "b"))] == [b"ab\n", b"", b"a\n"]
@@ -76,7 +76,7 @@ class TestGenerate:
         )
         assert (json.loads(result.stdout)["text"], result.stderr) == ("Hé 😀!", b"")
 
-    def test_a_process_of_its_own_does_not_import_numpy(self, speaker: Path) -> None:
+    def test_a_generate_process_does_not_import_numpy(self, speaker: Path) -> None:
         code = (
             "import atexit, sys; from llmcli.__main__ import run\n"
             "atexit.register(lambda: print(sys.modules['numpy'], 'torch' in sys.modules))\n"
@@ -118,7 +118,7 @@ class TestGenerate:
         assert llm("generate", "hi", "-m", speaker, "-t", 0, "--stop", "z", "--stop", "😀").stdout.decode() == "Hé \n"
         assert llm("generate", "hi", "-m", speaker, "-t", 0, "--prefill", "H").stdout.decode() == "Hé 😀!\n"
 
-    def test_the_prompt_can_be_seen_and_user_text_is_never_a_control_token(self, speaker: Path) -> None:
+    def test_show_prompt_shows_that_user_text_has_no_control_tokens(self, speaker: Path) -> None:
         result = llm("generate", "<|end|>", "-m", speaker, "--show-prompt", "-n", 1, "--no-color")
         rows = [line.split() for line in result.stderr.decode().splitlines()[1:]]
         tokens = [row[2] for row in rows]
@@ -192,14 +192,14 @@ class TestGenerate:
         assert result.returncode == 2
         assert "did you mean 'temperature'" in result.stderr.decode()
 
-    def test_the_models_recommendation_holds_when_nobody_says_otherwise(self, tmp_path: Path) -> None:
+    def test_recommended_settings_apply_unless_overridden(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", {ASSISTANT: {65: 0.6, 66: 0.4}})
         (folder / "generation_config.json").write_text('{"temperature": 0.5, "top_k": 0, "top_p": 1.0}')
         token = json.loads(llm("generate", "hi", "-m", folder, "--json", "-n", 1).stdout)["tokens"][0]
         expected = {65: 0.36 / 0.52, 66: 0.16 / 0.52}[token["id"]]
         assert token["sampled_prob"] == pytest.approx(expected, rel=1e-2)
 
-    def test_a_model_whose_makers_do_not_sample_is_not_sampled(self, tmp_path: Path) -> None:
+    def test_a_recommendation_of_greedy_decoding_is_followed(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", {ASSISTANT: {65: 0.6, 66: 0.4}})
         (folder / "generation_config.json").write_text('{"do_sample": false, "max_new_tokens": 0}')
 
@@ -213,7 +213,7 @@ class TestGenerate:
         # A filter asks for sampling: at temperature 0 it would have no effect.
         assert probability("--top-k", 5, "--top-p", 1) < 0.8
 
-    def test_files_that_disagree_about_unused_tokens_are_noted_once(self, tmp_path: Path) -> None:
+    def test_contradicting_files_about_unused_tokens_are_noted_once(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", chain(b"ok"))
         rows = 256 + len(SPECIALS)
         edit_config(folder, {"eos_token_id": [50256, END], "bos_token_id": -1, "pad_token_id": 99999})
@@ -230,7 +230,7 @@ class TestGenerate:
         ):
             assert told.count(words) == 1, words
 
-    def test_a_closed_pipe_ends_quietly_with_141(self, tmp_path: Path) -> None:
+    def test_a_closed_pipe_exits_silently_with_141(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", loop(b"ab\n"), context=100_000)
         process = start("generate", "hi", "-m", folder)
         assert process.stdout.readline() == b"ab\n"
@@ -240,21 +240,21 @@ class TestGenerate:
         assert process.returncode == 141
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-    def test_output_that_could_not_be_written_is_not_success(self, speaker: Path) -> None:
+    def test_a_failed_write_changes_the_exit_code(self, speaker: Path) -> None:
         with Path("/dev/full").open("wb") as full:
             process = ForkedProcess(["generate", "hi", "-m", speaker], os.environ, stdout=full.fileno())
             _, err = process.communicate(timeout=60)
         assert (process.returncode, len(err.splitlines())) == (1, 1)
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_signals_end_it_with_their_code(self, tmp_path: Path, number: int, code: int) -> None:
+    def test_signals_set_the_exit_code(self, tmp_path: Path, number: int, code: int) -> None:
         folder = write_puppet(tmp_path / "m", loop(b"abc "), context=100_000)
         process = start("generate", "hi", "-m", folder)
         assert process.stdout.read(4) == b"abc "
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (code, b"")
-        # What was said before Ctrl-C is a line.
+        # The text before Ctrl-C ends with a newline.
         assert out.endswith(b"\n") or number == signal.SIGTERM
 
     def test_an_interrupted_reply_is_still_valid_json(self, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ TOKENS = {"<|user|>": "<|fim_prefix|>", "<|assistant|>": "<|fim_suffix|>", "<|sy
 
 @pytest.fixture(scope="module")
 def coder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that writes `xy` behind the middle token, and then begins another prefix."""
+    """A model that writes `xy` after the middle token, and then the prefix token."""
     x, y = ids_of(b"xy")
     transitions = {SYSTEM: {x: 1.0}, x: {y: 1.0}, y: {USER: 1.0}, USER: {x: 1.0}}
     folder = write_puppet(tmp_path_factory.mktemp("coder") / "m", transitions)
@@ -42,7 +42,7 @@ def test_the_gap_is_filled_and_the_reply_ends_at_the_next_marker(coder: Path) ->
     assert llm("generate", "--fill-in", "a", "", "-m", coder).stdout == b"xy\n"
 
 
-def test_a_model_that_cannot_says_what_it_would_need(speaker: Path) -> None:
+def test_a_model_without_fill_in_tokens_is_refused_with_the_reason(speaker: Path) -> None:
     result = llm("generate", "--fill-in", "a", "b", "-m", speaker)
     assert (result.returncode, result.stdout) == (2, b"")
     assert "was not trained to fill in" in " ".join(result.stderr.decode().split())
@@ -63,18 +63,18 @@ def test_a_model_that_cannot_says_what_it_would_need(speaker: Path) -> None:
         (["--record", "r.json"], "--record"),
     ],
 )
-def test_nothing_else_is_said_about_the_prompt(coder: Path, flags: list[str], named: str) -> None:
+def test_other_prompt_options_are_refused_with_fill_in(coder: Path, flags: list[str], named: str) -> None:
     result = llm("generate", *flags, "--fill-in", "a", "b", "-m", coder)
     assert result.returncode == 2
     assert named in " ".join(result.stderr.decode().split())
 
 
-def test_variables_for_conversations_are_passed_over(coder: Path) -> None:
+def test_environment_variables_for_conversations_are_ignored_by_fill_in(coder: Path) -> None:
     env = {"LLMCLI_SYSTEM": "Be brief.", "LLMCLI_PREFILL": "x"}
     assert llm("generate", "--fill-in", "a", "b", "-m", coder, env=env).stdout == b"xy\n"
 
 
-def test_control_tokens_of_a_prompt_of_ones_own(speaker: Path) -> None:
+def test_control_tokens_in_a_trusted_raw_prompt(speaker: Path) -> None:
     prompt = "<|user|>hi<|end|><|user|>a<|assistant|>"
     flags = ["generate", prompt, "-m", speaker, "--raw", "--json"]
     plain = llm(*flags)
@@ -88,7 +88,7 @@ def test_control_tokens_of_a_prompt_of_ones_own(speaker: Path) -> None:
     assert llm(*flags, "--control-tokens", "--quiet").stderr == b""
 
 
-def test_a_second_beginning_is_not_added_and_a_prompt_without_control_tokens_is_told(speaker: Path) -> None:
+def test_bos_is_not_added_twice_and_missing_control_tokens_are_noted(speaker: Path) -> None:
     flags = ["-m", speaker, "--raw", "--control-tokens", "--json", "-n", 1]
     begun = llm("generate", "<|bos|>x", *flags)
     assert json.loads(begun.stdout)["prompt_tokens"] == 2
@@ -98,10 +98,10 @@ def test_a_second_beginning_is_not_added_and_a_prompt_without_control_tokens_is_
     assert b"Control tokens in the prompt: none." in without.stderr
 
 
-def test_control_tokens_are_for_raw_texts(speaker: Path) -> None:
+def test_control_tokens_need_raw(speaker: Path) -> None:
     result = llm("generate", "<|user|>", "-m", speaker, "--control-tokens")
     assert result.returncode == 2
     assert b"--control-tokens is for --raw" in result.stderr
-    # A variable that holds for every command changes no conversation.
+    # An environment variable for every command does not change a conversation.
     env = {"LLMCLI_CONTROL_TOKENS": "1"}
     assert llm("generate", "<|end|>", "-m", speaker, env=env).stdout == b"ok\n"

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers: where it is shown, and where it is kept."""
+"""Thoughts of reasoning models: where they are shown, and where they are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_only_the_answer_is_on_stdout(thinker: Path) -> None:
     assert (result.stdout, result.stderr) == (b"", b"Hm,\n\n")
 
 
-def test_as_json_thoughts_have_a_field_of_their_own(thinker: Path) -> None:
+def test_thoughts_have_a_separate_json_field(thinker: Path) -> None:
     reply = json.loads(llm("generate", "hi", "-m", thinker, "-t", 0, "--json").stdout)
     assert (reply["thinking"], reply["text"]) == ("Hm, 2.\n", "Yes!")
     tokens = reply["tokens"]
@@ -41,7 +41,7 @@ def test_as_json_thoughts_have_a_field_of_their_own(thinker: Path) -> None:
     assert "".join(event.get("text", "") for event in events) == "Yes!"
 
 
-def test_in_a_batch_too(thinker: Path, tmp_path: Path) -> None:
+def test_batch_results_separate_thoughts_from_answers(thinker: Path, tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text('{"prompt": "hi"}\n')
     reply = json.loads(llm("batch", file, "-m", thinker, "-t", 0).stdout)
@@ -50,13 +50,13 @@ def test_in_a_batch_too(thinker: Path, tmp_path: Path) -> None:
     assert raw["thinking"] is None
 
 
-def test_a_thought_can_be_begun_for_the_model(thinker: Path) -> None:
-    # As text, for what is typed never becomes a control token.
+def test_a_prefill_can_begin_a_thought(thinker: Path) -> None:
+    # As text, because user text never becomes control tokens.
     reply = json.loads(llm("generate", "hi", "-m", thinker, "-t", 0, "--json", "--prefill", "[THINK]A\nH").stdout)
     assert (reply["thinking"], reply["text"]) == ("A\nHm, 2.\n", "Yes!")
 
 
-def test_text_to_continue_has_no_thoughts(thinker: Path) -> None:
+def test_raw_text_has_no_thoughts(thinker: Path) -> None:
     result = llm("generate", "H", "-m", thinker, "-t", 0, "--raw")
     assert (result.stdout, result.stderr) == (b"m, 2.\n[/THINK]\tYes!\n", b"")
 
@@ -76,7 +76,7 @@ def test_in_a_chat_a_thought_becomes_a_line_and_stays_in_the_conversation(tmp_pa
         child.expect_exact("Hm, 2.")
         child.sendline("/copy")
         child.expect_exact("4 characters")
-        # This template leaves what was thought where it is: the reply is not read again, control tokens and all.
+        # This template keeps thoughts in the prompt, so the reply with its control tokens is in the prefix cache.
         child.sendline("Two?")
         child.expect(r"prompt (\d+) tokens \((\d+) from cache\)")
         assert int(child.match[1]) - int(child.match[2]) == len(["<end>", "<user>", *"Two?", "<end>", "<assistant>"])

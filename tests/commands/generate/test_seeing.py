@@ -1,4 +1,4 @@
-"""What `generate` and `chat` show of the tokens they say."""
+"""What `generate` shows about the tokens of a reply: probabilities, filters and attention."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.terminal.cli import llm
 
 @pytest.fixture(scope="module")
 def chooser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Says a, b, c or d with probabilities that filters can be told apart by, then ends."""
+    """A model that writes a, b, c or d, with probabilities that each filter cuts elsewhere, and ends."""
     a, b, c, d = (ids_of(bytes([char]))[0] for char in b"abcd")
     return write_puppet(
         tmp_path_factory.mktemp("m"), {ASSISTANT: {a: 0.5, b: 0.3, c: 0.15, d: 0.05}, a: chain(b"x")[ASSISTANT]}
     )
 
 
-def test_which_filter_ruled_out_which_candidate(chooser: Path) -> None:
+def test_the_trace_names_the_filter_that_dropped_each_candidate(chooser: Path) -> None:
     flags = ["-t", 1, "--top-k", 3, "--top-p", 0.9, "--min-p", 0.5, "--seed", 1, "--top", 4]
     reply = json.loads(llm("generate", "hi", "-m", chooser, "--json", *flags).stdout)
     first = reply["tokens"][0]
@@ -48,7 +48,7 @@ def babbler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama")
 
 
-def test_a_reply_comes_with_what_was_read(babbler: Path) -> None:
+def test_attention_of_a_reply_is_shown(babbler: Path) -> None:
     flags = ["-m", babbler, "-t", 0, "-n", 3]
     result = llm("generate", "hi", *flags, "--attention")
     assert b"sink" in result.stderr and b"read" in result.stderr
@@ -63,7 +63,7 @@ def test_a_reply_comes_with_what_was_read(babbler: Path) -> None:
     assert plain["tokens"][0]["attention"] is None
 
 
-def test_attention_comes_in_events_after_the_tokens(babbler: Path) -> None:
+def test_attention_events_follow_the_token_events(babbler: Path) -> None:
     flags = ["generate", "hi", "-m", babbler, "-t", 0, "-n", 3, "--attention"]
     events = [json.loads(line) for line in llm(*flags, "--jsonl").stdout.splitlines()]
     assert [event["event"] for event in events] == ["prefill", *["step"] * 3, *["attention"] * 3, "finish"]
@@ -74,7 +74,7 @@ def test_attention_comes_in_events_after_the_tokens(babbler: Path) -> None:
     assert [token["attention"]["position"] for token in whole] == [events[0]["tokens"] - 1 + at for at in range(3)]
 
 
-def test_a_form_that_is_not_met_is_an_error_after_the_last_event(babbler: Path) -> None:
+def test_an_incomplete_form_is_an_error_after_the_last_event(babbler: Path) -> None:
     form = ["--regex", "[ab]{3}", "--stop", "a", "--stop", "b"]
     result = llm("generate", "hi", "-m", babbler, *form, "--jsonl", "--attention")
     events = [json.loads(line)["event"] for line in result.stdout.splitlines()]
@@ -82,7 +82,7 @@ def test_a_form_that_is_not_met_is_an_error_after_the_last_event(babbler: Path) 
     assert result.returncode == 1 and b"The reply ended before it had the form" in result.stderr
 
 
-def test_a_reply_as_a_page_and_as_a_picture(babbler: Path, tmp_path: Path) -> None:
+def test_a_reply_can_be_written_as_html_and_svg(babbler: Path, tmp_path: Path) -> None:
     page, picture = tmp_path / "reply.html", tmp_path / "reply.svg"
     flags = ["-t", 0, "-n", 3, "--prefill", "<b>", "--top", 2, "--attention", "--html", page, "--svg", picture]
     assert llm("generate", "hi", "-m", babbler, *flags).returncode == 0

@@ -1,4 +1,4 @@
-"""Replies of a given form, as a script gets them: what is not of the form is never on stdout."""
+"""Structured output as a script gets it: a reply without the requested form never reaches stdout."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("limit", [SHORTEST, SHORTEST + 1, SHORTEST + 9, 60])
-def test_a_pipe_gets_json_of_the_schema_however_short(model: Path, tmp_path: Path, limit: int) -> None:
+def test_a_pipe_gets_valid_json_for_any_token_limit(model: Path, tmp_path: Path, limit: int) -> None:
     file = tmp_path / "schema.json"
     file.write_text(f"\ufeff{SCHEMA}\n", encoding="utf-8")
     flags = ["generate", "hi", "-m", model, "-n", limit, "-t", 1.5, "--top-k", 0, "--top-p", 1, "--seed", limit]
@@ -48,13 +48,13 @@ def test_a_pipe_gets_json_of_the_schema_however_short(model: Path, tmp_path: Pat
     assert inline["text"].encode() + b"\n" == result.stdout and len(inline["tokens"]) <= limit
 
 
-def test_where_nothing_fits_nothing_is_printed(model: Path) -> None:
+def test_nothing_is_printed_if_no_valid_reply_fits(model: Path) -> None:
     result = llm("generate", "hi", "-m", model, "-n", SHORTEST - 1, "--json-schema", SCHEMA)
     assert (result.returncode, result.stdout) == (1, b"")
     assert b"fits into 16 tokens; allow more with -n (the shortest that was found needs 17)" in result.stderr
 
 
-def test_whitespace_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_free_whitespace_allows_spaces_in_json(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", loop(b"[\n"))
     flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 30, "--json-schema", '{"type": "array", "items": false}']
     assert llm(*flags).stdout == b"[]\n"
@@ -66,7 +66,7 @@ def test_whitespace_is_free_where_that_is_asked_for(tmp_path: Path) -> None:
     assert refused.returncode == 2 and b"for the JSON of a --json-schema or a --grammar" in refused.stderr
 
 
-def test_that_no_ending_is_known_is_said_before_the_reply(tmp_path: Path) -> None:
+def test_a_form_without_a_known_ending_is_noted_before_the_reply(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", loop(b"ab"))
     flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 6, "--grammar", "start: /[ab]/ start"]
     result = llm(*flags)
@@ -75,7 +75,7 @@ def test_that_no_ending_is_known_is_said_before_the_reply(tmp_path: Path) -> Non
     assert b"No way to end" not in llm(*flags, "-q").stderr
 
 
-def test_a_reply_that_is_cut_is_an_error_and_is_not_printed(tmp_path: Path) -> None:
+def test_an_incomplete_reply_is_an_error_and_is_not_printed(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", loop(b"abc"))
     flags = ["generate", "hi", "-m", folder, "-t", 0, "--regex", "(abc)+", "-n", 9]
     assert llm(*flags).stdout == b"abcabcabc\n"
@@ -87,7 +87,7 @@ def test_a_reply_that_is_cut_is_an_error_and_is_not_printed(tmp_path: Path) -> N
     assert events.returncode == 1 and json.loads(events.stdout.splitlines()[-1])["finish_reason"] == "stop_string"
 
 
-def test_the_end_is_forced_where_the_limit_comes_and_said_to_be_forced(tmp_path: Path) -> None:
+def test_the_end_is_forced_at_the_token_limit_and_reported_as_forced(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", loop(b"abc"))
     reply = json.loads(
         llm("generate", "hi", "-m", folder, "-t", 0, "--regex", "[a-c]+x", "-n", 6, "--json", "--top", 1).stdout
@@ -98,7 +98,7 @@ def test_the_end_is_forced_where_the_limit_comes_and_said_to_be_forced(tmp_path:
     assert last["logprob"] < -10
 
 
-def test_a_prefill_is_part_of_it(tmp_path: Path) -> None:
+def test_a_prefill_is_part_of_the_form(tmp_path: Path) -> None:
     folder = write_puppet(tmp_path / "m", chain(b"xyz"))
     flags = ["generate", "hi", "-m", folder, "-t", 0, "-n", 5]
     assert llm(*flags, "--regex", "x[a-z]z", "--prefill", "xy").stdout == b"xyz\n"
@@ -122,27 +122,27 @@ def test_a_prefill_is_part_of_it(tmp_path: Path) -> None:
         (["--regex", "a", "--record", "run.json"], "do not go with"),
     ],
 )
-def test_what_cannot_be_is_said_before_a_model_is_looked_for(flags: list[str], why: str) -> None:
+def test_invalid_forms_are_refused_before_a_model_is_looked_up(flags: list[str], why: str) -> None:
     result = llm("generate", "hi", "-m", "/nowhere", *flags)
     assert (result.returncode, result.stdout) == (2, b"")
     assert why in result.stderr.decode()
 
 
-def test_a_missing_library_is_said_with_its_remedy() -> None:
+def test_a_missing_library_is_reported_with_the_command_that_installs_it() -> None:
     with mock.patch.dict(sys.modules, {"llguidance": None}):
         result = llm("generate", "hi", "-m", "/nowhere", "--regex", "a")
     assert result.returncode == 2
     assert f"{shlex.quote(sys.executable)} -m pip install 'llmcli[constrain]'" in result.stderr.decode()
 
 
-def test_a_person_sees_it_as_it_comes_and_a_program_once_it_is_whole() -> None:
+def test_constrained_replies_stream_to_a_terminal_and_reach_pipes_when_complete() -> None:
     prefill = Prefill(1, 0, 0.1)
     stats = Stats(1, 0, 0, None, None, None, 0, "")
     whole, cut = mock.Mock(complete=True), mock.Mock(complete=False)
     for constraint, hold in ((whole, True), (whole, False), (cut, True), (cut, False)):
         shown: list[Event] = []
         reply = ConstrainedReply(constraint, shown.append, hold=hold)
-        reply.hear(prefill)
+        reply.receive(prefill)
         assert shown == ([] if hold else [prefill])
         if constraint is whole:
             reply.end(Finish("stop", stats), awaits_answer=False)

@@ -1,4 +1,4 @@
-"""What is asked of an answer holds for the answer: forms, choices, stop strings and prefills where a model thinks."""
+"""Forms, choices, stop strings and prefills apply to the answer of a reasoning model, not to its thought."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.terminal.cli import llm
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two that think "Hm, 2." and answer "Yes!": one opens the thought itself, for the other its template does."""
+    """Two models that think "Hm, 2." and answer "Yes!": one opens the thought itself, for one the template does."""
     folder = tmp_path_factory.mktemp("models")
     return {
         name: write_thinker(folder / name, b"Hm, 2.", b"Yes!", opened=opened)
@@ -31,7 +31,7 @@ def thinker(models: dict[str, Path], request: pytest.FixtureRequest) -> Path:
 
 
 def reply(model: Path, *flags: object) -> tuple[str | None, str, str]:
-    """What is thought, what is answered, and why the reply is over."""
+    """The thought, the answer, and the reason why the reply ended."""
     result = llm("generate", "hi", "-m", model, "-t", 0, "--json", *flags)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
@@ -49,32 +49,32 @@ def test_a_form_begins_after_the_thought(thinker: Path, form: list[str]) -> None
     assert (result.stdout, result.stderr) == (b"Yes!\n", b"Hm, 2.\n\n")
 
 
-def test_an_answer_that_never_began_is_told(thinker: Path) -> None:
+def test_a_reply_without_an_answer_is_an_error(thinker: Path) -> None:
     pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
     for form in (["--regex", "(Yes!)?"], ["--choices", "Yes!,No!"]):
         result = llm("generate", "hi", "-m", thinker, "-t", 0, "-n", 6, *form)
         assert (result.returncode, result.stdout) == (1, b"")
         assert b"The answer never began: the 6 tokens of -n were used up by the thought." in result.stderr
-    # The form itself has room, but not behind the thought.
+    # The token limit suffices for the form, but not after the thought.
     result = llm("generate", "hi", "-m", thinker, "-t", 0, "-n", 9, "--regex", "Yes!")
     assert (result.returncode, result.stdout) == (1, b"")
     assert b"left after the thought; allow more with -n" in result.stderr
 
 
-def test_without_a_thought_the_answer_comes_at_once(models: dict[str, Path]) -> None:
+def test_no_thinking_gives_the_answer_at_once(models: dict[str, Path]) -> None:
     assert reply(models["template"], "--no-thinking") == (None, "Yes!", "stop")
     result = llm("generate", "hi", "-m", models["itself"], "-t", 0, "--no-thinking")
     assert result.stdout == b"Yes!\n" and b"the model may still think" in result.stderr
 
 
-def test_without_a_thought_a_form_begins_at_the_first_token(models: dict[str, Path]) -> None:
+def test_no_thinking_applies_the_form_from_the_first_token(models: dict[str, Path]) -> None:
     pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
     assert reply(models["template"], "--no-thinking", "--regex", "Y[a-z]+!") == (None, "Yes!", "stop")
     thinking, text, _ = reply(models["itself"], "--no-thinking", "--regex", "[ab]c")
     assert thinking is None and text in ("ac", "bc")
 
 
-def test_a_form_that_has_thoughts_of_its_own_keeps_them(models: dict[str, Path]) -> None:
+def test_thought_marks_inside_a_form_are_part_of_it(models: dict[str, Path]) -> None:
     pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
     thinking, text, _ = reply(models["itself"], "--regex", r"\[THINK\]x\[/THINK\]Yes!")
     assert (thinking, text) == (None, "[THINK]x[/THINK]Yes!")
@@ -90,7 +90,7 @@ def test_choices_are_compared_after_the_thought(thinker: Path) -> None:
     assert [token["text"] for token in found["choices"][0]["tokens"]] == [*"Yes!"]
 
 
-def test_choices_without_a_thought(models: dict[str, Path]) -> None:
+def test_no_thinking_compares_choices_at_once(models: dict[str, Path]) -> None:
     flags = ["generate", "hi", "-t", 0, "--json", "--choices", "No!,Yes!", "-m"]
     found = json.loads(llm(*flags, models["template"], "--no-thinking").stdout)
     assert (found["thinking"], found["choice"]) == (None, "Yes!") and found["covered"] > 0.99
@@ -105,7 +105,7 @@ def test_stop_strings_end_the_answer_and_not_the_thought(thinker: Path) -> None:
     assert reply(thinker, "--stop", "2", "--stop-in-thinking") == ("Hm, ", "", "stop_string")
 
 
-def test_the_settings_file_knows_of_it(
+def test_thinking_options_can_be_set_in_the_settings_file(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -126,13 +126,13 @@ def test_a_prefill_is_the_beginning_of_the_answer(models: dict[str, Path]) -> No
     assert result.stdout == b"Yes!\n" and b"the chat template opens is not closed" in result.stderr
 
 
-def test_a_form_goes_on_from_the_answer_of_a_prefill(models: dict[str, Path]) -> None:
+def test_a_form_continues_the_answer_in_a_prefill(models: dict[str, Path]) -> None:
     pytest.importorskip("llguidance", reason="the extra 'constrain' is not installed")
     assert reply(models["template"], "--prefill", "Y", "--regex", "Y[a-z]+!") == (None, "Yes!", "stop")
     assert reply(models["template"], "--prefill", "[THINK]H", "--regex", "Y[a-z]+!") == ("Hm, 2.", "Yes!", "stop")
 
 
-def test_a_batch_does_the_same(thinker: Path, tmp_path: Path) -> None:
+def test_stop_strings_in_a_batch_apply_to_the_answer(thinker: Path, tmp_path: Path) -> None:
     lines = [
         {"prompt": "hi", "stop": ["2", "s"]},
         {"prompt": "hi", "stop": ["2"], "stop_in_thinking": True},
@@ -151,7 +151,7 @@ def test_a_batch_does_the_same(thinker: Path, tmp_path: Path) -> None:
     assert "true or false" in wrong["error"]
 
 
-def test_a_batch_without_thoughts(models: dict[str, Path], tmp_path: Path) -> None:
+def test_no_thinking_in_a_batch(models: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text('{"prompt": "hi"}\n')
     result = json.loads(llm("batch", file, "-m", models["template"], "-t", 0, "--no-thinking").stdout)
@@ -159,20 +159,20 @@ def test_a_batch_without_thoughts(models: dict[str, Path], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("flags", [["--stop", "2"], ["--stop", "2", "--stop-in-thinking"], ["--prefill", "Y"]])
-def test_a_recorded_run_comes_out_the_same(thinker: Path, tmp_path: Path, flags: list[str]) -> None:
+def test_replay_reproduces_a_run_with_a_thought(thinker: Path, tmp_path: Path, flags: list[str]) -> None:
     file = tmp_path / "run.json"
     assert llm("generate", "hi", "-m", thinker, "-t", 0, "--record", file, *flags).returncode == 0
     assert llm("replay", file).returncode == 0
     run = json.loads(file.read_text())
     if run["settings"]["stop"] and not run["settings"]["stop_in_thinking"]:
         return
-    # As runs were recorded when stop strings ended thoughts too.
+    # The format of older records, made when stop strings ended thoughts too.
     del run["start"], run["settings"]["stop_in_thinking"]
     file.write_text(json.dumps(run))
     assert llm("replay", file).returncode == 0
 
 
-def test_a_conversation_does_the_same(models: dict[str, Path]) -> None:
+def test_stop_strings_in_a_conversation_apply_to_the_answer(models: dict[str, Path]) -> None:
     for path, no_thinking, expected in (
         (models["itself"], False, "[THINK]Hm, 2.[/THINK]Ye"),
         (models["template"], False, "Hm, 2.[/THINK]Ye"),
@@ -186,7 +186,7 @@ def test_a_conversation_does_the_same(models: dict[str, Path]) -> None:
         assert "".join(step.text for step in steps if isinstance(step, Step)) + finish.text == expected
 
 
-def test_python_does_the_same(models: dict[str, Path]) -> None:
+def test_the_python_api_separates_thought_and_answer(models: dict[str, Path]) -> None:
     for path in models.values():
         model = llmcli.load(path, dtype="float32")
         reply = model.generate("hi", temperature=0, stop=("2", "s"))

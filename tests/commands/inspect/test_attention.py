@@ -14,7 +14,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama")
 
 
-def test_rows_of_a_text(model: Path) -> None:
+def test_json_has_an_attention_row_for_each_token(model: Path) -> None:
     result = json.loads(llm("inspect", "attention", "abc", "-m", model, "--json").stdout)
     assert (result["schema"], [token["text"] for token in result["tokens"]]) == (
         "llmcli.attention/1",
@@ -52,7 +52,7 @@ def test_the_pattern_of_a_head(model: Path) -> None:
     assert "attends to" in in_words and len(in_words.splitlines()) > 70
 
 
-def test_messages_of_a_chat(model: Path) -> None:
+def test_attention_can_be_summed_by_message(model: Path) -> None:
     flags = ["-m", model, "--chat", "--by", "message", "--json"]
     row = json.loads(llm("inspect", "attention", "abc", *flags).stdout)["rows"][-1]
     assert {read["text"] for read in row["read"]} == {"user: abc", "the reply"}
@@ -74,6 +74,6 @@ def test_messages_of_a_chat(model: Path) -> None:
         (["--by", "message"], "needs --chat"),
     ],
 )
-def test_what_makes_no_sense_is_refused(model: Path, flags: list[str], says: str) -> None:
+def test_invalid_options_are_refused(model: Path, flags: list[str], says: str) -> None:
     result = llm("inspect", "attention", "abc", "-m", model, *flags)
     assert (result.returncode, says in result.stderr.decode()) == (2, True)

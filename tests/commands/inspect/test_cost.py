@@ -26,7 +26,7 @@ def test_json_counts_lengths_of_text_and_context(model: Path) -> None:
     assert result["parameters"] == sum(box["parameters"] for box in result["boxes"])
     chat = json.loads(llm("inspect", "cost", "-", "-m", model, "--json", "--chat", stdin=b"abc").stdout)
     assert chat["lengths"][0]["tokens"] == 7
-    # A pipe is only read if asked for.
+    # Standard input is read only for "-".
     plain = json.loads(llm("inspect", "cost", "-m", model, "--json", stdin=b"abc").stdout)
     assert [length["tokens"] for length in plain["lengths"]] == [128]
     assert plain["parameters"] == json.loads(llm("show", model, "--json").stdout)["parameters"]
@@ -55,7 +55,7 @@ def test_every_kind_of_model_has_a_view(case: str, tmp_path: Path) -> None:
     assert "attention" in (tmp_path / "a.svg").read_text()
 
 
-def test_usage_and_broken_files_end_in_a_sentence(model: Path, tmp_path: Path) -> None:
+def test_invalid_options_and_broken_files_are_reported(model: Path, tmp_path: Path) -> None:
     for arguments in (["--chat"], ["--context", 0], ["", "--chat"], ["--context", 1 << 40]):
         assert llm("inspect", "cost", "-m", model, *arguments).returncode == 2
     folder = tiny_checkpoint(tmp_path / "m", "llama")
@@ -64,7 +64,7 @@ def test_usage_and_broken_files_end_in_a_sentence(model: Path, tmp_path: Path) -
 
 
 @pytest.mark.starter
-def test_the_starters_numbers() -> None:
+def test_the_cost_of_the_starter_model() -> None:
     result = json.loads(llm("inspect", "cost", "-m", starter_path() or fetch_starter(), "--json").stdout)
     assert (result["parameters"], result["kv_bytes_per_token"]) == (134_515_008, 23_040)
     assert result["kv_bytes_per_token_ungrouped"] == 3 * 23_040

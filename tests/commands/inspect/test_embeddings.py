@@ -15,7 +15,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama", vocab_size=280)
 
 
-def test_json_has_both_rankings_and_the_yardstick(model: Path) -> None:
+def test_json_has_both_rankings_and_the_baseline(model: Path) -> None:
     result = json.loads(llm("inspect", "embeddings", "a - b", "-m", model, "--json", "--top", 4).stdout)
     assert result["schema"] == "llmcli.embeddings/1"
     assert [(term["sign"], term["word"], term["token"]["bytes"], term["spaced"]) for term in result["expression"]] == [
@@ -32,21 +32,21 @@ def test_json_has_both_rankings_and_the_yardstick(model: Path) -> None:
     assert {near["id"] for near in whole["raw"]} == set(range(261))
 
 
-def test_a_person_sees_rankings_and_files_get_them(model: Path, tmp_path: Path) -> None:
+def test_the_rankings_are_shown_and_written_to_files(model: Path, tmp_path: Path) -> None:
     shown = llm("inspect", "embeddings", "a", "-m", model, "--svg", tmp_path / "a.svg").stdout.decode()
     assert shown.count("random pairs") == 2
     assert "random" in (tmp_path / "a.svg").read_text()
 
 
 @pytest.mark.parametrize(("text", "message"), [("a b", b"as in: king"), ("ab", b"2 tokens"), ("", b"empty")])
-def test_what_cannot_be_looked_up_is_a_usage_error(model: Path, text: str, message: bytes) -> None:
+def test_an_invalid_expression_is_a_usage_error(model: Path, text: str, message: bytes) -> None:
     refused = llm("inspect", "embeddings", text, "-m", model)
     assert refused.returncode == 2
     assert message in refused.stderr
 
 
 @pytest.mark.starter
-def test_king_and_queen() -> None:
+def test_king_minus_man_plus_woman_is_near_queen() -> None:
     starter = starter_path() or fetch_starter()
     result = json.loads(llm("inspect", "embeddings", "king - man + woman", "-m", starter, "--json").stdout)
     assert (result["raw"][0]["text"], result["raw"][0]["cosine"]) == (" queen", pytest.approx(0.72, abs=0.01))

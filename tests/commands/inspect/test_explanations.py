@@ -1,4 +1,4 @@
-"""The line below each view on how to read it, and the paragraph of the manual above it."""
+"""The note below each view on how to read it, and the manual's paragraph above it (`--explain`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
-    """Presents a view with a note on a stdout of the given kind; returns what stdout and stderr got."""
+    """Present a view with a note on a stdout of the given kind; return the output on stdout and stderr."""
 
     def show(stdout: io.StringIO, *, quiet: bool = False, as_json: bool = False) -> tuple[str, str]:
         monkeypatch.setattr(sys, "stdout", stdout)
@@ -51,7 +51,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
     return show
 
 
-def test_a_view_on_a_terminal_ends_with_the_note(shown: Callable[..., tuple[str, str]]) -> None:
+def test_the_note_follows_a_view_on_a_terminal(shown: Callable[..., tuple[str, str]]) -> None:
     assert shown(Screen()) == ("what it is\n\nfigures\n", "how to read\n")
 
 
@@ -63,7 +63,7 @@ def test_a_pipe_gets_no_note(shown: Callable[..., tuple[str, str]]) -> None:
     assert shown(io.StringIO()) == ("what it is\n\nfigures\n", "")
 
 
-def test_json_is_data_alone(shown: Callable[..., tuple[str, str]]) -> None:
+def test_json_has_no_note(shown: Callable[..., tuple[str, str]]) -> None:
     assert shown(Screen(), as_json=True) == ('{"schema": "x/1"}\n', "")
 
 

@@ -17,7 +17,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_induction_model(tmp_path_factory.mktemp("induction"))
 
 
-def test_the_atlas_as_json(model: Path) -> None:
+def test_json_has_the_scores_of_every_head(model: Path) -> None:
     result = llm("inspect", "heads", "-m", model, "--json", "--ablate", 1)
     assert (result.returncode, result.stderr) == (0, b"")
     atlas = json.loads(result.stdout)
@@ -69,7 +69,7 @@ def test_the_view_and_its_files(model: Path, tmp_path: Path) -> None:
         (["--ablate", "3"], "from 1 to 2"),
     ],
 )
-def test_what_makes_no_sense_is_refused(model: Path, arguments: list[str], words: str) -> None:
+def test_invalid_options_are_refused(model: Path, arguments: list[str], words: str) -> None:
     result = llm("inspect", "heads", *arguments, "-m", model)
     assert result.returncode == 2 and words in result.stderr.decode() and not result.stdout
 

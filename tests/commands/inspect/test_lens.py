@@ -18,7 +18,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("model"), "llama", tie_word_embeddings=True)
 
 
-def test_the_json_is_the_value(model: Path) -> None:
+def test_json_has_the_lens_of_each_position(model: Path) -> None:
     result = llm("inspect", "lens", "abc", "-m", model, "--json", "--position", 1, "--position", -1, "--top", 2)
     found = json.loads(result.stdout)
     loaded = llmcli.load(model, dtype="float32")
@@ -30,7 +30,7 @@ def test_the_json_is_the_value(model: Path) -> None:
 
 
 @pytest.mark.parametrize(("length", "shown"), [(39, range(40)), (40, range(33, 41))])
-def test_of_a_long_text_the_end_is_shown(model: Path, length: int, shown: range) -> None:
+def test_only_the_end_of_a_long_text_is_shown(model: Path, length: int, shown: range) -> None:
     found = json.loads(llm("inspect", "lens", "-", "-m", model, "--json", stdin=b"x" * length).stdout)
     assert [position["position"] for position in found["lens"]] == list(shown)
 
@@ -47,7 +47,7 @@ def test_the_view_goes_to_stdout_and_into_files(model: Path, tmp_path: Path) -> 
     assert "<svg" in svg.read_text(encoding="utf-8")
 
 
-def test_a_chat_is_more_than_its_message(model: Path) -> None:
+def test_chat_adds_the_tokens_of_the_template(model: Path) -> None:
     found = json.loads(llm("inspect", "lens", "a", "-m", model, "--json", "--chat").stdout)
     assert "".join(token["text"] for token in found["tokens"]) == "<|bos|><|user|>a<|end|><|assistant|>"
 
@@ -56,7 +56,7 @@ def test_a_chat_is_more_than_its_message(model: Path) -> None:
     ("arguments", "complaint"),
     [(["a", "--position", "2"], "no token 2"), ([""], "empty"), (["a", "--top", "0"], "top")],
 )
-def test_what_makes_no_sense_is_a_usage_error(model: Path, arguments: list[str], complaint: str) -> None:
+def test_invalid_options_are_usage_errors(model: Path, arguments: list[str], complaint: str) -> None:
     result = llm("inspect", "lens", *arguments, "-m", model)
     assert (result.returncode, result.stdout) == (2, b"")
     assert complaint in result.stderr.decode()

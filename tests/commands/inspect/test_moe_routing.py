@@ -31,7 +31,7 @@ def test_json_routes_every_token_in_every_block_with_experts(model: Path) -> Non
     assert len(chat["tokens"]) == 7
 
 
-def test_a_person_sees_loads_and_lanes(model: Path, tmp_path: Path) -> None:
+def test_the_view_shows_expert_loads_and_routes(model: Path, tmp_path: Path) -> None:
     shown = llm("inspect", "experts", "abc", "-m", model, "--html", tmp_path / "a.html").stdout.decode()
     assert shown.startswith("block 0: dense")
     assert "the expert with the greatest weight" in shown

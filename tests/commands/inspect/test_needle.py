@@ -16,7 +16,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_json_has_every_depth_and_seed(model: Path) -> None:
     arguments = ["--facts", 3, "--seeds", 2, "--depths", "0,37.5,100", "--json"]
-    # What is piped in is none of its business.
+    # Piped text is not read.
     result = json.loads(llm("inspect", "needle", "-m", model, *arguments, stdin=b"text").stdout)
     assert (result["schema"], result["facts"], result["seeds"]) == ("llmcli.needle/1", 3, 2)
     assert result["chance"] == pytest.approx(1 / 3)
@@ -29,7 +29,7 @@ def test_json_has_every_depth_and_seed(model: Path) -> None:
     assert chat["chat"] and chat["depths"] != result["depths"]
 
 
-def test_a_person_sees_a_line_for_each_depth(model: Path, tmp_path: Path) -> None:
+def test_the_view_has_a_line_for_each_depth(model: Path, tmp_path: Path) -> None:
     arguments = ["--facts", 2, "--seeds", 2, "--depths", "0,100", "--context-tokens", 400]
     result = llm("inspect", "needle", "-m", model, *arguments, "--html", tmp_path / "a.html")
     shown = result.stdout.decode()
@@ -49,7 +49,7 @@ def test_a_person_sees_a_line_for_each_depth(model: Path, tmp_path: Path) -> Non
         (["--facts", 40], 6),
     ],
 )
-def test_impossible_numbers_end_in_a_sentence(model: Path, arguments: list[object], code: int) -> None:
+def test_invalid_numbers_are_usage_errors(model: Path, arguments: list[object], code: int) -> None:
     result = llm("inspect", "needle", "-m", model, *arguments)
     assert (result.returncode, result.stdout) == (code, b"")
     assert b"bug" not in result.stderr

@@ -25,7 +25,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_json_is_the_ranking(model: Path) -> None:
+def test_json_has_the_ranked_neurons(model: Path) -> None:
     loaded = llmcli.load(model, dtype="float32")
     ids = loaded.tokenizer.encode("hello")
     found = json.loads(llm("inspect", "neurons", "hello", "-m", model, "--json").stdout)
@@ -38,7 +38,7 @@ def test_the_json_is_the_ranking(model: Path) -> None:
 
 
 @pytest.mark.parametrize(("layer", "expert"), [(0, None), (1, "shared"), (1, 3)])
-def test_the_json_of_one_neuron_along_the_text(mixture: Path, layer: int, expert: str | int | None) -> None:
+def test_json_has_one_neuron_along_the_text(mixture: Path, layer: int, expert: str | int | None) -> None:
     arguments = [] if expert is None else ["--expert", expert]
     result = llm("inspect", "neurons", "hello", "-m", mixture, "--json", "--layer", layer, "--neuron", 7, *arguments)
     found = json.loads(result.stdout)
@@ -69,7 +69,7 @@ def test_the_views(model: Path) -> None:
         (["--position", "6"], "no token 6"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(model: Path, arguments: list[str], complaint: str) -> None:
+def test_invalid_options_are_usage_errors(model: Path, arguments: list[str], complaint: str) -> None:
     result = llm("inspect", "neurons", "hello", *arguments, "-m", model)
     assert (result.returncode, result.stdout) == (2, b"")
     assert complaint in result.stderr.decode()

@@ -18,7 +18,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("argument", "index"), [("2", 2), ("-1", 5), ("-4", 2), ("next", 6), ("6", 6)])
-def test_the_json_is_the_card(model: Path, argument: str, index: int) -> None:
+def test_json_has_the_token_card(model: Path, argument: str, index: int) -> None:
     result = llm("inspect", "token", argument, "hello", "-m", model, "--json", "--top", 2)
     found = json.loads(result.stdout)
     loaded = llmcli.load(model, dtype="float32")
@@ -57,7 +57,7 @@ def test_a_target_and_its_verification(model: Path, tmp_path: Path) -> None:
         (["1", "hello", "--verfy"], "--verfy"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(model: Path, arguments: list[str], complaint: str) -> None:
+def test_invalid_options_are_usage_errors(model: Path, arguments: list[str], complaint: str) -> None:
     result = llm("inspect", "token", *arguments, "-m", model)
     assert (result.returncode, result.stdout) == (2, b"")
     assert complaint in result.stderr.decode()

@@ -40,7 +40,7 @@ def test_chat_shows_the_tokens_of_the_template(model: Path, tmp_path: Path) -> N
     assert (refused.returncode, b"no chat template" in refused.stderr) == (2, True)
 
 
-def test_a_person_sees_pieces_and_files_get_them_too(model: Path, tmp_path: Path) -> None:
+def test_the_tokens_are_shown_and_written_to_files(model: Path, tmp_path: Path) -> None:
     html, svg = tmp_path / "a.html", tmp_path / "a.svg"
     shown = llm("inspect", "tokens", "a <b>", "-m", model, "--html", html, "--svg", svg)
     assert shown.stdout.decode().splitlines()[0] == "<|bos|>│a│␣│<│b│>"

@@ -24,8 +24,8 @@ def without(model: Path, *arguments: object, stdin: bytes = b"") -> Any:
     return json.loads(result.stdout)
 
 
-def test_what_is_repeated_is_lost_with_its_model(model: Path) -> None:
-    # After "abcdab" the model says c, as it saw; without the c it cannot.
+def test_a_repetition_depends_on_the_repeated_text(model: Path) -> None:
+    # After "abcdab" the model predicts c, as before; without the first c it cannot.
     found = without(model, "c", TEXT, "--max-tokens", 1)
     assert found["schema"] == "llmcli.without/1"
     assert found["span"] == {"positions": [3], "text": "c", "ends_prompt": False}
@@ -39,7 +39,7 @@ def test_what_is_repeated_is_lost_with_its_model(model: Path) -> None:
     assert instead["before"]["text"] == "c" != instead["removed"]["text"]
 
 
-def test_texts_numbers_and_pipes_name_the_same(model: Path) -> None:
+def test_a_span_by_text_number_or_pipe_gives_the_same_result(model: Path) -> None:
     by_text = without(model, "c", TEXT, "-n", 2)
     assert by_text == without(model, "3", TEXT, "--positions", "-n", 2)
     assert by_text == without(model, "c", "-n", 2, stdin=TEXT.encode())
@@ -47,14 +47,14 @@ def test_texts_numbers_and_pipes_name_the_same(model: Path) -> None:
     assert by_text["answer"] != without(model, "c", TEXT, "--answer", "dd")["answer"]
 
 
-def test_each_word_in_turn(model: Path) -> None:
+def test_a_star_leaves_out_each_word_in_turn(model: Path) -> None:
     found = without(model, "*", "a b c a b", "--answer", " ")
     assert found["schema"] == "llmcli.without-words/1"
     words = found["words"]
     assert [word["text"].strip() for word in words] and len(words) == 5
     changes = [word["hidden"] for word in words]
     assert changes == sorted(changes)
-    # A star can be looked for by its place.
+    # A literal star can be selected by its position.
     star = without(model, "2", "a*a*", "--positions", "--answer", "a")
     assert star["span"]["text"] == "*"
 
@@ -69,7 +69,7 @@ def test_the_views_and_their_files(model: Path, tmp_path: Path) -> None:
         assert "later tokens cannot attend to" in " ".join(html.read_text().split())
 
 
-def test_messages_keep_their_template(model: Path) -> None:
+def test_the_chat_template_is_not_part_of_the_span(model: Path) -> None:
     found = without(model, "c", TEXT, "--chat", "--answer", "c")
     assert found["span"]["text"] == "c" and len(found["span"]["positions"]) == 1
     words = without(model, "*", "a b", "--chat", "--answer", "c")["words"]
@@ -87,7 +87,7 @@ def test_messages_keep_their_template(model: Path) -> None:
         (["c", ""], "text is empty"),
     ],
 )
-def test_what_makes_no_sense_is_refused(model: Path, arguments: list[str], words: str) -> None:
+def test_invalid_options_are_refused(model: Path, arguments: list[str], words: str) -> None:
     result = llm("inspect", "without", *arguments, "-m", model)
     assert result.returncode == 2 and words in result.stderr.decode() and not result.stdout
 

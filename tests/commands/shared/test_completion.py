@@ -1,4 +1,4 @@
-"""What the shell is offered when Tab is pressed."""
+"""Tab completion in the shell."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def offered(*words: str) -> list[str]:
     return result.stdout.split()
 
 
-def test_names_come_after_the_flags_and_arguments_that_take_them(home: Path) -> None:
+def test_tab_completes_names_after_flags_and_arguments(home: Path) -> None:
     assert offered("generate", "--model", "st") == ["starter", "stand-in"]
     assert offered("chat", "-m", "ti") == offered("show", "ti") == offered("rm", "ti") == ["tiny"]
     assert offered("generate", "-T", "") == offered("template", "show", "g") == ["greet"]
@@ -68,7 +68,7 @@ def test_names_come_after_the_flags_and_arguments_that_take_them(home: Path) -> 
     assert offered("alias", "rm", "") == ["stand-in"]
 
 
-def test_damaged_files_offer_nothing_and_say_nothing(home: Path) -> None:
+def test_damaged_files_give_no_completions_and_no_messages(home: Path) -> None:
     (home / "config" / "llmcli" / "aliases.json").write_text("{")
     assert offered("alias", "rm", "") == []
     assert offered("generate", "--model", "st") == ["starter"]

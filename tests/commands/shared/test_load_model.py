@@ -12,7 +12,7 @@ from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
-def test_garbage_is_collected_again_afterwards() -> None:
+def test_garbage_collection_is_enabled_again_after_loading() -> None:
     assert gc.isenabled()
     with pytest.raises(KeyError), gc_disabled():
         assert not gc.isenabled()
@@ -24,7 +24,7 @@ def test_garbage_is_collected_again_afterwards() -> None:
     assert gc.get_freeze_count()
 
 
-def test_files_and_folders_are_found(tmp_path: Path) -> None:
+def test_find_checkpoint_opens_files_and_folders(tmp_path: Path) -> None:
     file = write_gguf(made("llama 3.1"), tmp_path / "model.gguf")
     folder = tiny_checkpoint(tmp_path / "folder", "llama")
     for path, format_ in ((file, "GGUF"), (folder, "safetensors")):

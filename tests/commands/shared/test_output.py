@@ -7,7 +7,7 @@ from rich.text import Text
 from llmcli.commands.shared.output import write_files
 
 
-def test_a_page_takes_the_place_of_the_old_one_when_it_is_whole(tmp_path: Path) -> None:
+def test_an_html_page_is_replaced_atomically(tmp_path: Path) -> None:
     html, svg = tmp_path / "page.html", tmp_path / "picture.svg"
     for path in (html, svg):
         path.write_text("old")

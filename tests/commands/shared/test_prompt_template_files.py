@@ -30,7 +30,7 @@ def asked(result: Result) -> str:
     return str(json.loads(result.stdout)["prompt"])
 
 
-def test_a_prompt_is_filled_and_asked(model: Path) -> None:
+def test_a_template_is_filled_and_answered(model: Path) -> None:
     saved = llm("prompt", "save", "sum", "Summarise in {words} words:\n{input}")
     assert (saved.returncode, saved.stdout) == (0, b"")
     assert "Places to fill: words, input" in saved.stderr.decode()
@@ -40,13 +40,13 @@ def test_a_prompt_is_filled_and_asked(model: Path) -> None:
     assert asked(llm("generate", "see:", *flags, "--param", "words=3", stdin=b"p")).endswith("see:\n\np")
 
 
-def test_a_prompt_without_a_place_for_text_has_it_below(model: Path) -> None:
+def test_text_without_a_placeholder_follows_the_prompt(model: Path) -> None:
     llm("prompt", "save", "fixed", stdin=b"Explain this:\n")
     assert asked(llm("generate", "-m", model, "--json", "-T", "fixed", "-n", 1)) == "Explain this:"
     assert asked(llm("generate", "x", "-m", model, "--json", "-T", "fixed", "-n", 1)) == "Explain this:\n\nx"
 
 
-def test_a_system_prompt_gives_way_to_the_flag_only(model: Path, home: Path) -> None:
+def test_only_a_flag_overrides_the_system_prompt_of_a_template(model: Path, home: Path) -> None:
     llm("prompt", "save", "pirate", "{input}", "--system", "Talk like a {who}.")
     flags = ["-m", model, "-T", "pirate", "--param", "who=pirate", "--show-prompt", "-n", 1]
 
@@ -119,7 +119,7 @@ def test_any_text_survives_being_saved(tmp_path_factory: pytest.TempPathFactory,
 
 
 @given(text=st.text(), prompt=st.text(alphabet="ab{}1 \"'\n"))
-def test_braces_that_are_no_places_stay_and_values_are_not_filled_again(text: str, prompt: str) -> None:
+def test_other_braces_are_kept_and_values_are_not_filled_again(text: str, prompt: str) -> None:
     template = PromptTemplate("x", prompt + "{input}{{input}}", None)
     places = [place for place in template.places if place != "input"]
     filled, _ = template.filled(text or "x", dict.fromkeys(places, "{b}"))
@@ -141,7 +141,7 @@ def test_damaged_files_are_named(content: str) -> None:
     llm("prompt", "save", "sound", "Hi")
     listed = llm("prompt", "list")
     assert (listed.returncode, listed.stdout) == (0, b"sound  Hi\n") and b"bad.toml" in listed.stderr
-    # What its owner may want to mend is kept.
+    # The damaged file is kept, because its owner may want to repair it.
     saved = llm("prompt", "save", "bad", "good")
     assert saved.returncode == 0 and b"bad.damaged-1" in saved.stderr
     assert (folder / "bad.damaged-1").read_text() == content

@@ -1,4 +1,4 @@
-"""Flags of sampling become settings; what they name must be in the model's vocabulary."""
+"""Sampling flags become `SamplingParams`; tokens that they name must be in the model's vocabulary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_setting_has_a_flag_in_each_command() -> None:
         assert options <= inspect.signature(command).parameters.keys()
 
 
-def test_what_is_given_goes_before_what_is_recommended(tokenizer: Tokenizer) -> None:
+def test_given_settings_override_recommended_ones(tokenizer: Tokenizer) -> None:
     numbers: dict[str, float] = dict.fromkeys(FILTERS, 1)
     options = SamplingOptions(**numbers, seed=4, stop=["x"], dry_sequence_breaker=["a"], logit_bias=["a-2", "66-inf"])  # type: ignore[arg-type]
     params = options.params({"temperature": 0.2, "xtc_probability": 0.5}, tokenizer)
@@ -45,13 +45,13 @@ def test_what_is_given_goes_before_what_is_recommended(tokenizer: Tokenizer) -> 
     assert recommended == SamplingParams(seed=1, xtc_probability=0.5)
 
 
-def test_a_filter_asks_for_sampling_where_greedy_is_recommended(tokenizer: Tokenizer) -> None:
+def test_a_filter_turns_sampling_on_despite_a_greedy_recommendation(tokenizer: Tokenizer) -> None:
     greedy = {"temperature": 0.0}
     assert SamplingOptions(presence_penalty=1.0).params(greedy, tokenizer).temperature == 0
     assert SamplingOptions(xtc_probability=0.5).params(greedy, tokenizer).temperature == 0.8
 
 
-def test_no_sequence_breakers(tokenizer: Tokenizer) -> None:
+def test_none_gives_no_sequence_breakers(tokenizer: Tokenizer) -> None:
     options = SamplingOptions(dry_multiplier=1.0, dry_sequence_breaker=["none"])
     assert options.params({}, tokenizer).dry_sequence_breakers == ()
     with pytest.raises(UsageError, match="'abc' is in no token"):
@@ -70,7 +70,7 @@ def test_no_sequence_breakers(tokenizer: Tokenizer) -> None:
         ("\n+3", ("\n", 3.0)),
     ],
 )
-def test_a_bias_is_what_follows_the_last_sign(argument: str, found: tuple[str, float]) -> None:
+def test_a_bias_begins_at_the_last_sign(argument: str, found: tuple[str, float]) -> None:
     assert check_bias(argument) == found
 
 
@@ -81,7 +81,7 @@ def test_a_bias_of_another_form_is_refused(argument: str) -> None:
 
 
 @pytest.mark.parametrize(("argument", "says"), [("ab-1", r"'ab' is 2 tokens .* \(64, 65\)"), ("99999+1", "no.* 99999")])
-def test_a_bias_for_what_is_no_token_is_refused(tokenizer: Tokenizer, argument: str, says: str) -> None:
+def test_a_bias_for_an_unknown_token_is_refused(tokenizer: Tokenizer, argument: str, says: str) -> None:
     options = SamplingOptions(logit_bias=[argument])
     options.check()
     with pytest.raises(UsageError, match=says):
@@ -94,7 +94,7 @@ def test_control_tokens_can_have_a_bias(tokenizer: Tokenizer) -> None:
     assert options.params({}, tokenizer).logit_bias == ((guarded, -5.0),)
 
 
-def test_lines_of_a_batch_set_filters_of_their_own(tokenizer: Tokenizer) -> None:
+def test_each_line_of_a_batch_can_set_filters(tokenizer: Tokenizer) -> None:
     value = {
         "prompt": "x",
         "logit_bias": {"66": -100, "67": 1e-7},

@@ -31,7 +31,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """A model of another vocabulary."""
+    """A model with another vocabulary."""
     folder = tiny_checkpoint(tmp_path / "other", "llama")
     file = folder / "tokenizer.json"
     file.write_text(file.read_text().replace("<|user|>", "<|human|>"))
@@ -49,7 +49,7 @@ def origins(reply: dict[str, Any]) -> set[str]:
     return {token["origin"] for token in reply["tokens"]}
 
 
-def test_the_reply_is_the_same_and_tells_who_proposed(model: Path) -> None:
+def test_speculation_keeps_the_reply_and_marks_drafted_tokens(model: Path) -> None:
     plain = asked(model, "--no-lookup")
     assert origins(plain) == {"model"}
     assert (plain["stats"]["proposed_tokens"], plain["stats"]["tokens_per_pass"]) == (0, None)
@@ -65,7 +65,7 @@ def test_the_reply_is_the_same_and_tells_who_proposed(model: Path) -> None:
         assert stats["tokens_per_pass"] > 1.5
 
 
-def test_variables_and_the_settings_file_say_it_too(model: Path, home: Path) -> None:
+def test_speculation_can_be_set_by_variables_and_the_file(model: Path, home: Path) -> None:
     env = {"LLMCLI_DRAFT": str(model), "LLMCLI_DRAFT_TOKENS": "2", "LLMCLI_LOOKUP": "0"}
     assert origins(asked(model, env=env)) == {"model", "draft"}
     (home / "config" / "llmcli").mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_variables_and_the_settings_file_say_it_too(model: Path, home: Path) -> 
     assert origins(asked(model)) == {"model", "lookup"}
 
 
-def test_statistics_and_tables_show_it(model: Path) -> None:
+def test_statistics_and_tables_show_accepted_tokens(model: Path) -> None:
     result = llm("generate", "hi", "-m", model, *OPTIONS, "--lookup", "--draft-tokens", 3, "--probs", "--stats")
     told = result.stderr.decode()
     assert "lookup" in told
@@ -89,7 +89,7 @@ def test_statistics_and_tables_show_it(model: Path) -> None:
         (["--draft", "starter", "--record", "x.json"], "--draft does not go with --record"),
     ],
 )
-def test_what_makes_no_sense_is_refused(model: Path, home: Path, arguments: list[str], words: str) -> None:
+def test_invalid_options_are_refused(model: Path, home: Path, arguments: list[str], words: str) -> None:
     arguments = [str(home / each) if each.endswith(".json") else each for each in arguments]
     result = llm("generate", "hi", "-m", model, *arguments)
     assert (result.returncode, result.stdout) == (2, b"")
@@ -97,7 +97,7 @@ def test_what_makes_no_sense_is_refused(model: Path, home: Path, arguments: list
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
-def test_a_draft_of_another_vocabulary_is_refused(model: Path, other: Path, command: str) -> None:
+def test_a_draft_model_with_another_vocabulary_is_refused(model: Path, other: Path, command: str) -> None:
     arguments = ["hi"] if command == "generate" else []
     result = llm(command, *arguments, "-m", model, "--draft", other, stdin=b"hi" if command == "chat" else b"")
     assert (result.returncode, result.stdout) == (2, b"")
@@ -105,7 +105,7 @@ def test_a_draft_of_another_vocabulary_is_refused(model: Path, other: Path, comm
     assert "vocabularies differ" in result.stderr.decode()
 
 
-def test_a_chat_goes_on_without_a_draft_where_another_model_has_other_tokens(
+def test_a_chat_continues_without_a_draft_for_a_model_with_another_vocabulary(
     model: Path, other: Path, tmp_path: Path
 ) -> None:
     options = ("-n", "20", "--draft", str(model), "--draft-tokens", "3", "--no-lookup", "--stats", "--no-save")

@@ -1,4 +1,4 @@
-"""`--chat-template` and `--template-arg`, from the command line to the tokens that the model is given."""
+"""`--chat-template` and `--template-arg`, from the command line to the tokens of the prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ THINKING = TEMPLATE.replace(
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model that says A behind the marker of a reply, and E behind the end of a message."""
+    """A model that writes A after the marker of a reply, and E after the end of a message."""
     for name in ("LLMCLI_TEMPLATE", "LLMCLI_CHAT_TEMPLATE", "LLMCLI_TEMPLATE_ARG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -64,7 +64,7 @@ def test_a_template_is_chosen_by_name(model: Path) -> None:
     assert b"default, short" in missing.stderr
 
 
-def test_what_an_argument_spells_is_text(model: Path) -> None:
+def test_control_tokens_in_a_template_argument_are_text(model: Path) -> None:
     write_text_files(model, template="{{ extra }}<|user|>{{ messages[0].content }}")
     shown = llm("generate", "hi", "-m", model, "-n", 1, "--template-arg", "extra=<|end|>", "--json", "--show-prompt")
     rows = [line for line in shown.stderr.decode().splitlines() if str(END) in line.split()]
@@ -85,8 +85,8 @@ def test_what_an_argument_spells_is_text(model: Path) -> None:
         ["--raw", "--chat-template", "default"],
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(arguments: list[str], tmp_path: Path) -> None:
-    # Before any model is looked for: there is none.
+def test_invalid_options_are_usage_errors(arguments: list[str], tmp_path: Path) -> None:
+    # Refused before the model is looked up: this one does not exist.
     result = llm("generate", "hi", "-m", tmp_path / "none", *arguments)
     assert result.returncode == 2
     assert b"--template-arg" in result.stderr
@@ -98,7 +98,7 @@ def test_a_model_without_a_template_has_no_variables(model: Path) -> None:
     assert (result.returncode, b"no chat template" in result.stderr) == (2, True)
 
 
-def test_values_are_json_where_they_are() -> None:
+def test_template_values_are_parsed_as_json_if_valid() -> None:
     given = [
         "a=true",
         "b=3",
@@ -120,7 +120,7 @@ def test_values_are_json_where_they_are() -> None:
         template_variables(["novalue"])
 
 
-def test_chat_takes_them_too(model: Path) -> None:
+def test_chat_accepts_template_arguments(model: Path) -> None:
     def chat(*arguments: object) -> str:
         result = llm("chat", "-m", model, "-t", 0, "-n", 1, "-q", *arguments, stdin=b"hi")
         return result.stdout.decode().strip()
@@ -130,7 +130,7 @@ def test_chat_takes_them_too(model: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["generate", "batch", "chat"])
-def test_a_template_that_never_reads_a_variable_is_told_with_a_near_name(model: Path, command: str) -> None:
+def test_an_unread_template_variable_is_noted_with_a_similar_name(model: Path, command: str) -> None:
     arguments = {"generate": ["generate", "hi"], "batch": ["batch", "-"], "chat": ["chat"]}[command]
     lines = b'{"prompt": "hi"}\n{"prompt": "ho"}\n' if command == "batch" else b"hi"
     given = ["--template-arg", "enable_thnking=False"]
@@ -142,7 +142,7 @@ def test_a_template_that_never_reads_a_variable_is_told_with_a_near_name(model: 
 
 
 @pytest.mark.parametrize("place", ["variable", "file"])
-def test_settings_mean_the_same(model: Path, place: str, tmp_path: Path) -> None:
+def test_template_options_in_the_settings_file(model: Path, place: str, tmp_path: Path) -> None:
     other = tmp_path / "other.jinja"
     other.write_text("{% for m in messages %}{{ m.content }}<|end|>{% endfor %}")
     assert generate(model, "--chat-template", other) == "E"
@@ -158,7 +158,7 @@ def test_settings_mean_the_same(model: Path, place: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("flag", ["--chat-template", "--template"])
-def test_another_template_comes_from_a_file(
+def test_a_template_can_be_read_from_a_file(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -175,7 +175,7 @@ def test_another_template_comes_from_a_file(
         assert len(json.loads(shown.stdout)["tokens"]) == 3
         raw = llm(*command, "-m", model, "--chat-template", "mine")
         assert raw.returncode == 2 and b"--chat-template is for --chat" in raw.stderr
-    # What the model has by that name comes first.
+    # A template of the model takes precedence over a file of that name.
     Path("default").write_text("nothing of the kind")
     assert generate(model, flag, "default") == "A"
 
@@ -212,7 +212,7 @@ def test_spellings_of_other_programs_work_and_are_not_listed(command: str) -> No
         ("./folder", b"", "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_template_is_named(
+def test_an_invalid_template_file_is_named_in_the_error(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes | None, why: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -224,7 +224,7 @@ def test_a_file_that_is_no_template_is_named(
     assert result.returncode == 2 and f"The chat template {name} {why}" in result.stderr.decode()
 
 
-def test_a_damaged_template_stops_only_what_needs_it(model: Path, tmp_path: Path) -> None:
+def test_a_damaged_template_fails_only_commands_that_use_it(model: Path, tmp_path: Path) -> None:
     write_text_files(model, template="{% for m in messages %}{{ m.content }")
     for command in (["generate", "--raw", "hi"], ["score", "hi there"], ["inspect", "tokens", "hi"], ["show"]):
         target = [model] if command == ["show"] else ["-m", model]
@@ -241,7 +241,7 @@ def test_a_damaged_template_stops_only_what_needs_it(model: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("blank", ["", " \n\t"])
-def test_an_empty_template_is_none(model: Path, blank: str) -> None:
+def test_an_empty_template_counts_as_none(model: Path, blank: str) -> None:
     write_text_files(model, template=blank)
     result = llm("generate", "hi", "-m", model, "-n", 1)
     assert result.returncode == 0 and b"no chat template" in result.stderr
@@ -250,7 +250,7 @@ def test_an_empty_template_is_none(model: Path, blank: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["generate", "batch", "chat"])
-def test_a_system_prompt_without_a_place_is_put_before_the_prompt_or_refused(model: Path, command: str) -> None:
+def test_a_system_prompt_that_the_template_drops_precedes_the_prompt_or_is_refused(model: Path, command: str) -> None:
     write_text_files(model, template=TEMPLATE.replace("in messages", "in messages if message['role'] != 'system'"))
     arguments = {"generate": ["generate", "hi"], "batch": ["batch", "-"], "chat": ["chat"]}[command]
     stdin = {"generate": b"", "batch": b'{"prompt": "hi"}\n{"prompt": "ho"}\n', "chat": b"hi"}[command]
@@ -270,7 +270,7 @@ def test_a_system_prompt_without_a_place_is_put_before_the_prompt_or_refused(mod
 @pytest.mark.parametrize("command", ["generate", "batch", "chat"])
 @pytest.mark.parametrize("end", ["<|system|>", "</t>\n"])
 def test_a_reply_ends_where_the_template_ends_a_turn(tmp_path: Path, command: str, end: str) -> None:
-    # The files name <|end|>; the model says something else at the end of its turn, and goes on.
+    # The files declare <|end|>; at the end of its turn the model writes something else and continues.
     a = ids_of(b"A")[0]
     over = [SYSTEM] if end == "<|system|>" else ids_of(end.encode())
     chain = [ASSISTANT, a, *over]

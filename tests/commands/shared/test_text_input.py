@@ -1,4 +1,4 @@
-"""Text that is not UTF-8, by every way it comes in: it is read right, or nothing is read and a sentence says why."""
+"""Text that is not UTF-8, from every source: it is decoded correctly, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def argument(text: bytes) -> str:
-    """What Python makes of an argument of those bytes."""
+    """The string that Python makes from an argument of these bytes."""
     return os.fsdecode(text)
 
 
@@ -43,7 +43,7 @@ def prompt_of(result: Result) -> str:
 
 
 def spelled(result: Result) -> str:
-    """The text of the tokens that a command found in what it was given."""
+    """The text of the tokens in a command's JSON."""
     assert result.returncode == 0, result
     return "".join(token["text"] for token in json.loads(result.stdout)["tokens"])
 
@@ -99,7 +99,7 @@ def test_standard_input_and_files_are_read_alike(model: Path, data: bytes, flags
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_is_not_utf_8_is_refused_by_every_command(model: Path, arguments: list[str], source: str) -> None:
+def test_every_command_refuses_text_that_is_not_utf_8(model: Path, arguments: list[str], source: str) -> None:
     Path("FILE").write_bytes(WINDOWS)
     given = [argument(WINDOWS) if each == "TEXT" else each for each in arguments]
     stdin = WINDOWS if source == "Standard input" else b""
@@ -114,10 +114,10 @@ def test_what_is_not_utf_8_is_refused_by_every_command(model: Path, arguments: l
     [["-s", "TEXT"], ["--template-arg", "a=TEXT"], ["--prefill", "TEXT"], ["--stop", "TEXT"]],
     ids=" ".join,
 )
-def test_arguments_are_read_as_encoded_where_that_is_said(model: Path, flags: list[str]) -> None:
+def test_encoding_applies_to_arguments(model: Path, flags: list[str]) -> None:
     given = [argument(flag.encode().replace(b"TEXT", WINDOWS)) for flag in flags]
     assert prompt_of(llm("generate", argument(WINDOWS), *given, "-m", model, "--json", "--encoding", "cp1252")) == TEXT
-    # What is UTF-8 already needs no other encoding.
+    # Arguments that are valid UTF-8 are not decoded again.
     assert prompt_of(llm("generate", TEXT, "-m", model, "--json", "--encoding", "cp1252")) == TEXT
 
 
@@ -132,7 +132,7 @@ def test_the_encoding_can_be_set(model: Path, home: Path) -> None:
     assert wrong.returncode == 2 and b"'cp12521' is not an encoding of text" in wrong.stderr
 
 
-def test_wide_text_without_a_mark_and_stray_nuls_are_told(model: Path) -> None:
+def test_utf_16_without_a_byte_order_mark_and_nuls_are_reported(model: Path) -> None:
     wide = llm("generate", "-m", model, stdin="hello world".encode("utf-16-be"))
     assert (wide.returncode, wide.stdout) == (2, b"")
     told = b"looks like UTF-16 (big-endian) without a byte order mark. Read it with --encoding utf-16-be."
@@ -151,7 +151,7 @@ def test_chat_templates_are_read_as_windows_editors_write_them(model: Path, enco
     assert found.decode() == f"{TEXT}hi"
 
 
-def test_a_file_of_a_message_with_nuls_is_refused_with_the_reason(model: Path) -> None:
+def test_an_attached_file_with_nuls_is_refused_with_the_reason(model: Path) -> None:
     Path("odd.txt").write_bytes(b"a\0b")
     result = llm("chat", "odd.txt", "-m", model)
     assert (result.returncode, result.stdout) == (2, b"") and b"it has NUL characters" in result.stderr
@@ -185,7 +185,7 @@ def test_settings_and_templates_that_are_not_utf_8_are_named(home: Path, name: s
         assert result.returncode == 2 and f"{home / name} " in result.stderr.decode() and told in result.stderr.decode()
 
 
-def test_batches(model: Path) -> None:
+def test_batch_files_are_decoded(model: Path) -> None:
     lines = '{"prompt": "é"}\r\n{"prompt": "hi"}\n'
     flags = ["batch", "-", "-m", model, "-n", 1, "-t", 0, "--seed", 1]
     plain = llm(*flags, stdin=lines.encode())
@@ -195,7 +195,7 @@ def test_batches(model: Path) -> None:
         (lines.encode("utf-8-sig"), []),
         (lines.encode("cp1252"), ["--encoding", "cp1252"]),
     ):
-        # Marks and all: a batch goes on whatever its file was encoded in before.
+        # With equal marks, so that a batch can be resumed after its file was converted to another encoding.
         assert llm(*flags, *more, stdin=data).stdout == plain.stdout
     assert llm(*flags, stdin=lines.encode("utf-16-le")).returncode == 2
     one = llm(*flags, stdin=lines.encode("cp1252"))
@@ -203,7 +203,7 @@ def test_batches(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nosuch.txt", "notes.md", "a/b", "./a", "~/essay", "data.json"])
-def test_a_word_that_looks_like_a_path_but_is_no_file_is_not_scored(name: str, model: Path) -> None:
+def test_a_missing_file_is_not_scored_as_text(name: str, model: Path) -> None:
     refused = llm("score", name, "-m", model)
     assert (refused.returncode, refused.stdout) == (2, b"")
     assert f"There is no file {name!r}. If it is the text itself, pipe it in" in " ".join(

@@ -1,4 +1,4 @@
-"""How the attention of a reply is read, and what remains where that ends early."""
+"""Computing the attention of a reply, and the partial result after an interrupt or an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def steps(logprob: float | None = None) -> list[Step]:
     return [Step(at, token, "", logprob=logprob) for at, token in enumerate(IDS[4:])]
 
 
-def test_nothing_is_read_unless_asked_for(loaded: llmcli.LoadedModel) -> None:
+def test_attention_is_not_computed_unless_requested(loaded: llmcli.LoadedModel) -> None:
     said = steps()
     assert read_attention(loaded, [], IDS[:4], said, ReportOptions(probs=True)).steps is said
     looked = read_attention(loaded, [], IDS[:4], said, ReportOptions(attention=True))
@@ -35,7 +35,7 @@ def test_nothing_is_read_unless_asked_for(loaded: llmcli.LoadedModel) -> None:
     assert [step.id for step in looked.steps] == IDS[4:]
 
 
-def test_other_probabilities_than_the_reply_had_are_told(
+def test_different_probabilities_of_the_readable_model_are_noted(
     loaded: llmcli.LoadedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for logprob, told in ((None, False), (-0.01, True)):
@@ -45,7 +45,7 @@ def test_other_probabilities_than_the_reply_had_are_told(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutOfMemoryError("no room")])
-def test_a_reading_that_ends_early_keeps_what_it_found(
+def test_an_interrupted_pass_keeps_the_attention_so_far(
     loaded: llmcli.LoadedModel, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     read = ReplyAttention.read

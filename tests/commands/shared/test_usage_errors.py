@@ -1,4 +1,4 @@
-"""Command lines that cannot run, and what the program says to do instead."""
+"""Invalid command lines, and the advice that the program gives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def said(result: Result) -> str:
         ('generate.temperature = "hot"', ["generate", "Hi"], 0),
     ],
 )
-def test_a_setting_of_a_wrong_type_is_named_with_its_line(
+def test_a_setting_of_the_wrong_type_is_named_with_its_line(
     text: str, words: list[str], line: int | None, settings: Path
 ) -> None:
     settings.write_text(text)
@@ -52,7 +52,7 @@ def test_a_setting_of_a_wrong_type_is_named_with_its_line(
     assert "--temperature" not in message
 
 
-def test_a_flag_and_a_variable_of_a_wrong_type_are_named_themselves(settings: Path) -> None:
+def test_a_flag_or_variable_of_the_wrong_type_is_named(settings: Path) -> None:
     settings.write_text("temperature = 1\n")
     assert "--temperature" in said(llm("generate", "Hi", "--temperature", "hot"))
     message = said(llm("generate", "Hi", env={"LLMCLI_TEMPERATURE": "hot"}))
@@ -80,7 +80,7 @@ def test_the_message_says_what_to_do_instead(words: list[str], advice: str, sett
     assert message.startswith("llm: ") and advice in message
 
 
-def test_other_mistakes_keep_their_message(settings: Path) -> None:
+def test_other_usage_errors_keep_their_message(settings: Path) -> None:
     assert "No such command 'edti'. Did you mean 'edit'?" in said(llm("edti"))
     assert "No such option: --modle" in said(llm("bench", "--modle", "x"))
     assert "unexpected extra argument" in said(llm("list", "x"))

@@ -1,1 +1,1 @@
-"""Options that several commands share: a frozen dataclass for each group of flags, and what makes flags of it."""
+"""Options that several commands share: a frozen dataclass for each group of flags, and the code that declares them."""

@@ -1,4 +1,4 @@
-"""How options are declared: `flag` for one, `with_options` for a command that takes dataclasses of them."""
+"""Declare options: `flag` for one option, `with_options` for a command that takes dataclasses of options."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def flag(
     max: int | None = None,
     **more: Any,
 ) -> Any:
-    """An option called `names`, the main spelling first, in a `panel` of `--help`.
+    """Declare an option with the spellings `names`, the main one first, in a `panel` of `--help`.
 
-    With `env` the variable LLMCLI_<OPTION> sets it too, named by the main spelling, and so does the variable `also`.
-    A value outside `min` and `max` is an error; `--help` does not show the limits.
+    `env`: the environment variable LLMCLI_<OPTION>, named after the main spelling, sets it too; `also` is one more
+    variable. A value outside `min` and `max` is an error; `--help` does not show the limits.
     """
     if min is not None or max is not None:
         more["callback"] = _within(min, max)
@@ -53,14 +53,14 @@ OTHER_SPELLINGS = {
     "--dynatemp-exp": "--dynatemp-exponent",
     "--typical": "--typical-p",
 }
-"""Spellings of other programs and of earlier versions, which work but are not in `--help`; all take one value."""
+"""Spellings used by other programs and earlier versions: accepted, but not in `--help`; each takes one value."""
 
 
 class CommandWithOtherSpellings(TyperCommand):
     """A command that also understands `OTHER_SPELLINGS` of its options."""
 
     def make_parser(self, ctx: Any) -> Any:
-        """The parser of the command line, with a second, unlisted option for each other spelling."""
+        """Make the parser of the command line, with an unlisted option for each other spelling."""
         parser: Any = super().make_parser(ctx)
         for parameter in self.get_params(ctx):
             for spelling, name in OTHER_SPELLINGS.items():
@@ -70,7 +70,7 @@ class CommandWithOtherSpellings(TyperCommand):
 
 
 def _within(least: int | None, most: int | None) -> Callable[[int | None], int | None]:
-    """The callback of an option whose value must be from `least` to `most`, each None for no limit."""
+    """Make the callback that checks that a value is from `least` to `most`; None is no limit."""
     limits = f"at least {least}" if most is None else f"at most {most}" if least is None else f"from {least} to {most}"
 
     def check(value: int | None) -> int | None:
@@ -82,7 +82,7 @@ def _within(least: int | None, most: int | None) -> Callable[[int | None], int |
 
 
 def text(parameter: typer.CallbackParam, value: Any) -> Any:
-    """The callback of a parameter that takes a text, a list or a tuple of texts, or None; see `argument_text`."""
+    """Decode a parameter's value with `argument_text`: a text, a list or tuple of texts, or None. A Typer callback."""
     name = next((name for name in parameter.opts if name.startswith("-")), f"The {parameter.human_readable_name}")
     if isinstance(value, str):
         return argument_text(value, name)
@@ -97,39 +97,39 @@ def is_flag_given(context: typer.Context, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which fields of a dataclass of options a command has flags for, as part of a parameter's annotation."""
+    """The fields of a dataclass of options that a command has flags for, as part of a parameter's annotation."""
 
     names: tuple[str, ...]
-    are_left_out: bool
+    excludes: bool
 
     def has(self, name: str) -> bool:
         """Whether there is a flag for the field `name`."""
-        return (name in self.names) != self.are_left_out
+        return (name in self.names) != self.excludes
 
 
 def only(*names: str) -> Chosen:
-    """Flags for these fields alone; the others keep their defaults."""
-    return Chosen(names, are_left_out=False)
+    """Select these fields; the others have no flags and keep their defaults."""
+    return Chosen(names, excludes=False)
 
 
 def without(*names: str) -> Chosen:
-    """Flags for all fields but these, which keep their defaults."""
-    return Chosen(names, are_left_out=True)
+    """Select all fields but these, which have no flags and keep their defaults."""
+    return Chosen(names, excludes=True)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` one flag for each field of every parameter that is a dataclass of options.
 
-    The annotation of such a parameter is the dataclass, or `Annotated[it, only(...)]` or `without(...)`. The fields'
-    own annotations declare the flags, in their order.
+    The parameter is annotated with the dataclass, or with `Annotated[Dataclass, only(...)]` or `without(...)`. The
+    annotations of the fields declare the flags.
     """
     return ExpandedCommand(command)
 
 
 class ExpandedCommand:
-    """A command as Typer and the settings file see it: with the flags in place of the dataclasses.
+    """A command with one parameter for each flag, as Typer and the settings file need it, in place of the dataclasses.
 
-    The flags are worked out when they are first asked for: a process needs those of one command.
+    The signature is computed on first use, because a process needs only that of the command it runs.
     """
 
     __wrapped__: Callable[..., Any]
@@ -172,17 +172,17 @@ class ExpandedCommand:
 
     @cached_property
     def own_parameters(self) -> list[inspect.Parameter]:
-        """The parameters of the command function, annotations evaluated."""
+        """The parameters of the command function, with evaluated annotations."""
         return list(inspect.signature(self.__wrapped__, eval_str=True).parameters.values())
 
     @cached_property
     def parameters(self) -> list[inspect.Parameter]:
-        """What the flags are made of."""
+        """The parameters from which the flags are made; subclasses add to them."""
         return self.own_parameters
 
 
 def option_group(annotation: Any) -> tuple[type[Any], Chosen] | None:
-    """The dataclass of options that an annotation names, and which of its fields have flags; None for anything else."""
+    """The dataclass of options in an annotation and its selected fields; None for any other annotation."""
     kind, chosen = annotation, without()
     if get_origin(annotation) is Annotated:
         kind, *rest = get_args(annotation)
@@ -191,7 +191,7 @@ def option_group(annotation: Any) -> tuple[type[Any], Chosen] | None:
 
 
 def option_parameters(kind: type[Any], chosen: Chosen) -> list[inspect.Parameter]:
-    """A parameter with its declaration for each of the `chosen` fields."""
+    """One parameter with its flag's declaration for each of the `chosen` fields of `kind`."""
     annotations = get_type_hints(kind, include_extras=True)
     return [
         inspect.Parameter(

@@ -1,4 +1,4 @@
-"""The form that a reply must have, or the answers that it is chosen from."""
+"""Options for structured output (JSON schema, regular expression, grammar) and for a choice among given answers."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from llmcli.errors import UsageError
 
 @dataclass(frozen=True)
 class FormOptions:
-    """The form that a reply must have."""
+    """Structured output: the form that a reply must have."""
 
     json_schema: Annotated[
         str | None,
@@ -52,7 +52,7 @@ class FormOptions:
 
 @dataclass(frozen=True)
 class ChoiceOptions:
-    """The answers to choose from."""
+    """The answers among which the model chooses."""
 
     choices: Annotated[
         list[str] | None,
@@ -84,13 +84,13 @@ class ChoiceOptions:
     ] = False
 
     def answers(self) -> list[str]:
-        """The answers in the order given; empty if none are asked for.
+        """The answers in the order given; empty without --choices.
 
-        Each argument is a list with commas, whose items lose the spaces around them, or a JSON array of texts as they
-        are.
+        Each argument is a list separated by commas, whose items are stripped of spaces, or a JSON array of strings,
+        which are kept unchanged.
 
         Raises:
-            UsageError: an argument has another form, an answer is given twice, or --min-prob makes no sense.
+            UsageError: an argument has another form, an answer is given twice, or --min-prob is invalid.
         """
         if self.min_prob is not None and not self.choices:
             raise UsageError("--min-prob is for --choices, and none are given.")

@@ -1,4 +1,4 @@
-"""`--logit-bias TOKEN+BIAS`: tokens by their ID or text, and what is added to their logits."""
+"""`--logit-bias TOKEN+BIAS`: tokens by ID or text, and the number added to their logits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llmcli.errors import UsageError
 if TYPE_CHECKING:
     from llmcli.text.tokenizer import Tokenizer
 
-# The last sign begins the number, but for that of an exponent.
+# The last sign begins the number, unless it is the sign of an exponent.
 _FORM = re.compile(r"(.+?)([+-](?:inf|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?))", re.DOTALL)
 
 
 def check_bias(argument: str) -> tuple[str, float]:
-    """The token as it was given, and the bias.
+    """Split TOKEN+BIAS into the token as given and the bias.
 
     Raises:
         UsageError: `argument` has another form.
@@ -32,9 +32,9 @@ def check_bias(argument: str) -> tuple[str, float]:
 
 
 def token_biases(arguments: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, float], ...]:
-    """The ID of each token, and the bias.
+    """The ID and the bias of each token.
 
-    A number is the ID of a token, any other text must be one token, control tokens included.
+    A number is the ID of a token; any other text must be exactly one token, which may be a control token.
 
     Raises:
         UsageError: `tokenizer` has no such token.

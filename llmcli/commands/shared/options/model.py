@@ -1,4 +1,4 @@
-"""Which model a command runs, and how."""
+"""Options that choose the model and how it is computed."""
 
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
@@ -19,7 +19,7 @@ Readable: TypeAlias = Annotated[
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model is loaded, and how it computes."""
+    """The model to load, its dtype and quantization, and the device."""
 
     model: Annotated[
         str | None,

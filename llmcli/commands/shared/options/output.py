@@ -1,4 +1,4 @@
-"""Where results are written, and in which form."""
+"""Options for the form of results and the files they are written to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from llmcli.commands.shared.options.flags import OUTPUT, PROMPT, SHOW, flag
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """How a command shows what it found: as a table or drawing, as JSON, and in files."""
+    """The forms of a command's result: a view on the terminal, JSON, and files."""
 
     as_json: Annotated[bool, flag("--json", env=False, panel=OUTPUT, help="Print one JSON object.")] = False
     html: Annotated[
@@ -22,7 +22,7 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class InspectViewOptions(ViewOptions):
-    """How an inspecting command shows its view, and whether the manual's paragraph about it comes first."""
+    """`ViewOptions` of an inspect command, and whether the manual's paragraph about the view comes first."""
 
     explain: Annotated[bool, flag("--explain", env=False, panel=OUTPUT, help="Explain the view above its figures.")] = (
         False
@@ -31,7 +31,7 @@ class InspectViewOptions(ViewOptions):
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How the text that a command looks at is given to the model."""
+    """How an inspect command encodes its text: raw, or in a chat template."""
 
     chat: Annotated[
         bool,
@@ -51,7 +51,7 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class ReplyOutputOptions(ViewOptions):
-    """How `generate` writes its reply, and what it writes beside it."""
+    """How `generate` writes its reply, and what else it writes."""
 
     as_json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print the whole reply as one JSON object.")] = False
     as_jsonl: Annotated[bool, flag("--jsonl", panel=OUTPUT, help="Print every event as a line of JSON.")] = False

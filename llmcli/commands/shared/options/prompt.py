@@ -1,4 +1,4 @@
-"""What the model is given to answer, and how the chat template writes it."""
+"""Options for the prompt and the chat template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from llmcli.errors import UsageError
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """What the model is given beside the prompt itself."""
+    """Everything about the prompt except its text."""
 
     system: Annotated[
         str | None,
@@ -109,25 +109,25 @@ class PromptOptions:
     ] = None
 
     def check_raw(self) -> None:
-        """Raise `UsageError` for what the chat template writes, beside `--raw`, which leaves the template out."""
+        """Raise `UsageError` if `--raw`, which skips the chat template, comes with an option for the template."""
         if self.raw and self.system:
             raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
         if self.raw and (self.chat_template or self.template_arg):
             raise UsageError("--raw leaves out the chat template, so --chat-template and --template-arg say nothing.")
 
     def variables(self) -> dict[str, object]:
-        """The variables of the chat template; raises `UsageError` as `template_variables` does."""
+        """The variables of the chat template that --template-arg sets; see `template_variables` for errors."""
         return template_variables(self.template_arg)
 
 
-_NOT_FOR_USERS = ("self", "messages", "add_generation_prompt")
+_RESERVED = ("self", "messages", "add_generation_prompt")
 
 
 def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
-    """Variables of the chat template from `KEY=VALUE` arguments; values are those of JSON, Python and YAML, or texts.
+    """Parse `KEY=VALUE` arguments into variables of the chat template; values are JSON, Python or YAML, or else texts.
 
     Raises:
-        UsageError: an argument of another form, or a variable that only the program sets.
+        UsageError: an argument has another form, or names a variable that only the program sets.
     """
     from llmcli.text.chat_template.variables import template_value
 
@@ -136,7 +136,7 @@ def template_variables(arguments: Sequence[str] | None) -> dict[str, object]:
         key, sign, value = argument.partition("=")
         if not sign or not key.isidentifier():
             raise UsageError(f"--template-arg {argument} is not of the form KEY=VALUE, as in enable_thinking=false.")
-        if key in _NOT_FOR_USERS:
+        if key in _RESERVED:
             raise UsageError(f"--template-arg cannot set {key}: it is not a variable of the template.")
         variables[key] = template_value(value)
     return variables

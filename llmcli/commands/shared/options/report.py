@@ -1,4 +1,4 @@
-"""What is shown of a reply beside its text."""
+"""Options for what is shown about a reply besides its text."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from llmcli.commands.shared.options.flags import SHOW, flag
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is shown of each token of a reply, and of the whole."""
+    """What is shown about each token of a reply, and about the whole reply."""
 
     probs: Annotated[bool, flag("--probs", panel=SHOW, help="Color every token by its probability.")] = False
     top: Annotated[

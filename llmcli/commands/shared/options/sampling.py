@@ -1,4 +1,4 @@
-"""The sampling flags of `generate`, `chat` and `batch`, and the `SamplingParams` that they give."""
+"""The sampling flags of `generate`, `chat` and `batch`, and their conversion to `SamplingParams`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """The sampling flags as given; None where the user said nothing."""
+    """The sampling flags as given; None where the user gave none. Fields are described in `SamplingParams`."""
 
     max_tokens: Annotated[
         int | None,
@@ -217,21 +217,23 @@ class SamplingOptions:
     ] = None
 
     def check(self) -> None:
-        """Raise `UsageError` for a value that makes no sense, before a model has been loaded."""
+        """Raise `UsageError` for an invalid value; needs no model."""
         for bias in self.logit_bias or ():
             check_bias(bias)
         self._params({}, ())
 
     def params(self, model_defaults: Mapping[str, float], tokenizer: "Tokenizer") -> "SamplingParams":
-        """What the user said, else what the model's makers recommend, else our defaults; the seed is always drawn.
+        """The value of each setting: the user's, else the model's recommended one, else our default.
+
+        A seed that the user does not give is drawn at random.
 
         Raises:
-            UsageError: a value makes no sense, or is not for texts of `tokenizer`.
+            UsageError: a value is invalid, or names texts that are not tokens of `tokenizer`.
         """
         from llmcli.engine.sampling.sampler import sampler_for
 
         params = self._params(model_defaults, token_biases(self.logit_bias or (), tokenizer))
-        # It raises what there is to be said of sequence breakers.
+        # Made only to check the sequence breakers.
         sampler_for(params, tokenizer)
         return params
 
@@ -249,4 +251,4 @@ class SamplingOptions:
 
 _OTHERS = ("max_tokens", "seed", "stop", "stop_in_thinking", "logit_bias", "dry_sequence_breaker")
 FILTERS = tuple(each.name for each in fields(SamplingOptions) if each.name not in _OTHERS)
-"""The filters with one number each, which have the same name in `SamplingParams`."""
+"""The settings with one number each, which have the same names in `SamplingParams`."""

@@ -1,4 +1,4 @@
-"""`--draft`, `--lookup` and `--draft-tokens`: several tokens verified in one pass of the model."""
+"""Options of speculative decoding: `--draft`, `--lookup` and `--draft-tokens`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +12,7 @@ _MOST = 15
 
 @dataclass(frozen=True)
 class SpeculationOptions:
-    """What proposes tokens, and how many at a time."""
+    """What drafts tokens for speculative decoding, and how many at a time."""
 
     draft: Annotated[
         str | None,
@@ -44,10 +44,10 @@ class SpeculationOptions:
     ] = "auto"
 
     def count(self) -> int | None:
-        """How many tokens are proposed at a time; None for "auto".
+        """The number of tokens to draft at a time; None for "auto".
 
         Raises:
-            UsageError: it is neither "auto" nor a number that can be proposed.
+            UsageError: --draft-tokens is neither "auto" nor a number in range.
         """
         tokens = self.draft_tokens
         if tokens != "auto" and not (tokens.isdecimal() and 1 <= int(tokens) <= _MOST):

@@ -1,4 +1,4 @@
-"""Settings that take effect by being given: their callbacks configure the terminal and the reading of text."""
+"""Options whose callbacks configure the terminal and the decoding of text; commands do not read their values."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -26,7 +26,7 @@ def _set_quiet(quiet: bool) -> bool:
 
 @dataclass(frozen=True)
 class TerminalOptions:
-    """How text is read and written. The callbacks run before those of other options, and commands read no value."""
+    """How text is read and written. The callbacks run before those of other options."""
 
     color: Annotated[
         bool | None,
