@@ -1,4 +1,11 @@
-"""How many tokens to propose: the number with the best expected gain, from measured acceptance rates and costs."""
+"""How many tokens to propose: the number with the best expected gain, from measured acceptance rates and costs.
+
+A fixed rule (double the number after a pass that accepts all, halve it after a rejection, pause below a gain of 1) was
+measured against this with the tasks of `llm bench --speculative` and lookup, starter model, tokens per processor second
+of one thread, medians of 4 alternating runs. This one is 12 % faster on free text taken greedily, 6 % on sampled free
+text and on sampled edits of code; the fixed rule is 17 and 20 % faster on quotations and 4 % on greedy edits. Lookup is
+on by default and most text is free, so the rule that does not slow it down is used.
+"""
 
 from __future__ import annotations
 
