@@ -51,7 +51,7 @@ class ReplyInspector:
         found = choices(logits, params, ids[:at], tokenizer, top=_CANDIDATES, taken=ids[at])
         self._show(
             choices_view.choice_table(found, ids[at], params, tokenizer.token_bytes),
-            f"{choices_view.NOTE}; /branch {number} K says alternative K instead",
+            f"{choices_view.NOTE} /branch {number} K continues with alternative K instead.",
         )
         with progress_bar(unit="steps") as progress:
             card = inspect_token(session.loaded, ids, at, progress=progress)
