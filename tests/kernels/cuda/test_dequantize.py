@@ -24,6 +24,9 @@ from tests.support.models.random_models import WIDE, pack_model, packed, random_
 from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
+# Without a GPU, Triton's interpreter runs the kernels.
+pytestmark = pytest.mark.slow
+
 Kernels = dict[Any, "Future[Any]"]
 # The interpreter truncates to bfloat16 instead of rounding; compiled kernels round.
 DTYPES = (torch.float32, torch.float16, *((torch.bfloat16,) if DEVICE.type == "cuda" else ()))
@@ -108,7 +111,6 @@ def test_gradients_are_those_of_the_rows_that_were_used(kernels: Kernels) -> Non
     torch.testing.assert_close(gradient, weight.sum(0).expand(3, 45))
 
 
-@pytest.mark.slow
 def test_a_mixture_of_experts_computes_the_same(kernels: Kernels) -> None:
     sizes = {"num_hidden_layers": 1, "num_local_experts": 3, "vocab_size": 70, "hidden_size": 32}
     model = pack_model(random_model("mixtral", **sizes), wide(4)).to(DEVICE)

@@ -26,6 +26,9 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 from llmcli.kernels.cuda.step import CudaStep  # isort: skip
 
+# Without a GPU, Triton's interpreter runs the kernels.
+pytestmark = pytest.mark.slow
+
 VOCABULARY = {"vocab_size": 70, "bos_token_id": 1, "eos_token_id": 2}
 IDS = torch.randint(0, 70, (26,), generator=torch.Generator().manual_seed(1)).tolist()
 READ = 14
@@ -80,13 +83,11 @@ def assert_right(model: Transformer, several: int = 3, most: float = 3e-6) -> No
     assert error(torch.cat(ours), theirs[READ:]) < most
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SEVERAL)
 def test_families_in_calls_of_several_tokens(name: str) -> None:
     assert_right(made(name), several=2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SINGLE)
 def test_families_by_single_tokens(name: str) -> None:
     assert_right(made(name), several=0)
@@ -97,7 +98,6 @@ def test_several_tokens(smollm: Transformer, several: int) -> None:
     assert_right(smollm, several)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "several"), [(wide(4), 8), (wide(8), 9), (wide(4, 32), 10), (wide(8, 32), 4), (wide(8, 128), 3)], ids=str
 )
@@ -105,13 +105,11 @@ def test_one_token_and_several_on_packed_weights(smollm: Transformer, kept: Pack
     assert_right(pack_model(copy.deepcopy(smollm).cpu(), kept).to(DEVICE), several)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kept", [wide(8), wide(4, 32), wide(8, 128)], ids=str)
 def test_packed_experts(kept: PackedFormat) -> None:
     assert_right(pack_model(made("mixtral", layers=1).cpu(), kept).to(DEVICE), several=0)
 
 
-@pytest.mark.slow
 def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
     model, fewer = (pack_model(copy.deepcopy(smollm).cpu(), wide(4 if bits == 4 else 8)).to(DEVICE) for bits in (4, 8))
     block: Any
@@ -127,7 +125,6 @@ def test_matrices_of_a_layer_in_different_formats(smollm: Transformer) -> None:
         CudaStep(pack_model(copy.deepcopy(smollm).cpu(), narrow(4)), slower_step)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "kept"),
     [(torch.bfloat16, None), (torch.float16, None), (torch.bfloat16, wide(4))],
@@ -148,7 +145,6 @@ def test_sixteen_bits_are_as_close_to_float32_as_the_readable_model(
     assert error(ours, exact[:3]) < 1.2 * error(readable[:3], exact[:3])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 300])
 def test_a_long_text_whose_cache_grows_and_moves(window: int | None) -> None:
     sizes = {**VOCABULARY, "num_hidden_layers": 1, "sliding_window": window, "max_position_embeddings": 4096}
