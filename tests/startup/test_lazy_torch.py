@@ -15,6 +15,9 @@ import pytest
 from llmcli.startup.plain_import import OFF_SWITCH, TESTED_VERSIONS, imports_plainly
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
+# Processes that import torch.
+pytestmark = pytest.mark.slow
+
 deferring = pytest.mark.skipif(imports_plainly(), reason="this release of torch is imported plainly, or all are")
 START = """
 import sys
@@ -55,7 +58,6 @@ print(len(unrun()))
 
 
 @deferring
-@pytest.mark.slow
 def test_deferred_modules_work_when_they_are_used() -> None:
     code = """
 def names(module):
@@ -76,7 +78,6 @@ for module in (torch, torch.nn, torch.utils, *put_off):
 
 
 @deferring
-@pytest.mark.slow
 def test_torch_compile_works_with_deferred_modules() -> None:
     # An operation whose result shapes only Python registers.
     meta = "torch.empty(4, device='meta').kthvalue(1)[0].shape"
@@ -95,7 +96,6 @@ print([name for name in unrun() if name.startswith("torch._")])
 
 
 @deferring
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imported", "runs"),
     [
@@ -119,7 +119,6 @@ print(sorted(before - set(unrun())))
 
 
 @deferring
-@pytest.mark.slow
 def test_threads_wait_while_a_deferred_module_is_executed() -> None:
     code = """
 import threading
@@ -139,7 +138,6 @@ print(len(found), len(set(found)))
 
 
 @deferring
-@pytest.mark.slow
 def test_import_star_works_with_a_deferred_module() -> None:
     code = "from torch.masked import *\nprint(MaskedTensor.__name__)"
     assert run(START + code) == "MaskedTensor\n"

@@ -13,6 +13,9 @@ import pytest
 from llmcli.startup.plain_import import OFF_SWITCH, TESTED_VERSIONS, imports_plainly
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
+# Processes that import torch.
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "generate": ("generate", "hi", "-n", "3", "--temperature", "0"),
     "generate sampled": ("generate", "hi", "-n", "3", "--seed", "7", "--top", "2"),

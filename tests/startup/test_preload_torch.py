@@ -16,6 +16,9 @@ from llmcli.startup import preload_torch
 from llmcli.startup.plain_import import OFF_SWITCH, imports_plainly
 from llmcli.startup.preload_torch import load_torch_ahead
 
+# Processes that import torch.
+pytestmark = pytest.mark.slow
+
 loading = pytest.mark.skipif(sys.platform != "linux" or imports_plainly(), reason="not there, or not with this torch")
 
 

@@ -13,6 +13,9 @@ import pytest
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import build, threads
 
+# The C kernel is compiled again.
+pytestmark = pytest.mark.slow
+
 FLAGS = ("-DLLM_PORTABLE", "-shared", "-fPIC", "-O0", "-pthread")
 
 
@@ -80,7 +83,6 @@ def test_intel_processors_get_a_compiler_flag(monkeypatch: pytest.MonkeyPatch, v
     assert set(build._machine_flags()) == {"-march=native", *flags}
 
 
-@pytest.mark.slow
 def test_every_header_is_included_and_names_its_own_includes() -> None:
     command = [compiler(), *build._FLAGS, *build._machine_flags(), "-Wno-unused-function", "-Werror"]
     whole = subprocess.run(
