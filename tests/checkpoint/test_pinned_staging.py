@@ -24,6 +24,9 @@ from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny import random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
+# Weights larger than the staging buffers.
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -16,6 +16,9 @@ from tests.support.forked import on_terminal
 from tests.support.models.puppet import chain, write_puppet
 from tests.support.terminal.cli import llm
 
+# Every view in every encoding.
+pytestmark = pytest.mark.slow
+
 LATIN_NAME = os.fsdecode(b"mod\xe8le")
 VIEWS = [
     ["score", "hello é 世"],
@@ -119,7 +122,6 @@ def test_a_chat_works_with_a_model_whose_name_is_not_utf_8(latin: Path) -> None:
         assert llm("chats", "export", rows[0]["id"], "-f", form).returncode == 0
 
 
-@pytest.mark.slow
 def test_a_reply_continues_after_a_character_outside_the_terminal_encoding(folder: Path, tmp_path: Path) -> None:
     flags = ["generate", "hi", "-m", str(folder), "-t", "0", "-q"]
     for more, shown in ((["--prefill", "é…a"], b"\xe9...a? "), (["--probs"], b"a"), (["--json"], b'"text": "a? "')):

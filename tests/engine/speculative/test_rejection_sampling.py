@@ -20,6 +20,9 @@ from llmcli.engine.sampling.sampler import Sampler
 from llmcli.engine.speculative.rejection_sampling import Proposal, accept_or_resample
 from tests.support.models.puppet import ASSISTANT, END, write_puppet
 
+# Thousands of draws for each distribution.
+pytestmark = pytest.mark.slow
+
 _SIZE, _LENGTH, _SAMPLES = 6, 3, 20_000
 _SEED = torch.Generator().manual_seed(4)
 _TARGET = torch.randn(_SIZE + 1, _SIZE, generator=_SEED) * 1.5
@@ -129,7 +132,6 @@ def test_the_chi_square_test_rejects_a_wrong_rule() -> None:
     assert chi_square_p(Counter((sampler.draw(target((_START,))),) for _ in range(2000)), exact) > 0.001
 
 
-@pytest.mark.slow
 def test_the_engine_keeps_the_distribution(tmp_path: Path) -> None:
     """Two tokens by the decode loop itself, with a draft model that is mostly rejected."""
     a, b, c = 65, 66, 67

@@ -8,6 +8,9 @@ from llmcli.errors import CheckpointError
 from llmcli.text.chat_template.budget import LIMITS, Limits
 from llmcli.text.chat_template.template import ChatTemplate
 
+# Templates that would run for hours.
+pytestmark = pytest.mark.slow
+
 MESSAGES: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
 TEXT = "{% set a = 'xxxxxxxx' %}"
 
