@@ -19,6 +19,9 @@ from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
+# Every command on a model with damaged weights.
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "generate": ("generate", "hi there", "-t", 0, "-n", 2),
     "generate, drawn": ("generate", "hi there", "-t", 1, "--top-k", 0, "-n", 2),

@@ -27,6 +27,9 @@ from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
+# Damaged and hostile files.
+pytestmark = pytest.mark.slow
+
 IDS = random_ids(20)
 MATRIX = torch.arange(12.0).view(4, 3)
 
