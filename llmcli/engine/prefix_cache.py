@@ -181,17 +181,14 @@ class PrefixCache:
         """Whether the step can choose tokens by `filters` and read them without the host."""
         return self.step.capabilities.chooses(filters)
 
-    def multi_step_room(self, length: int) -> int:
-        """How many tokens `multi_step` can choose after a text of `length`, whose last token is yet to be read."""
-        return self.most_each(length) if length == self._cache.length + 1 and not self.has_hooks else 0
-
     @torch.inference_mode()
     def multi_step(
         self, ids: Sequence[int], filters: SamplingFilters, uniforms: Sequence[float], ends: Sequence[int]
     ) -> list[int]:
-        """The tokens that follow `ids`, at most `multi_step_room`, one for each of the numbers `uniforms` from 0 to 1.
+        """The tokens that follow `ids`, one for each of the numbers `uniforms` from 0 to 1.
 
-        All but the last are read. Fewer come after one of `ends`, after a signal, or after -1: logits are not finite.
+        Only the last of `ids` is unread. All chosen tokens but the last are read. Fewer come after one of `ends`, after
+        a signal, or after -1: logits are not finite.
         """
         with memory_for_text(self._model, length := len(ids) + len(uniforms) - 1):
             self._make_room(length)

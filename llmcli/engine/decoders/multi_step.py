@@ -62,14 +62,8 @@ class MultiStepDecoder:
             return self._single.next(ids)
         if not self._chosen:
             started = time.perf_counter()
-            count = min(self._count, most, self._prefix_cache.multi_step_room(len(ids)), self._longest - len(ids))
-            if count < 1:
-                # The step can only start if exactly the last token is unread.
-                choice = self._single.next(ids)
-                self._measure(started, 1)
-                return choice
             with self._interruption.computing():
-                self._chosen.extend(self._choose(ids, count))
+                self._chosen.extend(self._choose(ids, min(self._count, most, self._longest - len(ids))))
             self._measure(started, len(self._chosen))
         return TokenChoice(check_chosen(self._chosen.popleft()))
 

@@ -111,7 +111,7 @@ def test_a_full_context_and_prompts_too_long(request: pytest.FixtureRequest, whi
 
 
 @pytest.mark.parametrize("readable_too", [False, True])
-def test_longrope_texts_beyond_the_original_context_are_rotated_again(tmp_path: Path, readable_too: bool) -> None:
+def test_texts_with_dynamic_rope_have_the_replies_of_an_engine(tmp_path: Path, readable_too: bool) -> None:
     scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     model = tiny_model("llama", rope_parameters=scaling, max_position_embeddings=64)
     loaded = llmcli.load(save(model, tmp_path), dtype="float32")
