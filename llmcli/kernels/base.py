@@ -80,18 +80,22 @@ class FastStep(ABC):
 
     def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
         """Logits in float32 (R, V) after the next token of R texts: what `forward` gives for each, to the last bit."""
-        raise NotImplementedError
+        import torch
+
+        return torch.cat([self.forward([token], cache) for token, cache in zip(ids, caches, strict=True)])
 
     def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits in float32 (T, V) after each of `ids`: what `forward` gives for one at a time, to the last bit."""
-        raise NotImplementedError
+        import torch
+
+        return torch.cat([self.forward([token], cache) for token in ids])
 
     def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
         """Logits in float32 (1, V) after `token` (1,), which only the device knows; the host waits for neither.
 
         The logits are valid until the next pass. The token must be in the vocabulary.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name}: `capabilities` has no device_tokens")
 
     def forward_multi_step(self, token: int, cache: KVCache, request: SamplingRequest) -> list[int]:
         """Read `token`, choose the next one, read that, and so on: one token for each number of `request.uniforms`.
@@ -100,7 +104,7 @@ class FastStep(ABC):
         list is shorter, but not empty, after one of `request.ends`, after a signal that Python handles, or after -1,
         which stands for logits that are not finite.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name}: `capabilities` has no sampling_filters")
 
 
 class Hooks:

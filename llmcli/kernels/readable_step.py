@@ -41,14 +41,6 @@ class ReadableStep(FastStep):
         """
         return readable_logits(self._model, ids, cache, only_last=only_last)
 
-    def forward_rows(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
-        """Logits (R, V), one pass for each text."""
-        return torch.cat([self.forward([token], cache) for token, cache in zip(ids, caches, strict=True)])
-
-    def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
-        """Logits (T, V), one pass for each token."""
-        return torch.cat([self.forward([token], cache) for token in ids])
-
     @torch.inference_mode()
     def forward_device_token(self, token: Tensor, cache: KVCache) -> Tensor:
         """Logits (1, V) after `token` (1,)."""

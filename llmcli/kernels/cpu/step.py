@@ -138,7 +138,7 @@ class CpuStep(FastStep):
         self._model.check_positions(max(starts) + 1)
         for row, cache in enumerate(caches):
             self._enter(cache, 1, row)
-        lengths = [max(cache.length + 1, cache.expected_length) for cache in caches]
+        lengths = [cache.rope_length(1) for cache in caches]
         # In a variable, so that the memory stays allocated while the kernel reads it.
         rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
         for index, (cos, sin) in enumerate(rotations):
@@ -165,7 +165,7 @@ class CpuStep(FastStep):
         self._enter(cache, new)
         for row in range(1, min(new, _TILE)):
             self._enter_again(row)
-        self._rotate(start, new, max(start + new, cache.expected_length))
+        self._rotate(start, new, cache.rope_length(new))
         logits = self._compute(ids, 0, only_last=False, positions=range(start, start + new))
         cache.advance(new)
         return logits
@@ -180,7 +180,7 @@ class CpuStep(FastStep):
         start, count, filters = cache.length, len(request.uniforms), request.filters
         self._model.check_positions(start + count)
         self._enter(cache, count)
-        self._rotate(start, count, max(start + count, cache.expected_length))
+        self._rotate(start, count, cache.rope_length(count))
         numbers = (ctypes.c_double * count)(*request.uniforms)
         ends = (ctypes.c_int32 * len(request.ends))(*request.ends)
         choice = c.Choice(
@@ -205,7 +205,7 @@ class CpuStep(FastStep):
     def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
         start, new = cache.length, len(ids)
         self._enter(cache, new)
-        self._rotate(start, new, max(start + new, cache.expected_length))
+        self._rotate(start, new, cache.rope_length(new))
         logits = self._compute(ids, start, only_last=only_last)
         cache.advance(new)
         return logits

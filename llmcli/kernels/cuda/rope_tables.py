@@ -26,7 +26,7 @@ class Rotations:
     def reach(self, cache: KVCache, new: int) -> int:
         """Update the tables for `new` tokens after those in `cache`; returns the first position of all tables."""
         first = cache.length // (_AHEAD // 2) * (_AHEAD // 2)
-        length = max(cache.length + new, cache.expected_length)
+        length = cache.rope_length(new)
         for index, rope in enumerate(self._ropes):
             wanted = first, rope.config.decisive_length(length)
             if wanted != self._filled[index]:

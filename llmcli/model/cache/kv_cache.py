@@ -143,6 +143,10 @@ class KVCache:
         seen = self._kinds[layer].first_visible(self._length) - first
         return all_keys[:, :, seen:end], all_values[:, :, seen:end]
 
+    def rope_length(self, new: int) -> int:
+        """The length of the text, in tokens, that decides rotations when `new` tokens are read next."""
+        return max(self._length + new, self.expected_length)
+
     def advance(self, tokens: int) -> None:
         """Add `tokens` new tokens to the length, after every layer has stored them."""
         self._length += tokens
