@@ -21,7 +21,7 @@ from llmcli.kernels.cuda.sampler import DeviceChoice
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.kernels.sampling_filters import SamplingFilters, SamplingRequest
 from llmcli.model import Transformer
-from llmcli.model.finite import check_logits, located
+from llmcli.model.finite import check_logits
 
 # Tokens to reserve ahead in the cache: reserving costs as much time as several tokens.
 _RESERVED_AHEAD = 512
@@ -285,7 +285,7 @@ class PrefixCache:
 
     def located(self, error: NotFiniteError, ids: Sequence[int]) -> NotFiniteError:
         """`error`, naming the layer it comes from if the readable model raises it too for the text `ids`."""
-        return located(error, lambda part: self._model(torch.tensor([part], device=self._model.device)), ids)
+        return self._model.located(error, ids)
 
     def _read_last(self, ids: Sequence[int]) -> Tensor:
         with memory_for_text(self._model, len(ids)):

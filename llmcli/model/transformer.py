@@ -18,7 +18,7 @@ from llmcli.model.attention.scaled_dot_product import visible_keys
 from llmcli.model.block import make_block
 from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
-from llmcli.model.finite import are_finite_logits, check_logits, first_not_finite
+from llmcli.model.finite import are_finite_logits, check_logits, first_not_finite, located
 from llmcli.model.norm import make_norm
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
 from llmcli.model.rope_config import RopeConfig
@@ -141,6 +141,10 @@ class Transformer(nn.Module):
         logits = self._head(x)
         check_logits(logits[..., : self.vocabulary])
         return logits
+
+    def located(self, error: NotFiniteError, ids: Sequence[int]) -> NotFiniteError:
+        """`error`, naming the layer it comes from if the model raises it too when it reads the text `ids`."""
+        return located(error, lambda part: self(torch.tensor([part], device=self.device)), ids)
 
     def rotated_alike(self, length: int, other: int) -> bool:
         """Whether texts of these two lengths have the same rotations, so that one can reuse the other's cache."""

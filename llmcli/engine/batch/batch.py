@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
@@ -21,7 +20,6 @@ from llmcli.engine.sampling.params import SamplingParams
 from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.model import Transformer
-from llmcli.model.finite import located
 from llmcli.text.reasoning import ReplyStart
 from llmcli.text.reply_start import reply_start
 from llmcli.text.tokenizer import Tokenizer
@@ -189,8 +187,7 @@ class Batch:
     def _take(self, text: _Row, logits: Tensor | NotFiniteError) -> None:
         text.take(logits if isinstance(logits, NotFiniteError) else logits[: self._vocab_size])
         if isinstance(text.error, NotFiniteError):
-            device = self._model.device
-            text.error = located(text.error, lambda part: self._model(torch.tensor([part], device=device)), text.ids)
+            text.error = self._model.located(text.error, text.ids)
 
     def _finish(self, text: _Row) -> BatchReply | LlmcliError:
         if text.error is not None:
