@@ -88,7 +88,14 @@ def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, obj
     return result
 
 
-def setting_line(path: Path, command: str, parameter: str) -> int | None:
+def wrong_value(path: Path, command: str, parameter: str, why: str) -> str:
+    """The error message for the value that the settings file gives to a parameter of a command, with its line."""
+    line = _line(path, command, parameter)
+    where = "" if line is None else f", line {line}"
+    return f"{path}{where}: the value of {parameter} cannot be used: {why}"
+
+
+def _line(path: Path, command: str, parameter: str) -> int | None:
     """The line, from 1, that sets a parameter of a command, in its table or at the top; None if not found."""
     try:
         lines = text_from_bytes(path.read_bytes(), str(path)).splitlines()
@@ -134,9 +141,7 @@ def _check_settings(path: Path, command: str, given: dict[str, object], known: M
             raise UsageError(f"{path} sets {name!r}, which is not a setting{hint}")
         needed = _needed_type(known[name], value)
         if needed is not None:
-            line = setting_line(path, command, name)
-            where = "" if line is None else f", line {line}"
-            raise UsageError(f"{path}{where}: the value of {name} cannot be used: {value!r} is not {needed}.")
+            raise UsageError(wrong_value(path, command, name, f"{value!r} is not {needed}."))
 
 
 def _needed_type(annotation: Any, value: object) -> str | None:

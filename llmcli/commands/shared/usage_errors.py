@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from llmcli.commands.shared.settings_file import setting_line
+from llmcli.commands.shared.settings_file import wrong_value
 from llmcli.errors import UsageError
 from llmcli.paths import settings_path
 
@@ -101,10 +101,7 @@ def _setting(error: Any) -> str | None:
         return f"The environment variable {variable} cannot be used: {error.message}"
     if source != "DEFAULT_MAP":
         return None
-    path = settings_path()
-    line = setting_line(path, _command(context).split()[1], parameter.name)
-    where = "" if line is None else f", line {line}"
-    return f"{path}{where}: the value of {parameter.name} cannot be used: {error.message}"
+    return wrong_value(settings_path(), _command(context).split()[1], parameter.name, error.message)
 
 
 def _extra_words(error: Any) -> str | None:
