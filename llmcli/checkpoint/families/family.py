@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmcli.checkpoint.families import rules
+from llmcli.checkpoint.families import extra_rules, layer_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.rope_keys import RopeRules
@@ -26,12 +26,12 @@ class Family:
     qk_norm: QKNorm | None = None
     sinks: bool = False
     gated: bool = True
-    layer_types: Callable[[ConfigKeys, int], list[str]] = rules.all_full
-    rope_on: Callable[[ConfigKeys, list[str]], list[bool]] = rules.always_rope
+    layer_types: Callable[[ConfigKeys, int], list[str]] = layer_rules.all_full
+    rope_on: Callable[[ConfigKeys, list[str]], list[bool]] = layer_rules.always_rope
     rope: RopeRules = field(default_factory=RopeRules)
-    query_scaling: Callable[[ConfigKeys, list[bool]], list[QueryScaling | None]] = rules.no_query_scaling
+    query_scaling: Callable[[ConfigKeys, list[bool]], list[QueryScaling | None]] = layer_rules.no_query_scaling
     experts: Callable[[ConfigKeys, int], list[ExpertsConfig | None]] | None = None
-    extras: Callable[[ConfigKeys], dict[str, Any]] = rules.no_extras
+    extras: Callable[[ConfigKeys], dict[str, Any]] = extra_rules.no_extras
     """Further fields of `ModelConfig`."""
 
     lists_layer_types: bool = False

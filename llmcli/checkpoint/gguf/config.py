@@ -8,8 +8,8 @@ from typing import Any
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.layer_rules import FULL, SLIDING
 from llmcli.checkpoint.families.registry import FAMILIES
-from llmcli.checkpoint.families.rules import FULL, SLIDING
 from llmcli.checkpoint.gguf.families import Architecture, architecture_of, has_experts
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys

@@ -8,11 +8,11 @@ from typing import get_args
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.layer_rules import CHUNKED, FULL, SLIDING
 from llmcli.checkpoint.families.refused_keys import OLD_LAYER_TYPES, refuse_unknown_values
 from llmcli.checkpoint.families.refused_models import refuse_unsupported
 from llmcli.checkpoint.families.registry import FAMILIES
 from llmcli.checkpoint.families.rope_keys import rope_config, stretched_context
-from llmcli.checkpoint.families.rules import CHUNKED, FULL, SLIDING
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import LayerConfig, ModelConfig

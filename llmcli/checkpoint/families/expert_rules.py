@@ -1,0 +1,119 @@
+"""Rules of model families for experts: for each layer its mixture, or None for a dense feed-forward network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import ClampedGLU, ExpertsConfig
+
+
+def mixtral_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Mixtral: every layer; normalized weights."""
+    return [_experts(keys, "intermediate_size", normalized=True)] * layers
+
+
+def olmoe_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """OLMoE: every layer; weights are normalized if `norm_topk_prob` is set."""
+    return [_experts(keys, "intermediate_size", normalized=keys.flag("norm_topk_prob"))] * layers
+
+
+def qwen_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Qwen 2 and 3: every `decoder_sparse_step`-th layer except `mlp_only_layers`; Qwen 2 has a gated shared expert."""
+    shared = keys.optional_integer("shared_expert_intermediate_size", minimum=0) or 0
+    experts = _experts(
+        keys,
+        "moe_intermediate_size",
+        normalized=keys.flag("norm_topk_prob"),
+        shared_size=shared,
+        shared_gate=shared > 0,
+    )
+    dense, step = keys.integers("mlp_only_layers") or [], keys.integer("decoder_sparse_step")
+    return [None if index in dense or (index + 1) % step else experts for index in range(layers)]
+
+
+def granite_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Granite: every layer, if there are experts; softmax over the chosen logits, optionally a shared expert."""
+    if not keys.optional_integer("num_experts", minimum=0):
+        return [None] * layers
+    shared = keys.optional_integer("shared_intermediate_size", minimum=0) or 0
+    return [_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
+
+
+def gpt_oss_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """gpt-oss: every layer; biases in router and experts, and a clamped GLU."""
+    glu = ClampedGLU(keys.number("swiglu_alpha"), keys.positive("swiglu_limit"))
+    experts = _experts(keys, "intermediate_size", score="softmax_of_chosen", router_bias=True, bias=True, glu=glu)
+    return [experts] * layers
+
+
+def llama4_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Llama 4: every n-th layer; the routing weight multiplies the expert's input."""
+    size = keys.integer("intermediate_size")
+    experts = _experts(keys, "intermediate_size", score="sigmoid_of_chosen", scales_input=True, shared_size=size)
+    step = keys.integer("interleave_moe_layer_step")
+    listed = keys.integers("moe_layers")
+    chosen = range(step - 1, layers, step) if listed is None else listed
+    return [experts if index in chosen else None for index in range(layers)]
+
+
+def deepseek_v2_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """DeepSeek-V2: groups are ranked by their best expert; weights are not normalized."""
+    method = keys.text("topk_method")
+    if method not in ("greedy", "group_limited_greedy"):
+        raise UnsupportedModelError(f"{keys.path} chooses experts by {method!r}, which is not supported.")
+    if keys.text("scoring_func") not in (None, "softmax"):
+        raise UnsupportedModelError(f"{keys.path} scores experts by {keys.text('scoring_func')!r}; softmax is known.")
+    grouped = method == "group_limited_greedy"
+    return _deepseek(keys, layers, grouped=grouped, score="softmax", group_score="best")
+
+
+def deepseek_v3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """DeepSeek-V3: sigmoid scores, a bias that affects only the choice, groups ranked by their best two experts."""
+    if keys.text("scoring_func") not in (None, "sigmoid"):
+        raise UnsupportedModelError(f"{keys.path} scores experts by {keys.text('scoring_func')!r}; sigmoid is known.")
+    return _deepseek(
+        keys,
+        layers,
+        grouped=True,
+        score="sigmoid",
+        group_score="best_two",
+        selection_bias=True,
+        normalized=keys.flag("norm_topk_prob"),
+    )
+
+
+def _deepseek(keys: ConfigKeys, layers: int, *, grouped: bool, **options: Any) -> list[ExpertsConfig | None]:
+    if (keys.optional_integer("moe_layer_freq") or 1) != 1:
+        raise UnsupportedModelError(f"{keys.path} has moe_layer_freq {keys.get('moe_layer_freq')}; only 1 is known.")
+    shared = keys.optional_integer("n_shared_experts", minimum=0) or 0
+    experts = _experts(
+        keys,
+        "moe_intermediate_size",
+        scale=keys.number("routed_scaling_factor"),
+        groups=(keys.optional_integer("n_group") or 1) if grouped else 1,
+        groups_chosen=(keys.optional_integer("topk_group") or 1) if grouped else 1,
+        float32_router=True,
+        shared_size=shared * keys.integer("moe_intermediate_size"),
+        **options,
+    )
+    first = keys.integer("first_k_dense_replace", minimum=0)
+    return [experts if index >= first else None for index in range(layers)]
+
+
+def _experts(keys: ConfigKeys, size_key: str, **options: Any) -> ExpertsConfig:
+    count, chosen = keys.integer("num_experts"), keys.integer("num_experts_per_tok")
+    if count > 10_000:
+        name = keys.spelled("num_experts")
+        raise CheckpointError(f"{keys.path} has {name!r} = {count}, which is more than any model has.")
+    experts = ExpertsConfig(count=count, chosen=chosen, intermediate_size=keys.integer(size_key), **options)
+    groups, used = experts.groups, experts.groups_chosen
+    # A group is ranked by its best one or two experts, so it must have that many.
+    smallest = 1 if experts.group_score == "best" else 2
+    sound = count % groups == 0 and used <= groups and chosen <= count // groups * used
+    if not sound or (used < groups and count // groups < smallest):
+        raise CheckpointError(
+            f"{keys.path} asks for {chosen} of {count} experts in {used} of {groups} groups, which is impossible."
+        )
+    return experts

@@ -1,0 +1,139 @@
+"""Rules of model families for single layers: their types, which have RoPE, and how queries grow with the position."""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.families.rope_keys import original_context, rope_section
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import QueryScaling
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+
+
+# Layer types if the file does not list them; one name for each of `layers` layers.
+
+
+def all_full(keys: ConfigKeys, layers: int) -> list[str]:
+    """Every layer has full attention."""
+    return [FULL] * layers
+
+
+def all_sliding(keys: ConfigKeys, layers: int) -> list[str]:
+    """Mistral, Phi-3 and others: every layer has a sliding window, if the file states one."""
+    return [FULL if keys.optional_integer("sliding_window") is None else SLIDING] * layers
+
+
+def all_sliding_if_used(keys: ConfigKeys, layers: int) -> list[str]:
+    """Qwen3-MoE: every layer has a sliding window if `use_sliding_window` is set."""
+    return all_sliding(keys, layers) if keys.flag("use_sliding_window") else [FULL] * layers
+
+
+def upper_sliding(keys: ConfigKeys, layers: int) -> list[str]:
+    """Qwen 2 and 3: sliding window from layer `max_window_layers` on if `use_sliding_window` is set."""
+    if not keys.flag("use_sliding_window") or keys.optional_integer("sliding_window") is None:
+        return [FULL] * layers
+    first = keys.integer("max_window_layers", minimum=0)
+    return [SLIDING if index >= first else FULL for index in range(layers)]
+
+
+def lower_even_sliding(keys: ConfigKeys, layers: int) -> list[str]:
+    """Qwen2-MoE: sliding window in even layers below `max_window_layers` if `use_sliding_window` is set."""
+    if not keys.flag("use_sliding_window"):
+        return [FULL] * layers
+    end = keys.integer("max_window_layers", minimum=0)
+    return [SLIDING if index % 2 == 0 and index < end else FULL for index in range(layers)]
+
+
+def even_sliding(keys: ConfigKeys, layers: int) -> list[str]:
+    """Gemma 2 and gpt-oss: sliding window in every other layer, beginning with the first."""
+    return [FULL if index % 2 else SLIDING for index in range(layers)]
+
+
+def mostly_sliding(keys: ConfigKeys, layers: int) -> list[str]:
+    """Gemma 3, Olmo 3, Cohere 2, Exaone 4: full attention in every n-th layer, a sliding window in the others."""
+    pattern = keys.get("sliding_window_pattern")
+    if keys.optional_integer("sliding_window") is None or not pattern:
+        return [FULL] * layers
+    if isinstance(pattern, str):
+        # Exaone 4 writes one letter for each layer of the period: L local, G global.
+        if set(pattern) - set("LG"):
+            raise UnsupportedModelError(f"{keys.path} has sliding_window_pattern {pattern!r}; L and G are known.")
+        return [SLIDING if pattern[index % len(pattern)] == "L" else FULL for index in range(layers)]
+    period = keys.integer("sliding_window_pattern")
+    return [FULL if (index + 1) % period == 0 else SLIDING for index in range(layers)]
+
+
+def chunked_where_rotated(keys: ConfigKeys, layers: int) -> list[str]:
+    """Llama 4: chunked attention in layers with RoPE, full attention in the others."""
+    return [CHUNKED if on else FULL for on in listed_rope(keys, [""] * layers)]
+
+
+def sliding_where_not_rotated(keys: ConfigKeys, layers: int) -> list[str]:
+    """SmolLM3: sliding window in layers without RoPE if `use_sliding_window` is set."""
+    if not keys.flag("use_sliding_window") or keys.optional_integer("sliding_window") is None:
+        return [FULL] * layers
+    return [FULL if on else SLIDING for on in listed_rope(keys, [""] * layers)]
+
+
+# RoPE: for each layer, given the layer types, whether it has RoPE.
+
+
+def always_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Every layer has RoPE."""
+    return [True] * len(kinds)
+
+
+def never_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """No layer has RoPE: positions are learned vectors, added to the embeddings."""
+    return [False] * len(kinds)
+
+
+def listed_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """SmolLM3 and Llama 4: `no_rope_layers` is 1 for layers with RoPE; by default every n-th layer has none."""
+    listed = keys.integers("no_rope_layers")
+    if listed is None:
+        interval = keys.integer("no_rope_layer_interval")
+        return [(index + 1) % interval != 0 for index in range(len(kinds))]
+    if len(listed) != len(kinds):
+        raise CheckpointError(f"{keys.path}: no_rope_layers has {len(listed)} values for {len(kinds)} layers.")
+    return [bool(value) for value in listed]
+
+
+def sliding_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Cohere 2: only sliding-window layers have RoPE."""
+    return [kind == SLIDING for kind in kinds]
+
+
+def sliding_rope_if_any(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Exaone 4: only sliding-window layers have RoPE, or all if the model has no window."""
+    return [kind == SLIDING or keys.optional_integer("sliding_window") is None for kind in kinds]
+
+
+def rope_if_named(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Granite hybrids: RoPE only if `position_embedding_type` is "rope"."""
+    return [keys.text("position_embedding_type") == "rope"] * len(kinds)
+
+
+# Query scaling by position: for each layer, given which layers have RoPE.
+
+
+def no_query_scaling(keys: ConfigKeys, rope_on: list[bool]) -> list[QueryScaling | None]:
+    """No query scaling."""
+    return [None] * len(rope_on)
+
+
+def ministral_query_scaling(keys: ConfigKeys, rope_on: list[bool]) -> list[QueryScaling | None]:
+    """Ministral 3: every layer, from the original context length on."""
+    rope = rope_section(keys, FULL)
+    if rope.get("llama_4_scaling_beta") is None:
+        return [None] * len(rope_on)
+    interval = original_context(keys, FULL, keys.integer("max_position_embeddings"))
+    return [QueryScaling(rope.number("llama_4_scaling_beta"), interval)] * len(rope_on)
+
+
+def llama4_query_scaling(keys: ConfigKeys, rope_on: list[bool]) -> list[QueryScaling | None]:
+    """Llama 4: layers without RoPE."""
+    if not keys.get("attn_temperature_tuning"):
+        return [None] * len(rope_on)
+    scaling = QueryScaling(keys.number("attn_scale"), keys.integer("floor_scale"), offset=1)
+    return [None if on else scaling for on in rope_on]

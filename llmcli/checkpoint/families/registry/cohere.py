@@ -1,0 +1,39 @@
+"""Cohere."""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families import extra_rules, layer_rules
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.rope_keys import RopeRules
+from llmcli.checkpoint.families.styles import (
+    LAYER_EPS,
+    LAYER_NORM_BASE,
+    LAYER_NORM_WITHOUT_BIAS,
+    WINDOW_PATTERN,
+)
+
+_COHERE = {**LAYER_NORM_BASE, "logit_scale": 0.0625, "max_position_embeddings": 8192}
+
+FAMILIES: dict[str, Family] = {
+    "cohere": Family(
+        {**_COHERE, "rope_theta": 5e5},
+        aliases=LAYER_EPS,
+        norm=LAYER_NORM_WITHOUT_BIAS,
+        placement="parallel_shared",
+        rope=RopeRules(float32=True),
+        extras=extra_rules.cohere_extras,
+        paired=True,
+    ),
+    "cohere2": Family(
+        {**_COHERE, "sliding_window": 4096, "sliding_window_pattern": 4},
+        aliases={**LAYER_EPS, **WINDOW_PATTERN},
+        norm=LAYER_NORM_WITHOUT_BIAS,
+        placement="parallel_shared",
+        layer_types=layer_rules.mostly_sliding,
+        lists_layer_types=True,
+        rope_on=layer_rules.sliding_rope,
+        rope=RopeRules(float32=True),
+        extras=extra_rules.cohere_extras,
+        paired=True,
+    ),
+}

@@ -1,0 +1,41 @@
+"""Granite."""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
+
+_GRANITE = {
+    **BASE,
+    "embedding_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "num_experts_per_tok": 2,
+}
+
+FAMILIES: dict[str, Family] = {
+    "granite": Family(_GRANITE, extras=extra_rules.granite_scales),
+    "granitemoe": Family(
+        {**_GRANITE, "num_experts": 8},
+        aliases={**EXPERT_COUNT, "shared_intermediate_size": ()},
+        experts=expert_rules.granite_experts,
+        extras=extra_rules.granite_scales,
+    ),
+    "granitemoeshared": Family(
+        {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 0},
+        aliases=EXPERT_COUNT,
+        experts=expert_rules.granite_experts,
+        extras=extra_rules.granite_scales,
+    ),
+    # Only models without recurrent layers; see `refused_models`.
+    "granitemoehybrid": Family(
+        {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 1024},
+        aliases={**EXPERT_COUNT, "layer_types": ("layer_types", "layers_block_type")},
+        lists_layer_types=True,
+        rope_on=layer_rules.rope_if_named,
+        experts=expert_rules.granite_experts,
+        extras=extra_rules.granite_hybrid_extras,
+    ),
+}

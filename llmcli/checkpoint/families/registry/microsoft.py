@@ -1,0 +1,30 @@
+"""Phi."""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families import layer_rules
+from llmcli.checkpoint.families.bias_keys import ALWAYS
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.rope_keys import RopeRules
+from llmcli.checkpoint.families.styles import BASE, LAYER_EPS, LAYER_NORM, LAYER_NORM_BASE
+
+FAMILIES: dict[str, Family] = {
+    "phi": Family(
+        {**LAYER_NORM_BASE, "hidden_act": "gelu_new", "partial_rotary_factor": 0.5},
+        aliases=LAYER_EPS,
+        norm=LAYER_NORM,
+        placement="parallel_shared",
+        gated=False,
+        rope=RopeRules(partial=True),
+        biases=ALWAYS,
+        # Norms of queries and keys; no published model has them.
+        supported_values={"qk_layernorm": (False,)},
+    ),
+    # Phi-3, 3.5, 4, 4-mini.
+    "phi3": Family(
+        {**BASE, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "sliding_window": None}
+        | {"original_max_position_embeddings": 4096},
+        layer_types=layer_rules.all_sliding,
+        rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope")), partial=True),
+    ),
+}
