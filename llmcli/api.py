@@ -21,6 +21,7 @@ from llmcli.hub.resolve import resolve
 from llmcli.kernels.select import why_no_kernel
 from llmcli.loaded_model import LoadedModel, warn
 from llmcli.model import ModelConfig, Transformer
+from llmcli.sizes import size
 from llmcli.text.chat.end_of_turn import turn_end
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
 
@@ -170,7 +171,7 @@ def _hint(model: Transformer, heavy: int) -> tuple[str, ...]:
     if dense < heavy:
         return ()
     return (
-        f"The weights take {dense / 2**30:.1f} GiB, and the fewer bytes, the faster each token: --quantize int8 halves "
+        f"The weights take {size(dense)}, and the fewer bytes, the faster each token: --quantize int8 halves "
         "them, --quantize int4 leaves a third. Each start then packs them anew, which takes longer than a short reply "
         "saves; it pays for a chat or long replies.",
     )

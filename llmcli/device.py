@@ -227,11 +227,6 @@ def memory_for(what: Callable[[], str], advice: str) -> Iterator[None]:
         raise OutOfMemoryError(f"There is not enough memory for {what()}. {advice}") from None
 
 
-def format_bytes(nbytes: int) -> str:
-    """Format bytes for messages: "1.5 GiB" or "20.0 MiB"."""
-    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / 2**20:.1f} MiB"
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Limit torch to one thread inside the block.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli.device import _control_group_left, format_bytes, is_out_of_memory, memory, memory_for
+from llmcli.device import _control_group_left, is_out_of_memory, memory, memory_for
 from llmcli.errors import OutOfMemoryError
 
 GIB = 1 << 30
@@ -100,7 +100,3 @@ def test_out_of_memory_errors_are_recognized(error: Exception, expected: bool) -
 def test_torch_reports_out_of_memory_as_expected() -> None:
     with pytest.raises(OutOfMemoryError), memory_for(lambda: "a great tensor", ""):
         torch.empty(1 << 60, dtype=torch.uint8)
-
-
-def test_bytes_are_formatted_for_messages() -> None:
-    assert (format_bytes(3 << 29), format_bytes(1 << 19)) == ("1.5 GiB", "0.5 MiB")

@@ -21,8 +21,8 @@ PACKAGE = Path(llmcli.__file__).parent
 # Bottom to top: a room imports only from rooms before it. `__init__` imports the public API on first use, and no other
 # module imports through it.
 ROOMS = [
-    "errors", "extras", "paths", "files", "docs", "library_output", "torch_build", "device", "text", "model", "kernels",
-    "checkpoint", "hub", "engine", "conversations", "loaded_model", "api", "inspection", "editing", "doctor",
+    "errors", "extras", "sizes", "paths", "files", "docs", "library_output", "torch_build", "device", "text", "model",
+    "kernels", "checkpoint", "hub", "engine", "conversations", "loaded_model", "api", "inspection", "editing", "doctor",
     "replay", "startup", "bench", "views", "commands", "cli", "__main__",
 ]  # fmt: skip
 MODULES = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in sorted(PACKAGE.rglob("*.py"))}

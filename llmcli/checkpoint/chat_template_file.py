@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from llmcli.errors import UsageError
+from llmcli.sizes import size
 from llmcli.text.decode_bytes import text_from_bytes
 
 _ENDINGS = (".jinja", ".jinja2", ".j2")
@@ -45,7 +46,9 @@ def _read(name: str, path: Path) -> str:
     except OSError as error:
         raise UsageError(f"The chat template {name} cannot be read: {error.strerror}.") from None
     if len(data) > _LARGEST_BYTES:
-        raise UsageError(f"The chat template {name} is larger than 1 MiB, the limit for chat templates.")
+        raise UsageError(
+            f"The chat template {name} is larger than {size(_LARGEST_BYTES)}, the limit for chat templates."
+        )
     return text_from_bytes(data, f"The chat template {name}", instead="Save it as UTF-8.")
 
 

@@ -21,7 +21,7 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
 from llmcli.checkpoint.tensors.row_spans import RowSpan, spans_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
-from llmcli.device import format_bytes, memory_for
+from llmcli.device import memory_for
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.repack import BlockPacker
 from llmcli.kernels.cuda.dequantize import unpacker_for
@@ -33,6 +33,7 @@ from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from llmcli.model.quantized.quantize import quantize
+from llmcli.sizes import size
 
 Packing: TypeAlias = Literal["stored", "int8", "int4"]
 """Pack tensors that are stored quantized; or all large matrices, in 8 or 4 bits (embedding and head always in 8)."""
@@ -190,7 +191,7 @@ def read_packed(
 def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
     """Turn a failed allocation of `nbytes` for weights into an `OutOfMemoryError`."""
     return memory_for(
-        lambda: f"the model's weights, {format_bytes(nbytes)}",
+        lambda: f"the model's weights, {size(nbytes)}",
         "Close other programs, use --quantize int4, or use a smaller model.",
     )
 

@@ -15,13 +15,14 @@ import torch
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing, planned_formats
-from llmcli.device import format_bytes, memory
+from llmcli.device import memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.base import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import ModelConfig, Transformer
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
+from llmcli.sizes import size
 
 # Context assumed when none was requested, in tokens: a short chat. The cache grows with the text.
 _DEFAULT_CONTEXT = 1024
@@ -102,17 +103,13 @@ def check_memory(
     if needed.total <= free:
         return
     kept = {None: str(request.dtype).removeprefix("torch."), "stored": "the bits they are stored in"}
-    context = (
-        ""
-        if request.context is None
-        else f" and {format_bytes(needed.cache)} for a context of {request.context} tokens"
-    )
+    context = "" if request.context is None else f" and {size(needed.cache)} for a context of {request.context} tokens"
     name = name if checkpoint is None else str(checkpoint.path)
     fitting = ", ".join(_fitting_settings(model, checkpoint, request, free))
     raise OutOfMemoryError(
-        f"{name} does not fit: it takes {format_bytes(needed.total)}, with {format_bytes(needed.weights)} for the "
+        f"{name} does not fit: it takes {size(needed.total)}, with {size(needed.weights)} for the "
         f"weights in {kept.get(request.packing, request.packing)}{context}, "
-        f"and {request.device} has {format_bytes(free)} free. "
+        f"and {request.device} has {size(free)} free. "
         + (
             f"This would fit: {fitting}; see llm help models."
             if fitting
@@ -144,7 +141,7 @@ def _fitting_settings(
             needed = footprint(model, planned, dtype, request.context, request.device)
             if needed.total <= free:
                 fitting.add(flag)
-                yield f"{' '.join(flags)} ({format_bytes(needed.total)})"
+                yield f"{' '.join(flags)} ({size(needed.total)})"
             elif request.context is not None:
                 longest = _longest_context(model, planned, dtype, request.context, request.device, free)
                 if longest:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.sizes import size
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.sanitize import visible
 
@@ -69,23 +70,19 @@ def _table(models: list[LocalModel], short: Mapping[str, str]) -> str:
     from rich.cells import cell_len
 
     rows = [("NAME", "SIZE", "KIND", "WHERE")]
-    rows += [(model.name, _size(model.bytes), model.kind, f"{model.place}: {_short(model.path)}") for model in models]
+    rows += [(model.name, size(model.bytes), model.kind, f"{model.place}: {_short(model.path)}") for model in models]
     rows += [(name, "", "alias", _short(Path(target))) for name, target in short.items()]
     if terminal.is_terminal(sys.stdout):
         # Before the column widths are computed.
-        rows = [(visible(name), size, kind, visible(where)) for name, size, kind, where in rows]
+        rows = [(visible(name), nbytes, kind, visible(where)) for name, nbytes, kind, where in rows]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(3)]
     lines = []
-    for name, size, kind, where in rows:
+    for name, nbytes, kind, where in rows:
         name_padding, size_padding, kind_padding = (
-            " " * (width - cell_len(cell)) for width, cell in zip(widths, (name, size, kind), strict=True)
+            " " * (width - cell_len(cell)) for width, cell in zip(widths, (name, nbytes, kind), strict=True)
         )
-        lines.append(f"{name}{name_padding}  {size_padding}{size}  {kind}{kind_padding}  {where}")
+        lines.append(f"{name}{name_padding}  {size_padding}{nbytes}  {kind}{kind_padding}  {where}")
     return "\n".join(lines)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _short(path: Path) -> str:

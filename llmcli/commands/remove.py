@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llmcli.commands.shared.completion import PULLED
+from llmcli.sizes import size
 from llmcli.views.terminal.sanitize import visible
 from llmcli.views.terminal.terminal import is_terminal
 
@@ -20,7 +21,7 @@ def remove(
     from llmcli.hub import resolve
 
     model = resolve.removable(name)
-    description = visible(f"{model.name} ({model.bytes / 1e6:.1f} MB, {model.path})")
+    description = visible(f"{model.name} ({size(model.bytes)}, {model.path})")
     if not yes and is_terminal(sys.stdin):
         # Not `typer.confirm`: even with err=True it writes a space to stdout.
         typer.echo(f"Remove {description}? [y/N] ", err=True, nl=False)

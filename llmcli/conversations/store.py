@@ -19,6 +19,7 @@ from llmcli.conversations.tree import Tree
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import create_damaged_file
 from llmcli.paths import data_folder
+from llmcli.sizes import size
 
 _SUFFIX = ".jsonl"
 _LARGEST_BYTES = 256 << 20
@@ -133,7 +134,7 @@ def _contents(path: Path) -> bytes:
         if not path.is_file():
             raise LlmcliError(f"{path} is not a regular file.")
         if path.stat().st_size > _LARGEST_BYTES:
-            raise LlmcliError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB; it is not a conversation.")
+            raise LlmcliError(f"{path} is larger than {size(_LARGEST_BYTES)}; it is not a conversation.")
         return path.read_bytes()
     except OSError as error:
         raise LlmcliError(f"{path} cannot be read: {error.strerror}.") from error

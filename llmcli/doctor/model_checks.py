@@ -18,6 +18,7 @@ from llmcli.doctor.finding import Finding
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.kernels.select import why_no_kernel
 from llmcli.model.meta_device import meta_model
+from llmcli.sizes import size
 from llmcli.text.chat.end_of_turn import TurnEnd, turn_end, written
 from llmcli.text.chat.prompt import Message, build_chat
 from llmcli.text.chat_template.template import ChatTemplate
@@ -66,9 +67,9 @@ def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding
     needed = sum(parameter_bytes(model, planned, kind).values())
     _, free = memory(where)
     kept = "the bits they are stored in" if planned else str(kind).removeprefix("torch.")
-    words = f"the weights take {needed / 2**30:.2f} GiB in {kept} on {where}"
+    words = f"the weights take {size(needed)} in {kept} on {where}"
     if free is not None and needed > free:
-        yield Finding("problem", "memory", f"{words}, of which {free / 2**30:.2f} GiB are free")
+        yield Finding("problem", "memory", f"{words}, of which {size(free)} are free")
     else:
         yield Finding("good", "memory", words)
 

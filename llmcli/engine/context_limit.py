@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from llmcli.device import format_bytes, memory, memory_for
+from llmcli.device import memory, memory_for
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.model import ModelConfig, Transformer
+from llmcli.sizes import size
 
 
 def allowed_context(config: ModelConfig, context_length: int | None) -> int:
@@ -44,9 +45,9 @@ def memory_for_text(model: Transformer, tokens: int) -> AbstractContextManager[N
     """Inside the block, raise `OutOfMemoryError` if a text of `tokens` tokens, or a pass over it, does not fit."""
 
     def what() -> str:
-        cache = format_bytes(model.config.kv_bytes(tokens, model.dtype.itemsize))
+        cache = size(model.config.kv_bytes(tokens, model.dtype.itemsize))
         free = memory(model.device)[1]
-        left = "" if free is None else f", and {model.device} has {format_bytes(free)} left"
+        left = "" if free is None else f", and {model.device} has {size(free)} left"
         return f"a text of {tokens} tokens: their keys and values alone take {cache}{left}"
 
     return memory_for(what, "Use a shorter text or a smaller --context, or make room with --quantize int4.")

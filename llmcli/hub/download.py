@@ -25,6 +25,7 @@ from llmcli.hub.loadable import check_text_files
 from llmcli.hub.repo_files import HubName, choose_gguf, parse_hub_name
 from llmcli.hub.responses import RemoteFile, checked_headers, fetch_listing
 from llmcli.hub.store import Progress, no_progress
+from llmcli.sizes import size
 
 __all__ = ["CachedModel", "HubName", "cached_model", "cached_models", "fetch_model", "parse_hub_name"]
 
@@ -160,8 +161,8 @@ class _Download:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise ModelNotFoundError(
-                f"{self.name.repo} needs {needed / 1e9:.2f} GB more on the disk of {folder}, "
-                f"where {free / 1e9:.2f} GB are free; free some, or set HF_HOME to a folder on another disk."
+                f"{self.name.repo} needs {size(needed)} more on the disk of {folder}, "
+                f"where {size(free)} are free; free some, or set HF_HOME to a folder on another disk."
             )
 
     @contextmanager

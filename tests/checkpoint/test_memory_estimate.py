@@ -19,6 +19,7 @@ from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory, footpri
 from llmcli.errors import OutOfMemoryError
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.matrix import PackedMatrix
+from llmcli.sizes import size
 from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -87,8 +88,8 @@ def test_one_byte_too_little_is_refused(
     with pytest.raises(OutOfMemoryError) as refused:
         check_memory(meta_model(checkpoint.config), checkpoint, wish)
     told = str(refused.value)
-    assert f"takes {needed / 2**20:.1f} MiB" in told
-    assert f"cpu has {(needed - 1) / 2**20:.1f} MiB free" in told
+    assert f"takes {size(needed)}," in told
+    assert f"cpu has {size(needed - 1)} free" in told
     assert ("8192 tokens" in told) == (context is not None)
 
 
@@ -157,7 +158,7 @@ def test_commands_exit_with_5_before_weights_are_read(folder: Path, monkeypatch:
 
 def test_the_python_api_raises_the_same_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_free_memory(monkeypatch, 1000)
-    with pytest.raises(llmcli.errors.OutOfMemoryError, match=r"takes .* cpu has 0.0 MiB free"):
+    with pytest.raises(llmcli.errors.OutOfMemoryError, match=r"takes .* cpu has 1000 B free"):
         llmcli.load(folder, device="cpu", context_length=100)
 
 

@@ -47,7 +47,7 @@ def test_list_shows_what_pull_fetched() -> None:
     run("pull", "starter")
     header, line = run("list")[1].splitlines()
     assert header.split() == ["NAME", "SIZE", "KIND", "WHERE"]
-    assert line.split()[:5] == ["SmolLM2-135M-Instruct.Q4_1", "0.0", "MB", "GGUF", "store:"]
+    assert line.split()[:5] == ["SmolLM2-135M-Instruct.Q4_1", "10", "KiB", "GGUF", "store:"]
     assert header.index("KIND") == line.index("GGUF")
     (entry,) = json.loads(run("list", "--json")[1])
     assert entry["aliases"] == []

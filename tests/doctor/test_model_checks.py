@@ -155,7 +155,7 @@ def test_recommended_sampling_settings_are_shown(folder: Path) -> None:
 
 def test_weights_that_do_not_fit_into_memory_are_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_checks, "memory", lambda device: (1 << 30, 1 << 10))
-    assert "0.00 GiB are free" in problems(findings(folder))[0]
+    assert "of which 1 KiB are free" in problems(findings(folder))[0]
     monkeypatch.setattr(model_checks, "memory", lambda device: (None, None))
     assert problems(findings(folder)) == []
 

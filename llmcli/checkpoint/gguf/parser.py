@@ -13,6 +13,7 @@ from typing import NoReturn, TypeAlias
 
 from llmcli.checkpoint.files.weight_file import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.sizes import size
 from llmcli.text.vocab.garbage_collection import no_collection
 
 GGUFValue: TypeAlias = "int | float | bool | str | list[GGUFValue]"
@@ -228,7 +229,7 @@ class _Parser:
         if end > self._file.size:
             self._cut_short()
         if end > _LARGEST_HEADER:
-            self._refuse(f"its header has more than {_LARGEST_HEADER >> 20} MiB")
+            self._refuse(f"its header has more than {size(_LARGEST_HEADER)}")
         # Doubling keeps the copying linear.
         self._data = self._file.read(0, max(end, 2 * len(self._data)))
         if end > len(self._data):

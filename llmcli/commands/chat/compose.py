@@ -14,6 +14,7 @@ from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, named
 from llmcli.commands.shared.prompt_input import decode_input, decoded_text
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.sizes import size
 from llmcli.views.terminal import terminal
 
 _LARGEST_BYTES = 64 << 20
@@ -86,7 +87,7 @@ def text_of_file(name: str) -> str:
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}.") from error
     if len(data) > _LARGEST_BYTES:
-        raise UsageError(f"{name} is larger than {_LARGEST_BYTES >> 20} MiB, more than a model could read.")
+        raise UsageError(f"{name} is larger than {size(_LARGEST_BYTES)}, more than a model could read.")
     text = decode_input(data, name)
     if "\0" in text:
         raise UsageError(f"{name} is not a text that a model could read: it has NUL characters.")

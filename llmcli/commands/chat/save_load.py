@@ -14,6 +14,7 @@ from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.conversations.store import conversation_files, find_conversation, read_conversation
 from llmcli.conversations.tree import Node, Tree
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.sizes import size
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
@@ -131,7 +132,7 @@ def _imported(path: Path, session: ChatSession) -> LiveConversation:
     """Start a new conversation with the messages in a file."""
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            raise UsageError(f"{path} is not a conversation: it is larger than {_LARGEST_BYTES >> 20} MiB.")
+            raise UsageError(f"{path} is not a conversation: it is larger than {size(_LARGEST_BYTES)}.")
         text = decode_input(path.read_bytes(), str(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error

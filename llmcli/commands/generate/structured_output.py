@@ -11,6 +11,7 @@ import typer
 from llmcli.commands.shared.options.form import FormOptions
 from llmcli.commands.shared.prompt_input import argument_text, decoded_text
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.sizes import size
 from llmcli.text.reasoning import PLAIN, TAGS, ReplyStart
 from llmcli.views.terminal import terminal
 
@@ -59,7 +60,7 @@ def _contents(argument: str, option: str, *, inline: str) -> str:
             raise UsageError(f"There is no file {argument!r}.")
         return argument_text(argument, option)
     if path.stat().st_size > _LARGEST_BYTES:
-        raise UsageError(f"{path} is larger than {_LARGEST_BYTES >> 20} MiB.")
+        raise UsageError(f"{path} is larger than {size(_LARGEST_BYTES)}.")
     return decoded_text(path.read_bytes(), str(path))
 
 

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from llmcli.errors import UsageError
+from llmcli.sizes import size
 from llmcli.text.decode_bytes import checked_encoding, text_from_bytes
 from llmcli.views.terminal import terminal
 
@@ -84,7 +85,7 @@ def read_stdin_bytes() -> bytes:
     finally:
         waiting.cancel()
     if len(data) > LARGEST_BYTES:
-        raise UsageError(f"Standard input holds more than {LARGEST_BYTES >> 20} MiB, which no model can read at once.")
+        raise UsageError(f"Standard input holds more than {size(LARGEST_BYTES)}, which no model can read at once.")
     return data
 
 
@@ -100,7 +101,7 @@ def read_file_bytes(path: Path) -> bytes:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
     if len(data) > LARGEST_BYTES:
-        raise UsageError(f"{path} is larger than {LARGEST_BYTES >> 20} MiB; split it.")
+        raise UsageError(f"{path} is larger than {size(LARGEST_BYTES)}; split it.")
     return data
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from llmcli.sizes import size
+
 if TYPE_CHECKING:
     from llmcli.engine.batch.batch import BatchStats
     from llmcli.engine.events import Stats
@@ -47,12 +49,3 @@ def batch_stats_line(stats: BatchStats) -> Text:
 def speed(tokens_per_second: float) -> str:
     """Tokens per second with three digits."""
     return f"{tokens_per_second:.0f} tok/s" if tokens_per_second >= 100 else f"{tokens_per_second:.1f} tok/s"
-
-
-def size(count: float) -> str:
-    """A number of bytes in the binary unit that suits it, up to GiB."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"

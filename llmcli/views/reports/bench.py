@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.reply.stats import size
+from llmcli.sizes import size
 from llmcli.views.reports.show import count
 from llmcli.views.terminal.sanitize import visible
 

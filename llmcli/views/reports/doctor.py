@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.reply.stats import size
+from llmcli.sizes import size
 from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:

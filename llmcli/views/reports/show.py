@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from rich.tree import Tree
 
-from llmcli.views.reply.stats import size
+from llmcli.sizes import size
 from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.model_terms import attention_words, feed_forward_words, logit_words, norm_words, rope_words
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from llmcli.sizes import size
 from llmcli.views.terminal.sanitize import visible
 from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, note
 
@@ -56,7 +57,10 @@ class _Estimate:
         self._noted = True
         left = (now - self._since) * (total - done) / done
         if left >= _WORTH_A_NOTE_S:
-            note(f"{visible(what)}: about {_duration(left)} left ({done} of {total} {self._unit} done).")
+            note(f"{visible(what)}: about {_duration(left)} left ({self._done_of(done, total)} done).")
+
+    def _done_of(self, done: int, total: int) -> str:
+        return f"{size(done)} of {size(total)}" if self._unit == "bytes" else f"{done} of {total} {self._unit}"
 
 
 def _duration(seconds: float) -> str:
@@ -68,19 +72,9 @@ def _duration(seconds: float) -> str:
 
 class _Bar:
     def __init__(self, unit: str, delay_s: float) -> None:
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        amount = (
-            (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
-        )
+        amount = (TextColumn("{task.fields[bytes]}"),) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -89,7 +83,8 @@ class _Bar:
             console=console_err(),
             transient=True,
         )
-        self._task = self._progress.add_task("", start=False, visible=False)
+        self._task = self._progress.add_task("", start=False, visible=False, bytes="")
+        self._is_bytes = unit == "bytes"
         self._what: str | None = None
         self._since = 0.0
         self._delay_s = delay_s
@@ -99,10 +94,18 @@ class _Bar:
             self._what, self._since = what, time.monotonic()
             self._progress.reset(self._task, description=visible(what), total=total, visible=True)
         self._progress.update(self._task, completed=done, total=total)
+        if self._is_bytes:
+            self._progress.update(self._task, bytes=self._bytes(done, total))
         if done == total:
             self.stop()
         elif time.monotonic() - self._since >= self._delay_s:
             self._progress.start()
+
+    def _bytes(self, done: int, total: int | None) -> str:
+        """The bytes that are done, of all, and per second over the last seconds."""
+        speed = self._progress.tasks[0].speed
+        of = f"/{size(total)}" if total is not None else ""
+        return f"{size(done)}{of}" + (f" {size(speed)}/s" if speed else "")
 
     def stop(self) -> None:
         self._progress.stop()

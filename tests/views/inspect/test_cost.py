@@ -25,7 +25,7 @@ KV cache: 131,072 B a token in 16-bit values, 8 heads for
 and values, 4 times as much.
 
 tokens KV cache read all 1 more scores
-    17    2 MiB    238 G   15 G   0.1%
+    17  2.1 MiB    238 G   15 G   0.1%
   1024  128 MiB   14.6 T 15.5 G   3.5%
   8192 1.00 GiB    132 T 19.3 G  22.2%
 17 tokens: the text; 8192 tokens: the full context
