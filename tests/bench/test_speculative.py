@@ -12,6 +12,7 @@ import llmcli
 from llmcli.bench.speculative import TASKS, MeasuredReply, Outcome, measure, outcomes, reply_count
 from llmcli.engine import SamplingParams
 from llmcli.views.reply.speculative import speculative_view
+from tests.support.manual import absent, undocumented
 from tests.support.models.puppet import loop, write_puppet
 from tests.support.terminal.cli import llm
 from tests.support.terminal.drawing import drawn
@@ -29,6 +30,7 @@ def test_a_complete_run(model: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
     found = json.loads(result.stdout)
     assert (found["schema"], found["model"], found["draft"]) == ("llmcli.bench-speculative/1", "puppet", "puppet")
+    assert undocumented("llmcli.bench-speculative/1", found) == absent("llmcli.bench-speculative/1", found) == set()
     assert len(found["replies"]) == reply_count(1, draft=True)
     assert [(one["task"], one["arm"]) for one in found["outcomes"]] == [
         (task.name, arm) for task in TASKS for arm in ("plain", "lookup", "draft")

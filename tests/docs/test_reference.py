@@ -1,4 +1,4 @@
-"""Every flag, setting, slash command, exit code and JSON field that the program declares has one entry in the pages.
+"""Every flag, setting, slash command and exit code that the program declares has one entry in the pages.
 
 An entry is a table row that begins with a code-quoted name. Other mentions are free.
 """
@@ -6,15 +6,12 @@ An entry is a table row that begins with a code-quoted name. Other mentions are 
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections import Counter
 from functools import cache
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pytest
 import typer
 
 from llmcli import cli, errors
@@ -22,8 +19,7 @@ from llmcli.commands.chat.slash_commands import Commands
 from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 from llmcli.commands.shared.options.flags import OTHER_SPELLINGS
 from llmcli.docs import pages
-from tests.support.manual import ROOT, entries, json_fields, json_tables
-from tests.support.models.tiny_checkpoints import tiny_checkpoint
+from tests.support.manual import ROOT, entries
 from tests.support.terminal.cli import llm
 
 
@@ -133,86 +129,3 @@ def test_every_environment_variable_has_an_entry_or_a_flag() -> None:
     found = Counter(name for name, _ in all_names() if re.fullmatch(r"[A-Z_]{5,}", name))
     assert len(found) > 5
     assert found == Counter(read - flags)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint(tmp_path_factory.mktemp("m"), "llama")
-
-
-def keys(value: object) -> set[str]:
-    """The names of all fields in a JSON value, however deep."""
-    if isinstance(value, dict):
-        return set(value).union(*map(keys, value.values()))
-    return set().union(*map(keys, value)) if isinstance(value, list) else set()
-
-
-TEXT = "the cat sat"
-RUNS = {
-    "A reply": ["generate", TEXT, "-n", "2", "--top", "2", "--attention", "--seed", "1"],
-    "llmcli.choices/1": ["generate", TEXT, "--choices", "a,b"],
-    "llmcli.score/1": ["score", TEXT, "--top", "2"],
-    "llmcli.attention/1": ["inspect", "attention", TEXT, "--position", "-1"],
-    "llmcli.attention-pattern/1": ["inspect", "attention", TEXT, "--layer", "0", "--head", "0"],
-    "llmcli.heads/1": ["inspect", "heads", "--ablate", "1"],
-    "llmcli.lens/1": ["inspect", "lens", TEXT],
-    "llmcli.token/1": ["inspect", "token", "next", TEXT, "--verify"],
-    "llmcli.without/1": ["inspect", "without", "cat", TEXT],
-    "llmcli.without-words/1": ["inspect", "without", "*", TEXT],
-    "llmcli.neurons/1": ["inspect", "neurons", TEXT],
-    "llmcli.neuron/1": ["inspect", "neurons", TEXT, "--layer", "0", "--neuron", "1"],
-    "llmcli.embeddings/1": ["inspect", "embeddings", "a"],
-    "llmcli.tokens/1": ["inspect", "tokens", TEXT],
-    "llmcli.cost/1": ["inspect", "cost", TEXT],
-    "llmcli.causal-trace/1": ["trace", TEXT, "--subject", "cat", "--samples", "1"],
-}
-# Of a token, wherever one is.
-COMMON = {"schema", "id", "text", "bytes", "prob"}
-
-
-@pytest.fixture(scope="module")
-def declared(model: Path) -> dict[str, set[str]]:
-    """The names of the fields that each command prints."""
-    experts = tiny_checkpoint(model.parent / "experts", "mixtral")
-    runs = {
-        **{schema: [*run, "-m", model] for schema, run in RUNS.items()},
-        "llmcli.experts/1": ["inspect", "experts", TEXT, "-m", experts],
-        "llmcli.templates/1": ["show", model, "--template"],
-        "llmcli.compare/1": ["compare", model, model, TEXT, "-n", "2"],
-    }
-    found = {}
-    for schema, run in runs.items():
-        result = llm(*run, "--json")
-        assert result.returncode == 0, result.stderr
-        value = json.loads(result.stdout)
-        assert value.get("schema", "A reply") == schema
-        found[schema] = keys(value)
-    return found
-
-
-@pytest.mark.parametrize("schema", [*RUNS, "llmcli.experts/1", "llmcli.templates/1", "llmcli.compare/1"])
-def test_every_json_field_is_documented(schema: str, declared: dict[str, set[str]]) -> None:
-    assert declared[schema] - COMMON <= json_fields()[schema]
-
-
-def test_documented_json_fields_exist(declared: dict[str, set[str]]) -> None:
-    checked = 0
-    for schemas, names in json_tables():
-        if set(schemas) <= set(declared):
-            # Only written for a prompt with a gap.
-            assert names - {"suffix"} <= set().union(*(declared[schema] for schema in schemas)), schemas
-            checked += 1
-    assert checked >= 15
-
-
-def test_the_fields_of_events_and_batches_are_documented(model: Path) -> None:
-    lines = llm("generate", TEXT, "-m", model, "-n", "2", "--attention", "--jsonl").stdout.splitlines()
-    events = [json.loads(line) for line in lines]
-    known = json_fields()
-    assert {event["event"] for event in events} <= known["Events"]
-    assert keys([event for event in events if event["event"] != "step"]) - COMMON <= known["Events"] | known["A reply"]
-    assert keys([event for event in events if event["event"] == "step"]) - COMMON - {"event"} <= known["A reply"]
-    batch = llm("batch", "-", "-m", model, "-n", "2", stdin=b'{"prompt": "a"}\n{"prompt": 1}\n').stdout.splitlines()
-    results = [json.loads(line) for line in batch]
-    assert {"text", "error"} <= keys(results)
-    assert keys(results) - COMMON <= known["Batches"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from llmcli.docs import pages
@@ -13,8 +14,12 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = {topic: pages.FOLDER / f"{topic}.md" for topic in pages.TOPICS}
 TEXTS = {"README": README, **PAGES}
+TOKEN_FIELDS = {"schema", "id", "text", "bytes", "prob"}
+"""The fields of a token, and the name of the schema, which no table repeats."""
 
 _ROW = re.compile(r"\| (`.+?)(?<!\\) \|")
+_SCHEMA = re.compile(r"`(llmcli\.[a-z-]+/\d+)`")
+_COMMAND = re.compile(r"`(llm [a-z]+(?: [a-z]+)?)(?: [A-Z]+)? --json`")
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -44,7 +49,8 @@ def entries(text: str) -> Iterator[list[str]]:
 def json_tables() -> list[tuple[tuple[str, ...], set[str]]]:
     """The tables of the page on JSON: the schemas that the text above each names, and the fields in its first column.
 
-    A reply, an event and so on have no schema: they go by the title of their section.
+    An output without a schema goes by its command, such as "llm list"; events and batches by the title of their
+    section.
     """
     return [(schemas, _names(code for entry in entries(table) for code in entry)) for schemas, table in _json_tables()]
 
@@ -58,18 +64,50 @@ def json_fields() -> dict[str, set[str]]:
     return found
 
 
+def json_keys(schema: str, value: object) -> set[str]:
+    """The names of all fields in an output, however deep.
+
+    The page writes `files.*` for an object whose keys are data, such as names of files: these are no fields.
+    """
+    if isinstance(value, list):
+        return set().union(*(json_keys(schema, part) for part in value))
+    if not isinstance(value, dict):
+        return set()
+    by_data = _keyed_by_data(schema)
+    parts = ([*part.values()] if name in by_data and isinstance(part, dict) else part for name, part in value.items())
+    return set(value).union(*(json_keys(schema, part) for part in parts))
+
+
+def undocumented(schema: str, value: object) -> set[str]:
+    """The fields of an output that its tables do not name."""
+    return json_keys(schema, value) - TOKEN_FIELDS - json_fields()[schema]
+
+
+def absent(schema: str, value: object) -> set[str]:
+    """The fields that an output's tables name and that it does not have."""
+    named = set().union(*(names for schemas, names in json_tables() if schema in schemas))
+    return named - json_keys(schema, value)
+
+
+@cache
+def _keyed_by_data(schema: str) -> set[str]:
+    tables = [table for schemas, table in _json_tables() if schema in schemas]
+    codes = [code for table in tables for entry in entries(table) for code in entry]
+    return _names(code for code in codes if code.endswith(".*"))
+
+
 def _json_tables() -> Iterator[tuple[tuple[str, ...], str]]:
     for section in pages.sections("json"):
         schemas: tuple[str, ...] = (section.title,)
         for paragraph in section.text.split("\n\n"):
-            schemas = tuple(re.findall(r"`(llmcli\.[a-z-]+/\d+)`", paragraph)) or schemas
+            schemas = tuple(_SCHEMA.findall(paragraph) or _COMMAND.findall(paragraph)) or schemas
             if paragraph.startswith("|"):
                 yield schemas, paragraph
 
 
 def _names(codes: Iterable[str]) -> set[str]:
     """The names of fields in codes such as `a[].b`, of which the last part counts."""
-    return {re.split(r"[. ]", code.replace("[]", ""))[-1] for code in codes}
+    return {re.split(r"[. ]", code.replace("[]", "").removesuffix(".*"))[-1] for code in codes}
 
 
 def links(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from llmcli.bench.run import ArmDescription, Benchmark, Event, WorkStarted
 from llmcli.commands.bench.command import bench
 from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
 from llmcli.paths import settings_path
+from tests.support.manual import absent, undocumented
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
@@ -39,6 +40,7 @@ def test_a_complete_benchmark(model: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert result.returncode == 0, told
     assert found["schema"] == "llmcli.bench/1"
+    assert undocumented("llmcli.bench/1", found) == absent("llmcli.bench/1", found) == set()
     assert found["settings"] == {
         "device": "cpu", "dtype": "auto", "threads": 1, "rounds": 1,
         "prefill": [], "contexts": [0], "decoded_tokens": 16, "quantize": None,

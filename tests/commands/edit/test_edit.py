@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.manual import absent, undocumented
 from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.terminal.cli import Result, llm
 
@@ -39,6 +40,7 @@ def test_an_edit_is_saved_used_and_undone(edit, folder: Path, tmp_path: Path) ->
     prompt = report["proof"]["prompt"]
     assert report["schema"] == "llmcli.edit/1" and prompt["after"] > 2 * prompt["before"]
     assert len(report["tried"]) == 2 and report["target"] == "B"
+    assert undocumented("llmcli.edit/1", report) == absent("llmcli.edit/1", report) == set()
     (listed,) = json.loads(llm("edit", "list", "--json").stdout)
     assert listed["name"] == "tower-b" and listed["layers"] == [report["layer"]]
     assert b"See the tower" in llm("edit", "show", "tower-b").stdout
