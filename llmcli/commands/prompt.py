@@ -8,7 +8,7 @@ import typer
 
 from llmcli.commands.shared import prompt_template_files
 from llmcli.commands.shared.completion import PROMPT_TEMPLATES
-from llmcli.commands.shared.options.flags import only, text, with_options
+from llmcli.commands.shared.options.flags import only, text_or_at_file, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import read_prompt
 from llmcli.commands.shared.prompt_template_files import PromptTemplate
@@ -33,7 +33,13 @@ def save(
     ] = None,
     system: Annotated[
         str | None,
-        typer.Option("--system", "-s", metavar="TEXT", callback=text, help="A system prompt to save with it."),
+        typer.Option(
+            "--system",
+            "-s",
+            metavar="TEXT|@FILE",
+            callback=text_or_at_file,
+            help="A system prompt to save with it, or @ and a file with it.",
+        ),
     ] = None,
     *,
     terminal_options: Annotated[TerminalOptions, only("encoding")],

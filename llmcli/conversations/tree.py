@@ -20,6 +20,7 @@ from llmcli.conversations.records import (
     Window,
 )
 from llmcli.errors import LlmcliError
+from llmcli.text.chat.attached_files import without_files
 from llmcli.text.chat.prompt import Message
 
 if TYPE_CHECKING:
@@ -151,9 +152,9 @@ class Tree:
         return [node for node in self.nodes.values() if node.n not in inner]
 
     def title(self) -> str:
-        """The user's first message; empty if there is none."""
+        """What the user wrote first, without the files sent along; empty if there is nothing."""
         path = self.path() or list(self.nodes.values())
-        return path[0].text if path else ""
+        return without_files(path[0].text) if path else ""
 
     def _answered(self, to: int | None) -> list[Node]:
         path = self.path(to)

@@ -18,6 +18,7 @@ from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
 from llmcli.commands.shared.options.speculation import SpeculationOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
+from llmcli.commands.shared.prompt_input import read_plain_text
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.views.terminal import terminal
 
@@ -66,7 +67,7 @@ def chat(
     model_options: Annotated[ModelOptions, without("readable")],
     saving: SavingOptions,
     prompt_options: Annotated[
-        PromptOptions, only("system", "no_thinking", "strict_system", "chat_template", "template_arg")
+        PromptOptions, only("file", "system", "no_thinking", "strict_system", "chat_template", "template_arg")
     ],
     sampling_options: SamplingOptions,
     report_options: ReportOptions,
@@ -88,17 +89,17 @@ def chat(
             command, live.tree.settings, model_options, prompt_options, variables
         )
 
-    from llmcli.commands.chat.compose import text_of_file
     from llmcli.commands.chat.load import ChatModelLoader
     from llmcli.commands.chat.start import run_chat
 
-    for name in files or ():
+    names = [*(files or ()), *(prompt_options.file or ())]
+    for name in names:
         if not os.path.lexists(Path(name).expanduser()):
             raise UsageError(
                 f"There is no file {name!r} to talk about. For a question, start llm chat and type it there, "
                 'or use llm generate "...".'
             )
-    texts = [(name, text_of_file(name)) for name in files or ()]
+    texts = [(name, read_plain_text(name)) for name in names]
     speculator.find()
     load = ChatModelLoader(model_options, prompt_options, sampling_options, speculator, variables)
     run_chat(load, live, report_options, texts=texts, plain=plain, is_resumed=path is not None)

@@ -12,12 +12,10 @@ from pathlib import Path
 
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, named
-from llmcli.commands.shared.prompt_input import decode_input, decoded_text
+from llmcli.commands.shared.prompt_input import decoded_text, read_plain_text
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.sizes import size
 from llmcli.views.terminal import terminal
 
-_LARGEST_BYTES = 64 << 20
 # Most characters of base64 that common terminals accept for their clipboard (OSC 52).
 _LARGEST_COPY = 74_994
 
@@ -59,7 +57,7 @@ class Composing:
     def _read(self, argument: str) -> None:
         if not argument:
             raise UsageError("/read needs the name of a file.")
-        attach_text(self._session, argument, text_of_file(argument))
+        attach_text(self._session, argument, read_plain_text(argument))
         self._session.note("Enter alone sends it.")
 
     def _copy(self, _argument: str) -> None:
@@ -75,28 +73,9 @@ class Composing:
         self._session.note(f"{len(answer)} characters were given to the terminal's clipboard.")
 
 
-def text_of_file(name: str) -> str:
-    """Read the text of a file to attach to a message.
-
-    Raises:
-        UsageError: the file cannot be read, is too large, or is not text in a known encoding.
-    """
-    try:
-        with Path(name).expanduser().open("rb") as file:
-            data = file.read(_LARGEST_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}.") from error
-    if len(data) > _LARGEST_BYTES:
-        raise UsageError(f"{name} is larger than {size(_LARGEST_BYTES)}, more than a model could read.")
-    text = decode_input(data, name)
-    if "\0" in text:
-        raise UsageError(f"{name} is not a text that a model could read: it has NUL characters.")
-    return text
-
-
 def attach_text(session: ChatSession, name: str, text: str) -> None:
     """Attach the text of the file `name` to the next message, and note its length."""
-    session.attached.append(text)
+    session.attached.append((name, text))
     tokens = len(session.loaded.tokenizer.encode(text, add_special_tokens=False))
     session.note(f"Read {name}, {tokens} tokens; it goes along with your next message.")
 

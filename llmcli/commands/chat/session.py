@@ -20,6 +20,7 @@ from llmcli.engine import Conversation, Event, Finish, Interruption, SamplingPar
 from llmcli.engine.reply.thinking import ThinkingApart, thought_and_answer
 from llmcli.engine.sampling.params import params_from_json
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.text.chat.attached_files import with_files
 from llmcli.text.chat.prompt import Message, encode_chat
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.sanitize import visible
@@ -83,8 +84,8 @@ class ChatSession:
         self.last_steps: Sequence[Step] = ()
         self._noted: set[str] = set()
         """Notes about prompts that have been shown."""
-        self.attached: list[str] = []
-        """Texts to attach to the next message."""
+        self.attached: list[tuple[str, str]] = []
+        """Names and texts of the files to send with the next message."""
         self.fit: Callable[[str, int | None], None] = lambda text, after: None
         """Makes room in the context for a message by the user's policy, or raises `PromptTooLongError`."""
         self.leaving = False
@@ -134,7 +135,7 @@ class ChatSession:
 
     def reply_to(self, text: str, *, after: int | None = None) -> None:
         """Send `text` to the model after message `after`, by default the last, and generate the reply."""
-        text = "\n\n".join([text, *self.attached]) if text else "\n\n".join(self.attached)
+        text = with_files(text, self.attached)
         if after is None:
             pending = self.live.tree.unanswered()
             after = self.live.tree.head if pending is None else pending.after

@@ -10,6 +10,7 @@ from llmcli.commands.chat.slash_command import Command, named, whole_number
 from llmcli.commands.shared.completion import model_names
 from llmcli.commands.shared.options.logit_bias import token_biases
 from llmcli.commands.shared.options.prompt import template_variables
+from llmcli.commands.shared.prompt_input import text_or_file
 from llmcli.engine import SamplingParams
 from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.errors import UsageError
@@ -83,7 +84,7 @@ class ModelSettings:
     def _system(self, argument: str) -> None:
         session = self._session
         if argument:
-            session.conversation.system = None if argument == "none" else argument
+            session.conversation.system = None if argument == "none" else text_or_file(argument, "/system")
             session.record_settings()
         session.say(f"System prompt: {session.conversation.system or '(none)'}")
 

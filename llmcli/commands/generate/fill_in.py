@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Parameters that contradict --fill-in, and how an error names them.
 _CONFLICTS = {
     "prompt": "a prompt",
+    "file": "--file",
     "raw": "--raw",
     "control_tokens": "--control-tokens",
     "system": "--system",

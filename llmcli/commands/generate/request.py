@@ -42,8 +42,8 @@ class CheckedRequest:
 def read_text(invocation: typer.Context, prompt: str | None, options: GenerateOptions) -> tuple[str, GenerateOptions]:
     """Read the prompt, and return it with the options that apply to it.
 
-    The prompt comes from the argument, a pipe, a --prompt-template, which may set a system prompt, or the two texts of
-    --fill-in, which exclude the options for conversations.
+    The prompt comes from files, the argument, a pipe, a --prompt-template, which may set a system prompt, or the two
+    texts of --fill-in, which exclude the options for conversations.
 
     Raises:
         UsageError: there is no prompt, or flags contradict each other.
@@ -60,8 +60,10 @@ def read_text(invocation: typer.Context, prompt: str | None, options: GenerateOp
     if asked.fill_in is not None:
         return asked.fill_in[0], fill_in.without_conversation(options)
     if asked.prompt_template is None:
-        return read_prompt(prompt), options
-    text, system = prompt_template_files.read_filled(asked.prompt_template, prompt, asked.param)
+        return read_prompt(prompt, asked.file or (), raw=asked.raw), options
+    text, system = prompt_template_files.read_filled(
+        asked.prompt_template, prompt, asked.param, asked.file or (), raw=asked.raw
+    )
     # The template's system prompt overrides one in the settings, but not a flag.
     if system is not None and not is_flag_given(invocation, "system"):
         options = replace(options, prompt=replace(asked, system=system))

@@ -6,10 +6,12 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmcli.errors import UsageError
 from llmcli.sizes import size
+from llmcli.text.chat.attached_files import with_files
 from llmcli.text.decode_bytes import checked_encoding, text_from_bytes
 from llmcli.views.terminal import terminal
 
@@ -32,25 +34,44 @@ def configure_encoding(name: str | None) -> None:
     _encoding = None if name is None else checked_encoding(name)
 
 
-def read_prompt(argument: str | None) -> str:
-    """The prompt argument, a blank line, and the piped text; "-" is the piped text alone.
+def read_prompt(argument: str | None, files: Sequence[str] = (), *, raw: bool = False) -> str:
+    """The texts of `files`, the prompt argument, and the piped text, with blank lines between them.
+
+    As the argument, "-" is the piped text alone. Among the files it makes the piped text a file. A single file
+    without any other text is the prompt as it is, and so is everything with `raw`; other files are marked as files.
 
     Raises:
-        UsageError: there is no prompt, or it is empty.
+        UsageError: there is no prompt, it is empty, a file cannot be read, or standard input is wanted twice.
     """
+    if [argument, *files].count("-") > 1:
+        raise UsageError("Standard input can be read only once, so one - is enough.")
+    attached = [("stdin", _typed_or_piped()) if name == "-" else (name, read_plain_text(name)) for name in files]
     piped = ""
-    if stdin_is_piped():
+    if argument == "-":
+        piped = _typed_or_piped()
+    elif "-" not in files and stdin_is_piped():
         piped = read_stdin()
-    elif argument == "-":
-        piped = "" if sys.stdin is None else decoded_text(sys.stdin.buffer.read(), _STDIN)
     if argument is not None:
         argument = argument_text(argument, "The prompt")
     parts = [part for part in (None if argument == "-" else argument, piped) if part]
-    if not parts:
-        if argument is None and not stdin_is_piped():
+    if files:
+        as_it_is = raw or (not parts and len(attached) == 1)
+        texts = [text for _, text in attached]
+        prompt = "\n\n".join([*texts, *parts]) if as_it_is else with_files("\n\n".join(parts), attached)
+    else:
+        prompt = "\n\n".join(parts)
+    if not prompt:
+        if argument is None and not files and not stdin_is_piped():
             raise UsageError('There is no prompt. Give one (llm generate "..."), pipe text in, or start llm chat.')
         raise UsageError("The prompt is empty. Give a text, or pipe one in.")
-    return "\n\n".join(parts)
+    return prompt
+
+
+def _typed_or_piped() -> str:
+    """Standard input, also from a keyboard until Ctrl-D."""
+    if stdin_is_piped():
+        return read_stdin()
+    return "" if sys.stdin is None else decoded_text(sys.stdin.buffer.read(), _STDIN)
 
 
 def stdin_is_piped() -> bool:
@@ -114,6 +135,22 @@ def read_file_text(path: Path) -> str:
     return decoded_text(read_file_bytes(path), str(path))
 
 
+def read_plain_text(name: str) -> str:
+    """Read the text file `name`, in which ~ is the home folder; a file with NUL characters is refused.
+
+    Raises:
+        UsageError: it cannot be read, is too large, or is not text in a known encoding.
+    """
+    path = Path(name).expanduser()
+    return _without_nul(decode_input(read_file_bytes(path), str(path)), str(path))
+
+
+def _without_nul(text: str, source: str) -> str:
+    if "\0" in text:
+        raise UsageError(f"{source} is not a text that a model could read: it has NUL characters.")
+    return text
+
+
 def file_or_text(argument: str | None) -> str:
     """The contents of the file named by the argument, or the argument itself; piped text for "-" or None.
 
@@ -134,6 +171,22 @@ def file_or_text(argument: str | None) -> str:
     if _LIKE_A_PATH.fullmatch(content):
         raise UsageError(f"There is no file {content!r}. If it is the text itself, pipe it in with - as the argument.")
     return content
+
+
+def text_or_file(argument: str, option: str) -> str:
+    """The text given to an option: the contents of FILE for @FILE, otherwise the argument, in which @@ begins as @.
+
+    Raises:
+        UsageError: the file cannot be read as text, or the argument is not text in a known encoding.
+    """
+    if not argument.startswith("@"):
+        return argument_text(argument, option)
+    if argument.startswith("@@"):
+        return argument_text(argument[1:], option)
+    name = argument[1:]
+    if not os.path.lexists(Path(name).expanduser()):
+        raise UsageError(f"There is no file {name!r} for {option}. A text that begins with @ is written with @@.")
+    return read_plain_text(name)
 
 
 def decoded_text(data: bytes, source: str) -> str:

@@ -148,8 +148,15 @@ def remove(name: str) -> None:
     find_path.unlink()
 
 
-def read_filled(name: str, argument: str | None, params: Sequence[str] | None) -> tuple[str, str | None]:
-    """Read a template and fill it with the prompt argument, piped text and `KEY=VALUE` params.
+def read_filled(
+    name: str,
+    argument: str | None,
+    params: Sequence[str] | None,
+    files: Sequence[str] = (),
+    *,
+    raw: bool = False,
+) -> tuple[str, str | None]:
+    """Read a template and fill it with the text that `read_prompt` makes of the others, and `KEY=VALUE` params.
 
     Raises:
         UsageError: a placeholder has no value, or a param has another form.
@@ -162,8 +169,8 @@ def read_filled(name: str, argument: str | None, params: Sequence[str] | None) -
             raise UsageError(f"--param {param} is not of the form KEY=VALUE.")
         values[key] = argument_text(value, "--param")
     needs_input = _INPUT in template.places and _INPUT not in values
-    if needs_input or argument is not None:
-        return template.filled(read_prompt(argument), values)
+    if needs_input or files or argument is not None:
+        return template.filled(read_prompt(argument, files, raw=raw), values)
     return template.filled(read_stdin() if stdin_is_piped() else "", values)
 
 

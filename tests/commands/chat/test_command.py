@@ -112,7 +112,8 @@ def test_piped_text_is_the_first_message_and_without_a_terminal_the_only_one(tmp
     result = llm("chat", "-m", model, tmp_path / "notes.txt", stdin=b"Hm?\n", env={"XDG_DATA_HOME": str(folder)})
     assert b"notes.txt, 6 tokens; it goes along" in result.stderr
     (path,) = folder.rglob("*.jsonl")
-    assert '"text":"Hm?\\n\\nNotes."' in path.read_text().replace('": "', '":"')
+    asked = f"{tmp_path}/notes.txt\\n```\\nNotes.\\n```\\n\\nHm?"
+    assert f'"text":"{asked}"' in path.read_text().replace('": "', '":"')
 
 
 def test_an_unreadable_file_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:

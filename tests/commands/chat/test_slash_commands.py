@@ -255,7 +255,8 @@ def test_text_from_files_and_the_editor(
     (tmp_path / "a note.txt").write_text("the text\n")
     assert "8 tokens" in chat(f"/read {tmp_path}/a note.txt")
     chat("Sum up")
-    assert chat.texts[0] == "Sum up\n\nthe text"
+    sent = f"{tmp_path}/a note.txt\n```\nthe text\n```\n\nSum up"
+    assert chat.texts[0] == sent
     (tmp_path / "binary").write_bytes(b"\0\1")
     for wrong in ("/read", "/read /nowhere", f"/read {tmp_path}/binary", f"/read {tmp_path}", "/edit first"):
         with pytest.raises(UsageError):
@@ -265,7 +266,7 @@ def test_text_from_files_and_the_editor(
     editor.chmod(0o700)
     monkeypatch.setenv("VISUAL", str(editor))
     chat("/edit last")
-    assert chat.texts == ["edited: Sum up\n\nthe text", "Yes, ok."]
+    assert chat.texts == [f"edited: {sent}", "Yes, ok."]
     monkeypatch.setenv("VISUAL", "true")
     assert "Nothing was sent" in chat("/edit")
     for command in ("false", "/no/editor"):

@@ -215,3 +215,62 @@ def test_a_missing_file_is_not_scored_as_text(name: str, model: Path) -> None:
 @pytest.mark.parametrize("text", ["see notes.txt", "3.14", "e.g.", "or / and", "Stop."])
 def test_other_texts_are_scored(text: str, model: Path) -> None:
     assert spelled(llm("score", text, "-m", model, "--json")).endswith(text[1:])
+
+
+def test_files_come_before_the_prompt_and_piped_text_after_it(model: Path) -> None:
+    flags = ["generate", "-m", model, "--json", "-n", "1"]
+    Path("a.txt").write_bytes(b"\xef\xbb\xbfOne.\r\n")
+    Path("b.md").write_text("```\nTwo.\n```\n")
+    both = "a.txt\n```\nOne.\n```\n\nb.md\n````\n```\nTwo.\n```\n````"
+    asked = [*flags, "-f", "a.txt", "--file", "b.md"]
+    assert prompt_of(llm(*asked, "Why?", stdin=b"More.\n")) == f"{both}\n\nWhy?\n\nMore."
+    assert prompt_of(llm(*asked)) == both
+    assert prompt_of(llm(*asked, "Why?", "--raw")) == "One.\n\n```\nTwo.\n```\n\nWhy?"
+    assert prompt_of(llm(*flags, "-f", "-", "Why?", stdin=b"One.\n")) == "stdin\n```\nOne.\n```\n\nWhy?"
+    # A single file with nothing else is the prompt itself.
+    assert prompt_of(llm(*flags, "-f", "a.txt")) == "One."
+    llm("prompt", "save", "short", "Shorten: {input}")
+    assert prompt_of(llm(*flags, "-T", "short", "-f", "a.txt")) == "Shorten: One."
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["-f", "none.txt"], "none.txt cannot be read: No such file or directory."),
+        (["-f", "."], "cannot be read: Is a directory"),
+        (["-f", "latin.txt"], "latin.txt is not UTF-8: the byte at offset 3 is 0xe9."),
+        (["-f", "nul.bin"], "nul.bin is not a text that a model could read: it has NUL characters."),
+        (["-f", "-", "-f", "-"], "Standard input can be read only once"),
+        (["-f", "-", "-"], "Standard input can be read only once"),
+        (["--fill-in", "a", "b", "-f", "nul.bin"], "--fill-in does not go with --file"),
+        (["hi", "-s", "@none.txt"], "There is no file 'none.txt' for --system. A text that begins with @"),
+        (["hi", "-s", "@latin.txt"], "latin.txt is not UTF-8"),
+        (["hi", "-s", "@nul.bin"], "nul.bin is not a text"),
+    ],
+)
+def test_files_that_are_no_text_are_refused(flags: list[str], why: str) -> None:
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    Path("nul.bin").write_bytes(b"ab\0cd, and more text")
+    result = llm("generate", "-m", "no/model", *flags)
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert why in " ".join(result.stderr.decode().split())
+
+
+def test_a_system_prompt_is_read_from_a_file(model: Path, home: Path) -> None:
+    Path("brief.txt").write_text("Be brief.\n")
+    asked = ["generate", "hi", "-m", model, "-n", "1", "-t", "0", "--show-prompt"]
+
+    def system(*flags: str) -> bytes:
+        result = llm(*asked, *flags)
+        assert result.returncode == 0, result
+        return result.stderr
+
+    assert system("-s", "@brief.txt") == system("-s", "Be brief.") != system("-s", "@@brief.txt")
+    assert system("-s", "@@brief.txt") != system("-s", "brief.txt")
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text('system = "@brief.txt"\n')
+    assert system() == system("-s", "Be brief.")
+    (home / "config.toml").write_text('system = "@none.txt"\n')
+    assert b"There is no file 'none.txt' for --system" in llm(*asked).stderr
+    llm("prompt", "save", "p", "hi", "-s", "@brief.txt")
+    assert json.loads(llm("prompt", "show", "p", "--json").stdout)["system"] == "Be brief."

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from llmcli.commands.shared.prompt_input import argument_text
+from llmcli.commands.shared.prompt_input import argument_text, text_or_file
 
 MODEL, PROMPT, SAMPLING, MORE_SAMPLING = "Model", "Prompt", "Sampling", "Sampling: more filters"
 FORM, SHOW, OUTPUT, RUNNING = "Form of the reply", "What to show", "Output", "Running"
@@ -87,6 +87,12 @@ def text(parameter: typer.CallbackParam, value: Any) -> Any:
     if isinstance(value, str):
         return argument_text(value, name)
     return type(value)(argument_text(each, name) for each in value) if isinstance(value, list | tuple) else value
+
+
+def text_or_at_file(parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """Read a parameter's value with `text_or_file`: a text, or @FILE. A Typer callback."""
+    name = next(name for name in parameter.opts if name.startswith("--"))
+    return None if value is None else text_or_file(value, name)
 
 
 def is_flag_given(context: typer.Context, name: str) -> bool:

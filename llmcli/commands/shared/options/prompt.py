@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from llmcli.commands.shared.completion import PROMPT_TEMPLATES
-from llmcli.commands.shared.options.flags import MODEL, PROMPT, flag, text
+from llmcli.commands.shared.options.flags import MODEL, PROMPT, flag, text, text_or_at_file
 from llmcli.errors import UsageError
 
 
@@ -18,10 +18,21 @@ class PromptOptions:
         flag(
             "--system",
             "-s",
-            metavar="TEXT",
-            callback=text,
+            metavar="TEXT|@FILE",
+            callback=text_or_at_file,
             panel=PROMPT,
-            help="Instructions before the conversation.",
+            help="Instructions before the conversation, or @ and a file with them.",
+        ),
+    ] = None
+    file: Annotated[
+        list[str] | None,
+        flag(
+            "--file",
+            "-f",
+            env=False,
+            metavar="FILE",
+            panel=PROMPT,
+            help="Put a text file before the prompt, - for piped text; repeatable.",
         ),
     ] = None
     prompt_template: Annotated[
