@@ -56,6 +56,15 @@ _BLOCKS = (
     Layout("IQ4_NL", 32, 18),
     Layout("IQ4_XS", 256, 136),
     Layout("MXFP4", 32, 17),
+    Layout("TQ1_0", 256, 54),
+    Layout("TQ2_0", 256, 66),
+    Layout("IQ1_S", 256, 50),
+    Layout("IQ1_M", 256, 56),
+    Layout("IQ2_XXS", 256, 66),
+    Layout("IQ2_XS", 256, 74),
+    Layout("IQ2_S", 256, 82),
+    Layout("IQ3_XXS", 256, 98),
+    Layout("IQ3_S", 256, 110),
 )
 
 NUMBERS: dict[str, Layout] = {name: Layout(name, 1, size) for name, size in _NUMBER_BYTES.items()}

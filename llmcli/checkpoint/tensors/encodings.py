@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.tensors import ggml_blocks
+from llmcli.checkpoint.tensors import ggml_blocks, ggml_low_bits
 from llmcli.checkpoint.tensors.dtypes import LAYOUTS, Layout
 
 
@@ -62,6 +62,7 @@ _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
     "IQ4_NL": ggml_blocks.decode_iq4_nl,
     "IQ4_XS": ggml_blocks.decode_iq4_xs,
     "MXFP4": ggml_blocks.decode_mxfp4,
+    **{name: ggml_low_bits.decoder(name) for name in ggml_low_bits.SCALED},
 }
 
 

@@ -2,9 +2,10 @@
 
 | format | becomes | error |
 |---|---|---|
-| Q4_0, Q4_1 | 4 bits | none |
-| Q4_K | 4 bits | scales and minima, products of 6 bits and half precision, are rounded to half: 2^-11 of each at most |
+| Q4_0, Q4_1, TQ1_0, TQ2_0 | 4 bits | none |
+| Q4_K, IQ1_S | 4 bits | scales and minima, a few bits times half precision, are rounded to half: 2^-11 at most |
 | Q8_0, Q5_0, IQ4_NL | 8 bits | none |
+| IQ2_XXS, IQ3_XXS, IQ3_S | 8 bits | scales are rounded to half: 2^-11 at most |
 | all others | 8 bits | values are rounded to 1/127 of the largest in their group: 0.5 % by r.m.s. |
 """
 
@@ -15,16 +16,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.tensors import ggml_blocks
+from llmcli.checkpoint.tensors import ggml_blocks, ggml_low_bits
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.model.quantized.layout import Bits, narrow
+from llmcli.model.quantized.layout import COLUMNS, Bits, narrow
 from llmcli.model.quantized.matrix import Groups
 from llmcli.model.quantized.quantize import quantize
 
 
 def bits_of(encoding: str) -> Bits | None:
     """Bits per code when a block format is packed; None for plain numbers."""
-    if encoding in ("Q4_0", "Q4_1", "Q4_K"):
+    if encoding in ("Q4_0", "Q4_1", "Q4_K", "TQ1_0", "TQ2_0", "IQ1_S"):
         return 4
     return 8 if encoding in ENCODINGS and ENCODINGS[encoding].dtype is None else None
 
@@ -32,9 +33,9 @@ def bits_of(encoding: str) -> Bits | None:
 def groups_of(encoding: str, raw: Tensor) -> Groups:
     """Convert rows of blocks, uint8 (N, blocks of a row, block bytes), to codes and scales."""
     rows, stored = len(raw), raw.flatten(0, 1)
-    if encoding not in _EXACT:
+    if encoding not in _CONVERTERS:
         return quantize(ENCODINGS[encoding].decode(stored).view(rows, -1), narrow(8))
-    codes, scale, minimum = _EXACT[encoding](stored)
+    codes, scale, minimum = _CONVERTERS[encoding](stored)
     return Groups(
         codes.reshape(rows, -1), scale.half().view(rows, -1), None if minimum is None else minimum.half().view(rows, -1)
     )
@@ -70,11 +71,39 @@ def _iq4_nl(stored: Tensor) -> tuple[Tensor, Tensor, None]:
     return table[codes.int()], ggml_blocks.half(stored, 0), None
 
 
-_EXACT: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]] = {
+def _ternary(name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    def convert(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        numbers, scale = ggml_low_bits.SCALED[name](stored)
+        scales = scale.expand(-1, numbers.shape[1] // COLUMNS)
+        return (numbers + 1).view(torch.uint8), scales, -scales
+
+    return convert
+
+
+def _iq1_s(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # Numbers are 8 * (code - 1) + shift, and all 32 of a group have the same shift, 1 or -1.
+    numbers, scale = ggml_low_bits.iq1_s(stored)
+    codes = (numbers + 9) >> 3
+    first = numbers[:, ::COLUMNS] - 8 * codes[:, ::COLUMNS]
+    return codes.view(torch.uint8), scale * 8, scale * first
+
+
+def _grid(name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, None]]:
+    def convert(stored: Tensor) -> tuple[Tensor, Tensor, None]:
+        numbers, scales = ggml_low_bits.SCALED[name](stored)
+        return numbers.view(torch.uint8) ^ 128, scales, None
+
+    return convert
+
+
+_CONVERTERS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
     "Q4_K": _q4_k,
     "Q5_0": _q5_0,
     "Q8_0": _q8_0,
     "IQ4_NL": _iq4_nl,
+    "IQ1_S": _iq1_s,
+    **{name: _ternary(name) for name in ("TQ1_0", "TQ2_0")},
+    **{name: _grid(name) for name in ("IQ2_XXS", "IQ3_XXS", "IQ3_S")},
 }

@@ -23,7 +23,7 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 U8, I32, U32, BOOL, STRING, ARRAY, U16 = 0, 5, 4, 7, 8, 9, 2
-F32, Q4_0, Q4_K, IQ2_XXS = 0, 2, 12, 16
+F32, Q4_0, Q4_K, IQ2_XXS, Q1_0 = 0, 2, 12, 16, 41
 
 
 def text(value: str | bytes) -> bytes:
@@ -225,7 +225,9 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "dimensions that wrap to 128": (file(tensors=[tensor(dims=((1 << 63) + 64, 2))]), "cut short"),
     "rows of half a block": (file(tensors=[tensor(dims=(48, 2), kind=Q4_0)]), "rows of 48 values"),
     "K-quant rows of 128": (file(tensors=[tensor(dims=(128, 2), kind=Q4_K)]), "rows of 128 values"),
-    "unsupported type": (file(tensors=[tensor("blk.7", kind=IQ2_XXS)]), "'blk.7' is stored as IQ2_XXS, which is not"),
+    "grid rows of 128": (file(tensors=[tensor(dims=(128, 2), kind=IQ2_XXS)]), "IQ2_XXS needs a multiple of 256"),
+    "grid cut short": (file(tensors=[tensor(dims=(256, 8), kind=IQ2_XXS)]), "goes up to"),
+    "unsupported type": (file(tensors=[tensor("blk.7", kind=Q1_0)]), "'blk.7' is stored as Q1_0, which is not"),
     "removed type": (file(tensors=[tensor(kind=4)]), "stored as Q4_2, which is not supported"),
     "unknown type": (file(tensors=[tensor(kind=99)]), "unknown type 99"),
     "tensor twice": (file(tensors=[tensor(), tensor(offset=512)], data=1024), "two tensors 'w'"),

@@ -48,6 +48,7 @@ def test_blocks_decode_independently_and_are_not_modified(encoding: Encoding) ->
     whole = encoding.decode(blocks)
     assert torch.equal(blocks, before)
     assert same_bits(encoding.decode(blocks[123:125]), whole[123:125])
+    assert same_bits(encoding.decode(blocks[7:8]), whole[7:8])
     assert encoding.decode(blocks[:0]).shape == (0, encoding.block_size)
 
 

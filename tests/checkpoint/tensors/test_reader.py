@@ -175,9 +175,9 @@ def test_integer_tensors_are_refused_as_weights(tmp_path: Path, encoding: str) -
 
 def test_unknown_encodings_and_odd_heads_are_named(tmp_path: Path) -> None:
     info, _ = write(tmp_path, "F32")
-    unknown = TensorInfo(info.name, SHAPE, "IQ1_S", info.path, OFFSET, info.nbytes)
+    unknown = TensorInfo(info.name, SHAPE, "Q1_0", info.path, OFFSET, info.nbytes)
     with in_small_chunks() as reader:
-        with pytest.raises(UnsupportedModelError, match="stored as IQ1_S"):
+        with pytest.raises(UnsupportedModelError, match="stored as Q1_0"):
             reader.read_rows(unknown, 0, 1)
         with pytest.raises(CheckpointError, match="24 rows, not a multiple of 7"):
             reader.read_into(info, torch.empty(SHAPE), rows=torch.clone, chunk_rows_multiple=7)

@@ -18,6 +18,7 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from tests.support.gguf.facts import architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
+from tests.support.kernels.packed_blocks import sound_blocks
 
 # Architectures whose converter reorders rows from halves to pairs.
 PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")
@@ -63,14 +64,24 @@ def write_gguf(
         if kind is Kind.F32:
             writer.add_tensor(name, values)
         elif decoded:
-            writer.add_tensor(name, gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind))
+            writer.add_tensor(name, gguf.quants.dequantize(blocks(values, kind), kind))
         else:
-            writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+            writer.add_tensor(name, blocks(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))[0] if largest_part else path
+
+
+def blocks(values: np.ndarray, kind: Kind) -> np.ndarray:
+    """The values as blocks; random blocks of a kind that the package cannot quantize to."""
+    try:
+        return np.asarray(gguf.quants.quantize(values, kind))
+    except NotImplementedError:
+        *rows, columns = values.shape
+        width = columns // gguf.GGML_QUANT_SIZES[kind][0]
+        return sound_blocks(kind.name, math.prod(rows), width).numpy().reshape(*rows, -1)
 
 
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -36,7 +36,9 @@ def empty_matrix(name: str, rows: int, columns: int, count: int = 1) -> PackedMa
 
 # Where the half-precision numbers of a block are.
 SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
-          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": ()}  # fmt: skip
+          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
+          "TQ1_0": (52,), "TQ2_0": (64,), "IQ1_S": (0,), "IQ1_M": (), "IQ2_XXS": (0,), "IQ2_XS": (0,), "IQ2_S": (0,),
+          "IQ3_XXS": (0,), "IQ3_S": (0,)}  # fmt: skip
 
 
 def sound_blocks(name: str, rows: int, width: int) -> torch.Tensor:
@@ -49,4 +51,7 @@ def sound_blocks(name: str, rows: int, width: int) -> torch.Tensor:
         blocks[:, :, at : at + 2] = numbers.view(torch.uint8)
     if name == "MXFP4":
         blocks[:, :, 0] = 120
+    if name == "IQ1_M":
+        # Four bits of the scale are in each of four words, the lowest in the first: 0x1800 is 0.002.
+        blocks[:, :, 49:56:2] = blocks[:, :, 49:56:2] & 15 | torch.tensor([0, 0, 8, 1], dtype=torch.uint8) << 4
     return blocks
