@@ -18,7 +18,7 @@ from llmcli.checkpoint.load_packed import Packing, planned_formats
 from llmcli.device import memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.base import DEVICE_CHUNK, READABLE_CHUNK
-from llmcli.model import ModelConfig, Transformer
+from llmcli.model import LayerConfig, ModelConfig, Transformer
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
@@ -169,12 +169,7 @@ def _longest_context(
 
 def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
     """Bytes of activations during one prefill chunk: the widest part of a block, and one row of logits."""
-    experts = (layer.experts for layer in config.layers if layer.experts is not None)
-    widest = max(
-        config.intermediate_size,
-        *((one.intermediate_size * one.chosen + one.shared_size) for one in experts),
-        (config.num_heads + 2 * config.num_kv_heads) * config.head_dim,
-    )
+    widest = max(max(_widths(config, layer)) for layer in config.layers)
     piece = min(tokens, DEVICE_CHUNK if device.type == "cuda" else READABLE_CHUNK)
     # The residual stream, the update to it and its norm; gate, up and their product.
     activations = piece * (3 * config.hidden_size + 3 * widest) * dtype.itemsize
@@ -182,3 +177,12 @@ def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch
     mask = piece * tokens * (1 + dtype.itemsize)
     # Logits and their probabilities, in float32.
     return activations + mask + 2 * config.vocab_size * torch.float32.itemsize
+
+
+def _widths(config: ModelConfig, layer: LayerConfig) -> tuple[int, int]:
+    """Values that the feed-forward network and the attention of a layer compute for a token."""
+    heads, experts = config.heads_of(layer), layer.experts
+    attention = heads.count * heads.key_dim + heads.kv_count * (heads.key_dim + heads.value_dim)
+    if experts is None:
+        return config.width_of(layer), attention
+    return experts.intermediate_size * experts.chosen + experts.shared_size, attention

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.ablation import without_heads, without_neurons
 from llmcli.inspection.core.activations import Trace, trace
 from llmcli.inspection.core.distributions import entropy
-from llmcli.inspection.core.hooks import AttentionCall, blocks, on_attention
+from llmcli.inspection.core.hooks import AttentionCall, blocks, head_count, on_attention
 from llmcli.inspection.core.tokens import Token, TokenProb, token
 from llmcli.inspection.residual.logit_attribution import Attribution, HeadLogit, LookedAt, attribution
 from llmcli.inspection.residual.logit_lens import LensPosition, lens_of, log_probabilities
@@ -53,6 +54,9 @@ class NeuronName:
 
     block: int
     neuron: int
+
+
+_Named = TypeVar("_Named", HeadName, NeuronName)
 
 
 @dataclass(frozen=True)
@@ -237,23 +241,20 @@ def _controls(
     loaded: LoadedModel, heads: Sequence[HeadName], neurons: Sequence[NeuronName], drawn: random.Random
 ) -> tuple[list[HeadName], list[NeuronName]]:
     """The same numbers of random heads and neurons, from any block, other than the given ones."""
-    per_block, width = loaded.config.num_heads, loaded.config.intermediate_size
-    dense = [index for index, block in enumerate(blocks(loaded.model)) if not isinstance(block.mlp, MixtureOfExperts)]
-    named_heads = [head.block * per_block + head.head for head in heads]
-    named_neurons = [dense.index(neuron.block) * width + neuron.neuron for neuron in neurons]
-    return (
-        [
-            HeadName(number // per_block, number % per_block)
-            for number in _others(loaded.config.num_layers * per_block, named_heads, drawn)
-        ],
-        [
-            NeuronName(dense[number // width], number % width)
-            for number in _others(len(dense) * width, named_neurons, drawn)
-        ],
-    )
+    config = loaded.config
+    every_head = [
+        HeadName(block, head) for block in range(config.num_layers) for head in range(head_count(config, block))
+    ]
+    every_neuron = [
+        NeuronName(index, neuron)
+        for index, block in enumerate(blocks(loaded.model))
+        if not isinstance(block.mlp, MixtureOfExperts)
+        for neuron in range(config.width_of(config.layers[index]))
+    ]
+    return _others(every_head, heads, drawn), _others(every_neuron, neurons, drawn)
 
 
-def _others(count: int, named: Sequence[int], drawn: random.Random) -> list[int]:
-    """`len(named)` random numbers below `count` that are not in `named`."""
-    some = drawn.sample(range(count), min(count, 2 * len(named)))
-    return [number for number in some if number not in named][: len(named)]
+def _others(every: Sequence[_Named], named: Sequence[_Named], drawn: random.Random) -> list[_Named]:
+    """`len(named)` random ones of `every` that are not in `named`."""
+    some = drawn.sample(every, min(len(every), 2 * len(named)))
+    return [one for one in some if one not in named][: len(named)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from llmcli.model.config import (
     ClampedGLU,
     ExpertsConfig,
+    Heads,
     LatentConfig,
     LayerConfig,
     ModelConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "DynamicScaling",
     "ExpertsConfig",
     "FrequencyFactors",
+    "Heads",
     "KVCache",
     "LatentConfig",
     "LayerConfig",

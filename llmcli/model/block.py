@@ -104,4 +104,4 @@ def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:
     if layer.experts is not None:
         return MixtureOfExperts(config, layer.experts)
     kind = FeedForward if config.gated else PlainFeedForward
-    return kind(config.hidden_size, config.intermediate_size, config.activation, bias=config.mlp_bias)
+    return kind(config.hidden_size, config.width_of(layer), config.activation, bias=config.mlp_bias)

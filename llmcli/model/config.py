@@ -52,6 +52,24 @@ class QueryScaling:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """The shape of a layer's attention."""
+
+    count: int
+    """Query heads."""
+    kv_count: int
+    """Key-value heads, each shared by `count / kv_count` query heads."""
+    key_dim: int
+    """Dimensions of a query and of a key."""
+    value_dim: int
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """Rows of the projections to queries, keys and values."""
+        return self.count * self.key_dim, self.kv_count * self.key_dim, self.kv_count * self.value_dim
+
+
+@dataclass(frozen=True)
 class LatentConfig:
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): sizes of its parts."""
 
@@ -128,6 +146,10 @@ class LayerConfig:
     experts: ExpertsConfig | None = None
     """None: one feed-forward network."""
     query_scaling: QueryScaling | None = None
+    heads: Heads | None = None
+    """The shape of the attention; None: that of `ModelConfig`."""
+    intermediate_size: int | None = None
+    """Of the feed-forward network that is not experts; None: that of `ModelConfig`."""
 
     @property
     def is_windowed(self) -> bool:
@@ -143,7 +165,10 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model's sizes, without defaults, then the options in which model families differ."""
+    """A model's sizes, without defaults, then the options in which model families differ.
+
+    Sizes of attention and feed-forward are those of the usual layer: `LayerConfig` may state others for a layer.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -196,22 +221,36 @@ class ModelConfig:
         """Number of blocks."""
         return len(self.layers)
 
-    @property
-    def cached_widths(self) -> tuple[int, int, int]:
-        """The cache's shape per layer and position: heads, size of a key, size of a value.
+    def heads_of(self, layer: LayerConfig) -> Heads:
+        """The shape of a layer's attention."""
+        return layer.heads or Heads(self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)
+
+    def width_of(self, layer: LayerConfig) -> int:
+        """The size of a layer's feed-forward network that is not experts."""
+        return layer.intermediate_size or self.intermediate_size
+
+    def cached_widths(self, layer: LayerConfig) -> tuple[int, int, int]:
+        """The shape of a layer's cache for one position: heads, size of a key, size of a value.
 
         Latent attention caches one row for all heads, the latent and the rotated key, and no separate values.
         """
         if self.latent is not None:
             return 1, self.latent.rank + self.latent.rope_dim, 0
-        return self.num_kv_heads, self.head_dim, self.head_dim
+        heads = self.heads_of(layer)
+        return heads.kv_count, heads.key_dim, heads.value_dim
 
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
         """Bytes of the KV cache for one position in all layers."""
-        heads, key, value = self.cached_widths
-        return self.num_layers * heads * (key + value) * bytes_per_value
+        return sum(map(self._cached_values, self.layers)) * bytes_per_value
 
     def kv_bytes(self, tokens: int, bytes_per_value: int) -> int:
         """Bytes of the KV cache after `tokens` tokens; a layer with a window or chunks caches no more than that."""
-        limits = (min(tokens, layer.window or layer.chunk or tokens) for layer in self.layers)
-        return sum(limits) * self.kv_bytes_per_token(bytes_per_value) // self.num_layers
+        kept = (
+            min(tokens, layer.window or layer.chunk or tokens) * self._cached_values(layer) for layer in self.layers
+        )
+        return sum(kept) * bytes_per_value
+
+    def _cached_values(self, layer: LayerConfig) -> int:
+        """Numbers that a layer caches for one position."""
+        heads, key, value = self.cached_widths(layer)
+        return heads * (key + value)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmcli.model.config import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
+from llmcli.model.config import ExpertsConfig, Heads, LatentConfig, LayerConfig, ModelConfig, NormStyle
 
 Shape = tuple[int, ...]
 _Named = Iterator[tuple[str, "ParameterInfo"]]
@@ -55,29 +55,30 @@ def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
     norm = dict(_norm((config.hidden_size,), config.norm))
     if config.placement != "post":
         yield from _within("input_layernorm", iter(norm.items()))
-    attention = _attention(config) if config.latent is None else _latent_attention(config, config.latent)
-    yield from _within("self_attn", attention)
+    if config.latent is None:
+        yield from _within("self_attn", _attention(config, config.heads_of(layer)))
+    else:
+        yield from _within("self_attn", _latent_attention(config, config.latent))
     if config.placement not in ("post", "parallel_shared"):
         yield from _within("post_attention_layernorm", iter(norm.items()))
     if layer.experts is not None:
         yield from _within("mlp", _mixture_of_experts(config, layer.experts))
     else:
-        yield from _within("mlp", _feed_forward(config, config.intermediate_size, gated=config.gated))
+        yield from _within("mlp", _feed_forward(config, config.width_of(layer), gated=config.gated))
     if config.placement in ("post", "sandwich") and config.residual_scale == 1:
         yield from _within("attention_output_norm", iter(norm.items()))
         yield from _within("mlp_output_norm", iter(norm.items()))
 
 
-def _attention(config: ModelConfig) -> _Named:
-    hidden, size = config.hidden_size, config.head_dim
-    queries, keys = config.num_heads * size, config.num_kv_heads * size
+def _attention(config: ModelConfig, shape: Heads) -> _Named:
+    hidden, size = config.hidden_size, shape.key_dim
     if config.sinks:
-        yield "sinks", ParameterInfo((config.num_heads,))
-    yield from _within("q_proj", _linear(hidden, queries, bias=config.qkv_bias))
-    yield from _within("k_proj", _linear(hidden, keys, bias=config.qkv_bias))
-    yield from _within("v_proj", _linear(hidden, keys, bias=config.qkv_bias))
-    yield from _within("o_proj", _linear(queries, hidden, bias=config.o_bias))
-    for name, heads in (("q_norm", config.num_heads), ("k_norm", config.num_kv_heads)):
+        yield "sinks", ParameterInfo((shape.count,))
+    yield from _within("q_proj", _linear(hidden, shape.count * size, bias=config.qkv_bias))
+    yield from _within("k_proj", _linear(hidden, shape.kv_count * size, bias=config.qkv_bias))
+    yield from _within("v_proj", _linear(hidden, shape.kv_count * shape.value_dim, bias=config.qkv_bias))
+    yield from _within("o_proj", _linear(shape.count * shape.value_dim, hidden, bias=config.o_bias))
+    for name, heads in (("q_norm", shape.count), ("k_norm", shape.kv_count)):
         if config.qk_norm == "head":
             yield from _within(name, _norm((size,), config.norm))
         elif config.qk_norm == "whole":

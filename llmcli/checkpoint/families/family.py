@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmcli.checkpoint.families import extra_rules, layer_rules
+from llmcli.checkpoint.families import extra_rules, layer_rules, shape_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.rope_keys import RopeRules
-from llmcli.model import ExpertsConfig, NormStyle, QueryScaling
+from llmcli.model import ExpertsConfig, Heads, NormStyle, QueryScaling
 from llmcli.model.config import Placement, QKNorm
 
 
@@ -31,6 +31,8 @@ class Family:
     rope: RopeRules = field(default_factory=RopeRules)
     query_scaling: Callable[[ConfigKeys, list[bool]], list[QueryScaling | None]] = layer_rules.no_query_scaling
     experts: Callable[[ConfigKeys, int], list[ExpertsConfig | None]] | None = None
+    heads: Callable[[ConfigKeys, list[str]], list[Heads | None]] = shape_rules.same_heads
+    widths: Callable[[ConfigKeys, int], list[int | None]] = shape_rules.same_widths
     extras: Callable[[ConfigKeys], dict[str, Any]] = extra_rules.no_extras
     """Further fields of `ModelConfig`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,10 @@ from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.checkpoint.gguf.refused_keys import refuse_unknown_values
 from llmcli.checkpoint.gguf.rope_keys import ReadValues, frequency_divisors, rope_parameters
-from llmcli.checkpoint.huggingface.config import FamilyConfig, model_config
+from llmcli.checkpoint.huggingface.config import FamilyConfig, model_config, with_usual_shape
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model import ExpertsConfig, FrequencyFactors, LayerConfig, ModelConfig
+from llmcli.model import ExpertsConfig, FrequencyFactors, Heads, LayerConfig, ModelConfig
 
 # `expert_gating_func` numbers, and the router scores that each may stand for.
 _GATING = {1: ("softmax", "softmax_of_chosen"), 2: ("sigmoid", "sigmoid_of_chosen"), 3: ("softmax_of_chosen",)}
@@ -36,7 +37,7 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     """The `ModelConfig` of a GGUF file; `read` returns the values of the small tensors for RoPE frequencies.
 
     Raises:
-        UnsupportedModelError: an unknown architecture or RoPE scaling, layers of different sizes, recurrent layers.
+        UnsupportedModelError: an unknown architecture or RoPE scaling, recurrent layers.
         CheckpointError: missing or contradictory sizes.
     """
     architecture, keys = architecture_of(header)
@@ -50,7 +51,7 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     divisors = None if rope is None else frequency_divisors(header, read, rope.rotary_dim // 2)
     if divisors is not None:
         layers = tuple(_divided(layer, FrequencyFactors(divisors)) for layer in layers)
-    return replace(config, layers=layers)
+    return _with_shapes(config, keys, layers)
 
 
 def config_values(header: GGUFHeader, read: ReadValues) -> tuple[str, dict[str, Any]]:
@@ -84,19 +85,16 @@ def _config_values(architecture: Architecture, keys: ArchitectureKeys, read: Rea
 def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str, family: Family) -> dict[str, Any]:
     """The metadata in the terms of the family's `config.json`; only constants are left to the family's defaults."""
     header = keys.header
-    hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
-    head_dim = keys.integer("attention.key_length", None if hidden % heads else hidden // heads)
+    hidden, heads = keys.integer("embedding_length"), keys.usual("attention.head_count")
+    head_dim = _key_size(keys)
     if head_dim > _LARGEST_HEAD:
         raise CheckpointError(f"{header.path} has heads of {head_dim} values, which no model has.")
-    latent = keys.optional_integer("attention.kv_lora_rank")
-    if latent is None and keys.integer("attention.value_length", head_dim) != head_dim:
-        raise UnsupportedModelError(f"{header.path} has values of another size than its keys, which is not supported.")
     experts = keys.optional_integer("expert_count", maximum=_MOST_EXPERTS)
-    dense = keys.optional_integer("feed_forward_length")
+    dense = keys.usual("feed_forward_length", 0, minimum=0)
     single = keys.optional_integer("expert_feed_forward_length") or dense
     inner = dense if architecture.dense_size or not keys.optional_integer("expert_count") else single
     inner = inner or single
-    if inner is None:
+    if not inner:
         # Both are missing or 0: raise the error for a missing size.
         inner = keys.integer("feed_forward_length")
     eps = "layer_norm_rms_epsilon" if family.norm.kind == "rms" else "layer_norm_epsilon"
@@ -109,7 +107,7 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
         "hidden_size": hidden,
         "num_hidden_layers": keys.layers(),
         "num_attention_heads": heads,
-        "num_key_value_heads": keys.integer("attention.head_count_kv", heads),
+        "num_key_value_heads": keys.usual("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "max_position_embeddings": keys.integer("context_length"),
         "rms_norm_eps": keys.number(f"attention.{eps}"),
@@ -121,6 +119,34 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
         "intermediate_size": inner,
         **_windows(keys, architecture, model_type),
     }
+
+
+def _key_size(keys: ArchitectureKeys) -> int:
+    """The size of a key, which defaults to the first layer's share of the hidden size."""
+    hidden, heads = keys.integer("embedding_length"), keys.integers("attention.head_count")[0]
+    return keys.integer("attention.key_length", None if hidden % heads else hidden // heads)
+
+
+def _with_shapes(config: ModelConfig, keys: ArchitectureKeys, layers: Sequence[LayerConfig]) -> ModelConfig:
+    """The model with its `layers`, and with the file's sizes of each of them."""
+    if config.latent is not None:
+        return replace(config, layers=tuple(layers))
+    counts = keys.integers("attention.head_count")
+    kv_counts = keys.integers("attention.head_count_kv", config.num_heads)
+    key_dim = _key_size(keys)
+    value_dim = keys.integer("attention.value_length", key_dim)
+    widths: Sequence[int | None] = [None] * len(layers)
+    if isinstance(keys.header.metadata.get(f"{keys.architecture}.feed_forward_length"), list):
+        widths = keys.integers("feed_forward_length", minimum=0)
+    shaped = []
+    for layer, count, kv_count, width in zip(layers, counts, kv_counts, widths, strict=True):
+        if count % kv_count:
+            raise CheckpointError(
+                f"{keys.header.path}: {count} attention heads cannot share {kv_count} key-value heads evenly."
+            )
+        heads = Heads(count, kv_count, key_dim, value_dim)
+        shaped.append(replace(layer, heads=heads, intermediate_size=None if layer.experts is not None else width))
+    return with_usual_shape(replace(config, layers=tuple(shaped)))
 
 
 def _windows(keys: ArchitectureKeys, architecture: Architecture, model_type: str) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
-from llmcli.checkpoint.families.config_keys import LARGEST
+from llmcli.checkpoint.families.config_keys import LARGEST, in_short
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -55,6 +56,29 @@ class ArchitectureKeys:
         if value > maximum:
             raise CheckpointError(f"{self.header.path} has {shown(full)} = {value}, which is more than any model has.")
         return value
+
+    def integers(self, key: str, default: int | None = None, *, minimum: int = 1) -> list[int]:
+        """A whole number for each layer: a list, or one number for all.
+
+        Raises:
+            CheckpointError: as for `integer`, or the list is shorter than the number of layers.
+        """
+        layers, full = self.layers(), f"{self.architecture}.{key}"
+        listed = self.header.metadata.get(full)
+        if not isinstance(listed, list):
+            return [self.integer(key, default, minimum=minimum)] * layers
+        self.read_keys.add(key)
+        numbers = [item for item in listed if type(item) is int and minimum <= item <= LARGEST]
+        if len(listed) < layers or len(numbers) < len(listed):
+            raise CheckpointError(
+                f"{self.header.path} has {shown(full)} = {in_short(listed)}; one whole number from {minimum} for each "
+                f"of {layers} layers is needed."
+            )
+        return numbers[:layers]
+
+    def usual(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """The number that most layers have; see `integers`."""
+        return Counter(self.integers(key, default, minimum=minimum)).most_common(1)[0][0]
 
     def optional_integer(self, key: str, *, maximum: int = LARGEST) -> int | None:
         """Like `integer`, but None if the key is missing or 0."""

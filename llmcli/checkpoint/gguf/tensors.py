@@ -9,7 +9,7 @@ from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
 from llmcli.errors import CheckpointError
-from llmcli.model import ModelConfig
+from llmcli.model import LayerConfig, ModelConfig
 
 _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _NAMES = {
@@ -82,9 +82,9 @@ class GGUFTensors:
         module, _, kind = local.rpartition(".")
         name = f"{at}{self._name(at, module)}.{kind}"
         if module in _QKV and self.config.latent is None:
-            return self._projection(at, module, kind)
+            return self._projection(at, module, kind, self.config.layers[int(layer)])
         if module in ("mlp.gate_proj", "mlp.up_proj") and self.config.gated and not self._has(f"{at}ffn_gate.weight"):
-            size = self.config.intermediate_size
+            size = self.config.width_of(self.config.layers[int(layer)])
             start = 0 if module == "mlp.gate_proj" else size
             return Source(f"{at}ffn_up.{kind}", None, ((start, start + size),), 2 * size)
         if module == "self_attn.kv_b_proj" and self._has(f"{at}attn_k_b.weight"):
@@ -106,16 +106,15 @@ class GGUFTensors:
             return other if self.config.placement == "pre" and self._has(f"{at}{other}.weight") else name
         return name
 
-    def _projection(self, at: str, module: str, kind: str) -> ParameterSource:
+    def _projection(self, at: str, module: str, kind: str, layer: LayerConfig) -> ParameterSource:
         """The source of queries, keys or values: their own tensor, or their rows of a fused one."""
-        pairs = self._pairs() if module != "self_attn.v_proj" else None
+        pairs = self._pairs(layer) if module != "self_attn.v_proj" else None
         fused = f"{at}attn_qkv.{kind}"
         if not self._has(fused):
             return Source(f"{at}{_NAMES[module]}.{kind}", pairs)
-        which, size = _QKV.index(module), self.config.head_dim
-        heads = (self.config.num_heads, self.config.num_kv_heads, self.config.num_kv_heads)
-        start = sum(heads[:which]) * size
-        return Source(fused, pairs, ((start, start + heads[which] * size),), sum(heads) * size)
+        which, sizes = _QKV.index(module), self.config.heads_of(layer).rows
+        start = sum(sizes[:which])
+        return Source(fused, pairs, ((start, start + sizes[which]),), sum(sizes))
 
     def _norm(self, name: str, module: str, kind: str) -> ParameterSource:
         if self.config.qk_norm == "each_head" and module.startswith("self_attn."):
@@ -124,11 +123,12 @@ class GGUFTensors:
             return Centered(name)
         return Source(name)
 
-    def _pairs(self) -> PairedRows | None:
+    def _pairs(self, layer: LayerConfig) -> PairedRows | None:
         """The stored order of query and key rows if rotated pairs are adjacent; else None."""
-        rope = next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
+        rope = layer.rope or next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
         # Without RoPE the order does not matter: it is the same for queries and keys.
-        return PairedRows(self.config.head_dim, 0, rope.rotary_dim) if self.paired and rope is not None else None
+        size = self.config.heads_of(layer).key_dim
+        return PairedRows(size, 0, rope.rotary_dim) if self.paired and rope is not None else None
 
     def _latent_pairs(self, module: str) -> PairedRows | None:
         latent = self.config.latent

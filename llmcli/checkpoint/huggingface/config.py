@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -131,7 +132,30 @@ def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
     )
     config = replace(config, **family.extras(keys))
     rotated = config.head_dim if config.latent is None else config.latent.rope_dim
-    return replace(config, layers=_layers(keys, family, rotated, context_length))
+    return with_usual_shape(replace(config, layers=_layers(keys, family, rotated, context_length)))
+
+
+def with_usual_shape(config: ModelConfig) -> ModelConfig:
+    """The same model, with the sizes that most layers have stated once, and only other sizes in `LayerConfig`."""
+    if all(layer.heads is None and layer.intermediate_size is None for layer in config.layers):
+        return config
+    shapes = [config.heads_of(layer) for layer in config.layers]
+    widths = [None if layer.experts is not None else config.width_of(layer) for layer in config.layers]
+    # The model's one head size stands for keys and values.
+    found = Counter(shape for shape in shapes if shape.key_dim == shape.value_dim).most_common(1)
+    usual = found[0][0] if found else None
+    width = Counter(size for size in widths if size is not None).most_common(1)[0][0] if any(widths) else None
+    if usual is not None:
+        config = replace(config, num_heads=usual.count, num_kv_heads=usual.kv_count, head_dim=usual.key_dim)
+    layers = tuple(
+        replace(
+            layer,
+            heads=None if shape == usual else shape,
+            intermediate_size=None if size == width else size,
+        )
+        for layer, shape, size in zip(config.layers, shapes, widths, strict=True)
+    )
+    return replace(config, intermediate_size=width or config.intermediate_size, layers=layers)
 
 
 def _head_dim(keys: ConfigKeys, hidden: int, heads: int) -> int:
@@ -158,8 +182,12 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
         raise UnsupportedModelError(f"{keys.path} has layers of type {', '.join(unknown)}, which are not supported.")
     on = family.rope_on(keys, kinds)
     rotated = sorted({kind for kind, rotates in zip(kinds, on, strict=True) if rotates})
+    heads = family.heads(keys, kinds)
+    sizes = {kind: shape.key_dim for kind, shape in zip(kinds, heads, strict=True) if shape is not None}
     ropes = {
-        kind: rope_config(keys, family.rope, head_dim=head_dim, context_length=context_length, layer_type=kind)
+        kind: rope_config(
+            keys, family.rope, head_dim=sizes.get(kind, head_dim), context_length=context_length, layer_type=kind
+        )
         for kind in rotated
     }
     window = keys.integer("sliding_window") if SLIDING in kinds else None
@@ -173,8 +201,12 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
             chunk=chunk if kind == CHUNKED else None,
             experts=mixture,
             query_scaling=scaling,
+            heads=shape,
+            intermediate_size=width,
         )
-        for kind, rotates, mixture, scaling in zip(kinds, on, experts, scalings, strict=True)
+        for kind, rotates, mixture, scaling, shape, width in zip(
+            kinds, on, experts, scalings, heads, family.widths(keys, count), strict=True
+        )
     )
 
 

@@ -21,7 +21,7 @@ from llmcli.checkpoint.tensors.parameter_sources import (
     Stacked,
 )
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
-from llmcli.model.config import ExpertsConfig, ModelConfig
+from llmcli.model.config import ExpertsConfig, LayerConfig, ModelConfig
 
 # Even values, then odd values.
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
@@ -51,18 +51,18 @@ class HFTensors:
         layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
         if layer is None:
             return Source(self.names.find("", local))
-        at = self.names.layer(int(layer))
-        experts = self.config.layers[int(layer)].experts
+        at, of = self.names.layer(int(layer)), self.config.layers[int(layer)]
+        experts = of.experts
         if experts is not None and local.startswith("mlp.experts."):
             return self._experts(at, local.removeprefix("mlp.experts."), experts)
         module, _, kind = local.rpartition(".")
         if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-            return self._projection(at, module, kind)
+            return self._projection(at, module, kind, of)
         if module in ("self_attn.q_norm", "self_attn.k_norm") and self.config.qk_norm == "each_head":
-            return self._norm_of_each_head(at, module, kind)
+            return self._norm_of_each_head(at, module, kind, of)
         fused = self.names.first_of(at, _FUSED_GATE_UP, kind) if module.endswith(("gate_proj", "up_proj")) else None
         if fused is not None:
-            return self._gate_or_up(fused, module, experts)
+            return self._gate_or_up(fused, module, of)
         name = self.names.find(at, local)
         if self.config.latent is not None:
             return Source(name, self._latent_pairs(module))
@@ -70,30 +70,31 @@ class HFTensors:
             return Rearranged(name, transposed=True)
         return Source(name)
 
-    def _projection(self, at: str, module: str, kind: str) -> ParameterSource:
+    def _projection(self, at: str, module: str, kind: str, layer: LayerConfig) -> ParameterSource:
         """The source of queries, keys or values: their own tensor, or their rows of a fused one."""
         config = self.config
         if config.latent is not None:
             return Source(self.names.find(at, f"{module}.{kind}"), self._latent_pairs(module))
-        pairs = self._pairs() if module != "self_attn.v_proj" else None
+        shape = config.heads_of(layer)
+        pairs = self._pairs(layer) if module != "self_attn.v_proj" else None
         fused = self.names.first_of(at, _FUSED_QKV, kind)
         if fused is None:
             return Source(self.names.find(at, f"{module}.{kind}"), pairs)
         which = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
-        size = config.head_dim
-        heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
-        rows = sum(heads) * size
+        sizes = shape.rows
+        rows = sum(sizes)
         if self.family.qkv_by_head:
             # Query, key and value rows alternate head by head.
-            starts = [(3 * head + which) * size for head in range(config.num_heads)]
-            return Source(fused, pairs, tuple((start, start + size) for start in starts), rows)
-        start, count = sum(heads[:which]) * size, heads[which] * size
+            starts = [(3 * head + which) * shape.key_dim for head in range(shape.count)]
+            return Source(fused, pairs, tuple((start, start + shape.key_dim) for start in starts), rows)
+        start, count = sum(sizes[:which]), sizes[which]
         if self.family.matrices_transposed and kind == "weight":
             return Rearranged(fused, transposed=True, picks=(slice(start, start + count),))
         return Source(fused, pairs, ((start, start + count),), rows)
 
-    def _norm_of_each_head(self, at: str, module: str, kind: str) -> ParameterSource:
-        heads = self.config.num_heads if module == "self_attn.q_norm" else self.config.num_kv_heads
+    def _norm_of_each_head(self, at: str, module: str, kind: str, layer: LayerConfig) -> ParameterSource:
+        shape = self.config.heads_of(layer)
+        heads = shape.count if module == "self_attn.q_norm" else shape.kv_count
         single = [f"{at}{module.replace('_norm', '_layernorm')}.norms.{head}.{kind}" for head in range(heads)]
         if self.names.has(single[0]):
             return Stacked(tuple(Source(self.names.full(name)) for name in single))
@@ -101,12 +102,12 @@ class HFTensors:
             self.names.find(at, f"{module}.{kind}"), picks=_EVEN_ODD if self.family.paired else (slice(None),)
         )
 
-    def _pairs(self) -> PairedRows | None:
+    def _pairs(self, layer: LayerConfig) -> PairedRows | None:
         """The stored order of query and key rows if rotated pairs are adjacent; else None."""
-        rope = next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
+        rope = layer.rope or next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
         if rope is None or not self.family.paired:
             return None
-        return PairedRows(self.config.head_dim, 0, rope.rotary_dim)
+        return PairedRows(self.config.heads_of(layer).key_dim, 0, rope.rotary_dim)
 
     def _latent_pairs(self, module: str) -> PairedRows | None:
         latent = self.config.latent
@@ -118,9 +119,9 @@ class HFTensors:
             return PairedRows(latent.rank + latent.rope_dim, latent.rank, latent.rope_dim)
         return None
 
-    def _gate_or_up(self, fused: str, module: str, experts: ExpertsConfig | None) -> ParameterSource:
+    def _gate_or_up(self, fused: str, module: str, layer: LayerConfig) -> ParameterSource:
         """Gate or up projection in a fused tensor, which has the rows of gate before those of up."""
-        size = self.config.intermediate_size if experts is None else experts.shared_size
+        size = self.config.width_of(layer) if layer.experts is None else layer.experts.shared_size
         start = 0 if module.endswith("gate_proj") else size
         return Source(fused, None, ((start, start + size),), 2 * size)
 

@@ -9,7 +9,7 @@ import torch
 
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import passes
-from llmcli.inspection.core.hooks import AttentionCall, on_attention
+from llmcli.inspection.core.hooks import AttentionCall, check_head, on_attention
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.loaded_model import LoadedModel
 
@@ -45,8 +45,7 @@ def attention_pattern(
     """
     if not 0 <= block < loaded.config.num_layers:
         raise UsageError(f"There is no block {block}: the model has {loaded.config.num_layers}, numbered from 0.")
-    if not 0 <= head < loaded.config.num_heads:
-        raise UsageError(f"There is no head {head}: a block has {loaded.config.num_heads}, numbered from 0.")
+    check_head(loaded.config, block, head)
     end = 0
     rows: list[tuple[float, ...]] = []
 

@@ -11,7 +11,7 @@ from llmcli.engine import AttentionRow
 from llmcli.errors import UsageError
 from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.activations import passes
-from llmcli.inspection.core.hooks import on_attention
+from llmcli.inspection.core.hooks import check_head, on_attention
 from llmcli.inspection.core.text_spans import TextSpan
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.loaded_model import LoadedModel
@@ -69,8 +69,8 @@ def read_at(
         raise UsageError(f"There is no such position: the text has {len(ids)} tokens, numbered from 0.")
     if not chosen or chosen[0] < 0 or chosen[-1] >= config.num_layers:
         raise UsageError(f"There is no such block: the model has {config.num_layers}, numbered from 0.")
-    if head is not None and not 0 <= head < config.num_heads:
-        raise UsageError(f"There is no head {head}: a block has {config.num_heads}, numbered from 0.")
+    for block in chosen if head is not None else ():
+        check_head(config, block, head)
     rows = AttentionRows(model, positions, only=chosen, head=head, each_block=each_block)
     found: list[Reading] = []
 

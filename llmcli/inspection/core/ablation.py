@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import UsageError
-from llmcli.inspection.core.hooks import attention_of, blocks, on_residual, removed
+from llmcli.inspection.core.hooks import attention_of, blocks, by_head, on_residual, removed
 from llmcli.model import Transformer
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 
@@ -51,16 +51,17 @@ def without_heads(model: Transformer, heads: Iterable[tuple[int, int]]) -> Itera
     for block, head in heads:
         by_block.setdefault(block, []).append(head)
 
-    def zeroing(off: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+    def zeroing(block: int, off: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
         def zero(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-            z = inputs[0].view(*inputs[0].shape[:2], model.config.num_heads, -1).clone()  # (B, T, H, V)
+            z = by_head(model, block, inputs[0]).clone()  # (B, T, H, V)
             z[:, :, off] = 0
             return (z.flatten(2),)
 
         return zero
 
     with removed(
-        attention_of(model, block).o_proj.register_forward_pre_hook(zeroing(off)) for block, off in by_block.items()
+        attention_of(model, block).o_proj.register_forward_pre_hook(zeroing(block, off))
+        for block, off in by_block.items()
     ):
         yield
 

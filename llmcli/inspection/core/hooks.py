@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from llmcli.model import Transformer
+from llmcli.errors import UsageError
+from llmcli.model import ModelConfig, Transformer
 from llmcli.model.attention.attention import Attention
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
@@ -132,7 +133,7 @@ def on_heads(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator
     """`see(block, z)`: the output of each head before the output projection, (B, T, H, V)."""
 
     def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _module, inputs: see(index, inputs[0].view(*inputs[0].shape[:2], model.config.num_heads, -1))
+        return lambda _module, inputs: see(index, by_head(model, index, inputs[0]))
 
     with removed(
         attention_of(model, index).o_proj.register_forward_pre_hook(seeing(index))
@@ -175,6 +176,23 @@ def attention_of(model: Transformer, block: int) -> Attention | LatentAttention:
     attention = blocks(model)[block].self_attn
     assert isinstance(attention, Attention | LatentAttention)
     return attention
+
+
+def by_head(model: Transformer, block: int, values: Tensor) -> Tensor:
+    """Split `values` (..., H * V) of a block's heads: (..., H, V)."""
+    return values.view(*values.shape[:-1], head_count(model.config, block), -1)
+
+
+def head_count(config: ModelConfig, block: int) -> int:
+    """The number of query heads of a block."""
+    return config.heads_of(config.layers[block]).count
+
+
+def check_head(config: ModelConfig, block: int, head: int | None) -> None:
+    """Raise `UsageError` if the block has no such query head; None stands for all heads."""
+    count = head_count(config, block)
+    if head is not None and not 0 <= head < count:
+        raise UsageError(f"There is no head {head}: block {block} has {count}, numbered from 0.")
 
 
 def adder(block: Block, part: Part) -> nn.Module:

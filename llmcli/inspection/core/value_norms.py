@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmcli.inspection.core.hooks import AttentionCall, attention_of, blocks
+from llmcli.inspection.core.hooks import AttentionCall, attention_of, blocks, head_count
 from llmcli.model import Transformer
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.block import OutputNormBlock
@@ -25,9 +25,10 @@ class ValueLengths:
     def __init__(self, model: Transformer) -> None:
         self._model = model
         config = model.config
-        self._lengths = torch.zeros(config.num_layers, config.num_heads, 256, device=model.device)  # (L, H, capacity)
+        most = max(config.heads_of(layer).count for layer in config.layers)
+        self._lengths = torch.zeros(config.num_layers, most, 256, device=model.device)  # (L, H, capacity)
         self._known = [range(0)] * config.num_layers  # positions
-        self._grams: Tensor | None = None
+        self._grams: list[Tensor | None] = [None] * config.num_layers
 
     def note(self, call: AttentionCall, end: int) -> None:
         """Compute the norms of the new keys of `call`, the last of which is at position `end - 1`."""
@@ -37,12 +38,13 @@ class ValueLengths:
         until = min(known.stop, end - call.new)
         start = until if known.start <= first < until else first
         values = self._values(call, start - first)
-        self._lengths[call.block, :, start:end] = _lengths(values, self._all_grams()[call.block]).flatten(0, 1)
+        lengths = _lengths(values, self._gram(call.block)).flatten(0, 1)
+        self._lengths[call.block, : len(lengths), start:end] = lengths
         self._known[call.block] = range(min(first, start), end)
 
     def of(self, block: int, first: int, stop: int) -> Tensor:
         """Norms (H, S) of the keys from position `first` to `stop`, which must have been noted."""
-        return self._lengths[block, :, first:stop]
+        return self._lengths[block, : head_count(self._model.config, block), first:stop]
 
     def _values(self, call: AttentionCall, start: int) -> Tensor:
         """Values (K, n, V) of the keys from index `start` on."""
@@ -54,21 +56,20 @@ class ValueLengths:
         while self._lengths.shape[2] < end:
             self._lengths = torch.cat((self._lengths, torch.zeros_like(self._lengths)), dim=2)
 
-    def _all_grams(self) -> Tensor:
-        """(L, K, H/K, V, V)"""
-        if self._grams is None:
-            self._grams = torch.stack([self._gram(block) for block in range(self._model.config.num_layers)])
-        return self._grams
-
     def _gram(self, block: int) -> Tensor:
         """W_O'W_O of each head, (K, H/K, V, V): v'(W_O'W_O)v is the squared norm of W_O v."""
+        known = self._grams[block]
+        if known is not None:
+            return known
         config = self._model.config
+        shape = config.heads_of(config.layers[block])
         weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * V)
         weight = _through_output_norm(self._model, block, weight)
-        by_head = weight.view(weight.shape[0], config.num_heads, -1).permute(1, 0, 2)  # (H, C, V)
+        by_head = weight.view(weight.shape[0], shape.count, -1).permute(1, 0, 2)  # (H, C, V)
         gram = by_head.transpose(1, 2) @ by_head
-        kv_heads = config.num_heads if config.latent is not None else config.num_kv_heads
-        return gram.view(kv_heads, -1, *gram.shape[1:])
+        kv_heads = shape.count if config.latent is not None else shape.kv_count
+        self._grams[block] = gram = gram.view(kv_heads, -1, *gram.shape[1:])
+        return gram
 
 
 def _lengths(values: Tensor, gram: Tensor) -> Tensor:

@@ -120,15 +120,15 @@ def model_cost(
         parameters=sum(box.parameters for box in boxes),
         active=sum(box.active for box in boxes),
         flops_per_token=flops,
-        score_flops_per_key=config.num_layers * _score_flops(config),
+        score_flops_per_key=sum(_score_flops(config, layer) for layer in config.layers),
         boxes=boxes,
         blocks=_blocks(config, parameters),
         query_heads=config.num_heads,
-        kv_heads=config.cached_widths[0],
+        kv_heads=1 if config.latent is not None else config.num_kv_heads,
         latent=config.latent is not None,
         kv_value_bytes=_KV_VALUE_BYTES,
         kv_bytes_per_token=config.kv_bytes_per_token(_KV_VALUE_BYTES),
-        kv_bytes_per_token_ungrouped=config.num_layers * _ungrouped_width(config) * _KV_VALUE_BYTES,
+        kv_bytes_per_token_ungrouped=sum(_ungrouped_width(config, layer) for layer in config.layers) * _KV_VALUE_BYTES,
         lengths=tuple(_length(config, tokens, wanted[tokens], flops, head) for tokens in sorted(wanted)),
     )
 
@@ -197,35 +197,35 @@ def _used(config: ModelConfig, name: str, parameter: ParameterInfo) -> int:
 
 
 def _length(config: ModelConfig, tokens: int, origin: str, flops: int, head: int) -> LengthCost:
-    scores = _score_flops(config)
-    last = scores * sum(keys_seen(layer, tokens) for layer in config.layers)
-    read = scores * sum(keys_read(layer, tokens) for layer in config.layers)
-    kept = config.kv_bytes(tokens, _KV_VALUE_BYTES)
-    heads, key, value = config.cached_widths
+    last = sum(_score_flops(config, layer) * keys_seen(layer, tokens) for layer in config.layers)
+    read = sum(_score_flops(config, layer) * keys_read(layer, tokens) for layer in config.layers)
+    ungrouped = (_ungrouped_width(config, layer) * keys_seen(layer, tokens) for layer in config.layers)
     return LengthCost(
         tokens=tokens,
         origin=origin,
-        kv_bytes=kept,
-        kv_bytes_ungrouped=kept // (heads * (key + value)) * _ungrouped_width(config),
+        kv_bytes=config.kv_bytes(tokens, _KV_VALUE_BYTES),
+        kv_bytes_ungrouped=sum(ungrouped) * _KV_VALUE_BYTES,
         flops_to_read=tokens * (flops - head) + head + read,
         flops_of_last=flops + last,
         attention_share=last / (flops + last),
     )
 
 
-def _score_flops(config: ModelConfig) -> int:
-    """FLOPs of attention scores and mixing for one query token and one key in one block, over all heads.
+def _score_flops(config: ModelConfig, layer: LayerConfig) -> int:
+    """FLOPs of attention scores and mixing for one query token and one key in a block, over all heads.
 
     Latent attention compares and mixes the latents themselves: a query has the size of a cached row, a value that of
     the latent (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
     """
     if config.latent is not None:
         return 2 * config.num_heads * (2 * config.latent.rank + config.latent.rope_dim)
-    return 4 * config.num_heads * config.head_dim
+    heads = config.heads_of(layer)
+    return 2 * heads.count * (heads.key_dim + heads.value_dim)
 
 
-def _ungrouped_width(config: ModelConfig) -> int:
+def _ungrouped_width(config: ModelConfig, layer: LayerConfig) -> int:
     """Values that a block would cache per token if every query head had its own key and value."""
     if config.latent is not None:
         return config.num_heads * (config.latent.query_dim + config.latent.value_dim)
-    return config.num_heads * 2 * config.head_dim
+    heads = config.heads_of(layer)
+    return heads.count * (heads.key_dim + heads.value_dim)

@@ -1,6 +1,7 @@
 """Attention: each token computes a weighted mixture of the values of the tokens up to its position.
 
-Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D head size, C hidden size.
+Dimension letters: B batch, T new tokens, S keys, H query heads, K kv heads, D head size, V size of a value,
+C hidden size.
 """
 
 from __future__ import annotations
@@ -35,27 +36,29 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__()
         self.index = index
-        self.head_dim = config.head_dim
+        self.heads = heads = config.heads_of(layer)
         self.clip = config.qkv_clip
         self.query_scaling = layer.query_scaling
         self.rotated_norm_eps = config.norm_eps if config.qk_norm == "rotated" and layer.rope is not None else None
-        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.o_bias)
+        hidden, bias = config.hidden_size, config.qkv_bias
+        queries, keys, values = heads.rows
+        self.q_proj = nn.Linear(hidden, queries, bias=bias)
+        self.k_proj = nn.Linear(hidden, keys, bias=bias)
+        self.v_proj = nn.Linear(hidden, values, bias=bias)
+        self.o_proj = nn.Linear(heads.count * heads.value_dim, hidden, bias=config.o_bias)
         self.whole_norm = config.qk_norm == "whole"
-        self.q_norm = self._norm(config, config.num_heads)
-        self.k_norm = self._norm(config, config.num_kv_heads)
-        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        self.attend = SoftmaxAttention(scale, softcap=config.attention_softcap)
-        self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
+        self.q_norm = self._norm(config, heads.count)
+        self.k_norm = self._norm(config, heads.kv_count)
+        scale = heads.key_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        same = heads.key_dim == heads.value_dim
+        self.attend = SoftmaxAttention(scale, softcap=config.attention_softcap, fused=same)
+        self.sinks = nn.Parameter(torch.empty(heads.count)) if config.sinks else None
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
-        q = self._heads(self.q_proj(x), self.q_norm)  # (B, H, T, D)
-        k = self._heads(self.k_proj(x), self.k_norm)  # (B, K, T, D)
-        v = self._heads(self.v_proj(x))  # (B, K, T, D)
+        q = self._split(self.q_proj(x), self.heads.count, self.q_norm)  # (B, H, T, D)
+        k = self._split(self.k_proj(x), self.heads.kv_count, self.k_norm)  # (B, K, T, D)
+        v = self._split(self.v_proj(x), self.heads.kv_count)  # (B, K, T, V)
         if place.rotation is not None:
             q, k = rotate(q, *place.rotation), rotate(k, *place.rotation)
         if self.rotated_norm_eps is not None:
@@ -64,28 +67,28 @@ class Attention(nn.Module):
         if self.query_scaling is not None:
             q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
         if cache is not None:
-            k, v = cache.append(self.index, k, v)  # (B, K, S, D)
-        mixed = self.attend(q, k, v, place.mask, self.sinks)  # (B, H, T, D)
+            k, v = cache.append(self.index, k, v)  # (B, K, S, D) and (B, K, S, V)
+        mixed = self.attend(q, k, v, place.mask, self.sinks)  # (B, H, T, V)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
 
     def _norm(self, config: ModelConfig, heads: int) -> nn.Module:
         """The norm of queries or keys with `heads` heads."""
         if config.qk_norm == "head":
-            return make_norm(self.head_dim, config.norm_eps, config.norm)
+            return make_norm(self.heads.key_dim, config.norm_eps, config.norm)
         if config.qk_norm == "whole":
-            return make_norm(heads * self.head_dim, config.norm_eps, config.norm)
+            return make_norm(heads * self.heads.key_dim, config.norm_eps, config.norm)
         if config.qk_norm == "each_head":
-            return make_norm((heads, self.head_dim), config.norm_eps, replace(config.norm, bias=False))
+            return make_norm((heads, self.heads.key_dim), config.norm_eps, replace(config.norm, bias=False))
         return nn.Identity()
 
-    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+    def _split(self, x: Tensor, heads: int, norm: nn.Module | None = None) -> Tensor:
         """Normalize and split into heads: (B, T, heads * D) -> (B, heads, T, D)."""
         if norm is not None and self.whole_norm:
             x = norm(x)
         if self.clip is not None:
             x = x.clamp(-self.clip, self.clip)
-        x = x.view(*x.shape[:2], -1, self.head_dim)  # (B, T, heads, D)
+        x = x.view(*x.shape[:2], heads, -1)  # (B, T, heads, D)
         if norm is not None and not self.whole_norm:
             x = norm(x)
         return x.transpose(1, 2)

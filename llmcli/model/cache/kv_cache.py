@@ -71,13 +71,14 @@ class KVCache:
         self._limit = config.context_length
         self._dtype, self._device = dtype, torch.device(device)
         self._pages = Pages()
-        heads, key_size, value_size = config.cached_widths
 
-        def empty(layer: LayerConfig, width: int) -> Tensor:
+        def empty(layer: LayerConfig) -> CacheSegment:
+            heads, *widths = config.cached_widths(layer)
             size = max(1, min(capacity, self._steady_size(layer)))
-            return self._empty((batch, heads, size, width))
+            keys, values = (self._empty((batch, heads, size, width)) for width in widths)
+            return CacheSegment(keys, values, 0)
 
-        self.layers = [CacheSegment(empty(layer, key_size), empty(layer, value_size), 0) for layer in config.layers]
+        self.layers = list(map(empty, config.layers))
         self._length = 0
         # At most the capacity: read at every token, while memory changes rarely.
         self._fits = self.capacity

@@ -51,7 +51,7 @@ def norm_words(config: ModelConfig) -> str:
 
 def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
     """Heads, their sizes and their attention mask."""
-    words = [_heads(config)]
+    words = [_heads(config, layer)]
     if config.qk_norm is not None and (config.qk_norm != "rotated" or layer.rope is not None):
         words.append(_QK_NORMS[config.qk_norm])
     if config.qkv_clip is not None:
@@ -87,7 +87,7 @@ def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:
         return _experts(config, layer.experts)
     kind = "gated" if config.gated else "plain"
     bias = ", with biases" if config.mlp_bias else ""
-    return f"{kind} {config.activation}, {config.hidden_size} -> {config.intermediate_size}{bias}"
+    return f"{kind} {config.activation}, {config.hidden_size} -> {config.width_of(layer)}{bias}"
 
 
 def logit_words(config: ModelConfig) -> str:
@@ -102,16 +102,18 @@ def logit_words(config: ModelConfig) -> str:
     return words
 
 
-def _heads(config: ModelConfig) -> str:
+def _heads(config: ModelConfig, layer: LayerConfig) -> str:
     if config.latent is not None:
         sizes = config.latent
         return (
             f"latent, {config.num_heads} heads of {sizes.nope_dim} + {sizes.rope_dim} rotated, values of "
             f"{sizes.value_dim}, made from {sizes.rank} + {sizes.rope_dim} cached values"
         )
-    heads, kv = config.num_heads, config.num_kv_heads
+    shape = config.heads_of(layer)
+    heads, kv = shape.count, shape.kv_count
     kind = "multi-head" if heads == kv else "multi-query" if kv == 1 else "grouped-query"
-    return f"{kind}, {heads} query heads on {kv} key-value heads of {config.head_dim}"
+    values = "" if shape.value_dim == shape.key_dim else f", values of {shape.value_dim}"
+    return f"{kind}, {heads} query heads on {kv} key-value heads of {shape.key_dim}{values}"
 
 
 def _experts(config: ModelConfig, experts: ExpertsConfig) -> str:

@@ -67,7 +67,7 @@ def test_attention_can_be_summed_by_message(model: Path) -> None:
         (["--layer", "1", "--layers", "1-2"], "not both"),
         (["--layer", "9"], "There is no such block"),
         (["--layer", "9", "--head", "0"], "There is no block 9"),
-        (["--layer", "0", "--head", "4"], "There is no head 4"),
+        (["--layer", "0", "--head", "4"], "There is no head 4: block 0 has 4"),
         (["--layers", "2-1"], "not a range"),
         (["--layers", "0-3"], "There is no block 3"),
         (["--position", "4"], "There is no token 4"),
