@@ -60,8 +60,8 @@ _RUN, _MODELS, _LOOK, _TOOLS = "Run", "Models", "Look inside", "Tools"
 # A blank line ends a line of the epilog.
 _VARIABLES = (
     "A model's own sampling settings replace the defaults above. Most options can also be set by a variable, as "
-    "LLMCLI_MAX_TOKENS for --max-tokens, or in config.toml; llm config shows the values in effect. llm help "
-    "describes each option in full."
+    "LLMCLI_MAX_TOKENS for --max-tokens, or in config.toml; llm config shows the values in effect. llm help and the "
+    "name of an option, as in llm help --top-k, describes it in full."
 )
 _GENERATE = (
     "llm generate 'What is the capital of France?'\n\n"
@@ -91,8 +91,8 @@ app.add_typer(prompt.app, rich_help_panel=_TOOLS)
 # Its former name.
 app.add_typer(prompt.app, name="template", hidden=True)
 app.command("doctor", rich_help_panel=_TOOLS)(doctor)
-app.command("help", rich_help_panel=_TOOLS)(help_)
-# Its arguments are another command's flags.
+# Their arguments can be another command's flags.
+app.command("help", context_settings={"ignore_unknown_options": True}, rich_help_panel=_TOOLS)(help_)
 app.command("config", context_settings={"ignore_unknown_options": True}, rich_help_panel=_TOOLS)(config)
 
 _WITH_SETTINGS = CommandsWithSettings((generate, batch, chat, score, bench), INSPECT_COMMANDS)

@@ -63,9 +63,16 @@ def help_(
 
 
 def _topics() -> str:
-    width = max(map(len, pages.TOPICS))
-    lines = [f"{topic.ljust(width)}  {pages.summary(topic)}" for topic in pages.TOPICS]
-    return "\n".join([*lines, "", _HINT])
+    """The topics with a line each, wrapped to the width of a terminal."""
+    import textwrap
+
+    columns = terminal.size(sys.stdout).columns if terminal.is_terminal(sys.stdout) else sys.maxsize
+    indent = " " * (max(map(len, pages.TOPICS)) + 2)
+    lines = [
+        textwrap.fill(pages.summary(topic), columns, initial_indent=topic.ljust(len(indent)), subsequent_indent=indent)
+        for topic in pages.TOPICS
+    ]
+    return "\n".join([*lines, "", textwrap.fill(_HINT, columns)])
 
 
 def _command(root: Any, words: list[str]) -> Any:

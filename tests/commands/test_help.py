@@ -39,6 +39,19 @@ def test_a_word_is_searched_for() -> None:
     assert "## Flags" not in result
 
 
+def test_the_name_of_an_option_is_searched_for() -> None:
+    result = llm("help", "--dry-base").stdout.decode()
+    assert result.startswith("*llm help usage*") and "| `--dry-base B` |" in result
+
+
+def test_topics_are_wrapped_to_the_width_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "is_terminal", lambda _stream: True)
+    monkeypatch.setattr(terminal, "size", lambda _stream: os.terminal_size((60, 10)))
+    lines = llm("help").stdout.decode().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[0].startswith("usage  ") and lines[1].startswith(" " * 19)
+
+
 def test_a_word_that_no_page_contains_is_a_usage_error() -> None:
     result = llm("help", "xyzzy", "plugh")
     assert (result.returncode, result.stdout) == (2, b"")

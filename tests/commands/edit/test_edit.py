@@ -115,3 +115,9 @@ def test_help_shows_the_prompt_and_the_commands() -> None:
     shown = llm("edit", "--help").stdout
     assert b"PROMPT --subject" in shown and all(name in shown for name in (b"list", b"show", b"merge", b" rm "))
     assert b"--layer" in llm("edit", "any words", "--help").stdout
+
+
+def test_a_misspelled_command_is_no_prompt() -> None:
+    result = llm("edit", "lst")
+    assert (result.returncode, result.stdout) == (2, b"") and b"did you mean llm edit list?" in result.stderr
+    assert b"--subject" in llm("edit", "lst is in").stderr
