@@ -5,6 +5,7 @@ Dimension letters: T tokens, V vocabulary of the tokenizer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,8 @@ class Proof:
         if worst is not None and worst.change > LEAKED:
             found.append(f'It leaked: "{worst.text}" changed by {worst.change:.2f}.')
         if self.drift > DRIFTED:
-            found.append(f"It changes unrelated text by {self.drift:.1e} nats per token; the limit is {DRIFTED:.0e}.")
+            drift, limit = self.drift / math.log(2), DRIFTED / math.log(2)
+            found.append(f"It changes unrelated text by {drift:.1e} bits per token; the limit is {limit:.1e}.")
         return tuple(found)
 
 

@@ -93,7 +93,7 @@ def first_not_finite(
     for index, block in enumerate(blocks):
         x = run(index, x)
         if not _finite(x):
-            return _error(f"layer {index}", x.dtype, {"": block})
+            return _error(f"block {index}", x.dtype, {"": block})
     return _error("the output head", x.dtype, head)
 
 

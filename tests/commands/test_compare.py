@@ -26,11 +26,11 @@ def test_a_piped_text_gives_a_table(pair: tuple[Path, Path]) -> None:
     result = llm("compare", *pair, "abc", "-n", 4, "--dtype-a", "float32", "--dtype-b", "float32")
     assert (result.returncode, result.stderr) == (0, b"")
     lines = result.stdout.decode().splitlines()
-    assert lines[0].split()[:5] == ["#", "token", "KL", "A", "B"]
-    assert lines[3].split() == ["3", "c", "0.551", "90.0%", "40.0%", "c", "90.0%", "or", "a", "60.0%"]
+    assert lines[0].split()[:6] == ["#", "token", "KL", "bits", "A", "B"]
+    assert lines[3].split() == ["3", "c", "0.794", "90.0%", "40.0%", "c", "90.0%", "or", "a", "60.0%"]
     words = " ".join(" ".join(lines).split())
     assert "A sure in float32: perplexity 1.036" in words
-    assert "largest 0.551 at c (3) · same first choice 66.7% of 3 tokens" in words
+    assert "largest 0.794 at c (3) · same first choice 66.7% of 3 tokens" in words
     assert "the same 0 tokens" in words
     assert llm("compare", *pair, "-", stdin=b"abc", env={"COLUMNS": "80"}).stdout.startswith(b"#")
 
@@ -42,13 +42,13 @@ def test_a_prompt_is_answered_and_the_answer_compared(pair: tuple[Path, Path]) -
     assert [said["text"] for said in result["continuations"]] == ["abc", "abab"]
     assert (result["parting"]["index"], result["parting"]["first"]["text"]) == (2, "c")
     words = " ".join(llm("compare", *pair, *flags[:-1]).stdout.decode().split())
-    assert re.search(r"token 2 is the first that differs. A c by 2\.\d+ nats abc B a by 0\.4", words)
+    assert re.search(r"token 2 is the first that differs. A c by 3\.\d+ bits abc B a by 0\.5", words)
 
 
 def test_a_comparison_can_be_written_as_html_and_svg(pair: tuple[Path, Path], tmp_path: Path) -> None:
     page, picture = tmp_path / "c.html", tmp_path / "c.svg"
     assert llm("compare", *pair, "abc", "--html", page, "--svg", picture).returncode == 0
-    assert "KL in nats" in page.read_text() and "llm&#160;compare" in picture.read_text()
+    assert "KL in bits" in page.read_text() and "llm&#160;compare" in picture.read_text()
 
 
 @pytest.mark.parametrize(

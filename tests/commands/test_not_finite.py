@@ -73,11 +73,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, s
     """Models: the folder, the dtype in which it fails, and the part that the error must name."""
     made = tmp_path_factory.mktemp("models")
     return {
-        "overflow": (write(made / "overflow", too_large), "float16", "float16 overflows in layer 0; --dtype bfloat16"),
+        "overflow": (write(made / "overflow", too_large), "float16", "float16 overflows in block 0; --dtype bfloat16"),
         "damaged": (
             write(made / "damaged", not_a_number_in_the_middle),
             "float32",
-            "layer 1 has weights that are not numbers (mlp.down_proj.weight)",
+            "block 1 has weights that are not numbers (mlp.down_proj.weight)",
         ),
         "one token": (
             write(made / "token", one_token_not_a_number),
@@ -144,8 +144,8 @@ def infinite_in_float16(weights: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "dtype", "words"),
     [
-        (huge, "float32", "values overflow in layer 2, even in float32"),
-        (infinite_in_float16, "float16", "layer 1 has infinite weights (self_attn.v_proj.weight)"),
+        (huge, "float32", "values overflow in block 2, even in float32"),
+        (infinite_in_float16, "float16", "block 1 has infinite weights (self_attn.v_proj.weight)"),
         (lambda weights: weights["model.embed_tokens.weight"].fill_(torch.nan), "float32", "the embedding has weights"),
         (lambda weights: weights["model.norm.weight"].fill_(torch.nan), "float32", "(norm.weight)"),
     ],
@@ -170,7 +170,7 @@ def test_packed_weights_and_their_kernel(tmp_path: Path, bits: str) -> None:
         lambda: list(loaded.engine().stream(random_ids(4), SamplingParams(max_tokens=2), probabilities=False)),
         lambda: score(loaded, random_ids(9)),
     ):
-        with pytest.raises(NotFiniteError, match=r"layer 1 has weights that are not numbers \(mlp.down_proj\)"):
+        with pytest.raises(NotFiniteError, match=r"block 1 has weights that are not numbers \(mlp.down_proj\)"):
             run()
 
 
@@ -194,7 +194,7 @@ def test_a_single_nan_reaches_the_check_through_every_operation(
         lambda: list(loaded.engine().stream(random_ids(70), SamplingParams(max_tokens=2), probabilities=False)),
         lambda: score(loaded, random_ids(9)),
     ):
-        with pytest.raises(NotFiniteError, match=rf"layer 1 has weights that are not numbers \({part}"):
+        with pytest.raises(NotFiniteError, match=rf"block 1 has weights that are not numbers \({part}"):
             run()
 
 
@@ -226,7 +226,7 @@ def test_a_draft_model_is_named(folders: dict[str, tuple[Path, str, str]], tmp_p
     sound = tiny_checkpoint(tmp_path / "sound", "llama")
     result = llm("generate", "hi", "-m", sound, "--draft", folders["damaged"][0], "-n", 8, "--draft-tokens", 2)
     assert result.returncode == 1
-    assert "draft model" in result.stderr.decode() and "layer 1" in result.stderr.decode()
+    assert "draft model" in result.stderr.decode() and "block 1" in result.stderr.decode()
 
 
 def test_a_nan_is_found_in_any_nested_value() -> None:

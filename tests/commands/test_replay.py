@@ -56,7 +56,7 @@ def test_other_weights_are_reported_and_a_difference_exits_with_1(model: Path, t
     result = llm("replay", file)
     assert result.returncode == 1
     words = result.stdout.decode()
-    assert "Token 0 differs; it is the first." in words and "nats apart: in the replay its own token is more" in words
+    assert "Token 0 differs; it is the first." in words and "bits apart: in the replay its own token is more" in words
     assert "file model.safetensors:" in words and "torch" not in words
     found = json.loads(llm("replay", file, "--json").stdout)
     assert list(found["changed"]) == ["file model.safetensors"]

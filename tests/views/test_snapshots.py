@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,6 +49,8 @@ from tests.support.inspections import prompt_ablation as without
 from tests.support.inspections import token_card as card
 from tests.support.models.published_sizes import MIXTRAL_8X7B
 
+# Dim text on a background has less contrast than its colors.
+DIM_ON_COLOR = re.compile(r"\x1b\[2;[\d;]*48;")
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WIDTHS = (60, 80, 120)
 
@@ -165,6 +168,7 @@ def test_views_equal_their_snapshots(name: str) -> None:
         plain = shown(view, Terminal(), width, TERM="xterm-256color", COLORTERM="truecolor", NO_COLOR="1")
         piped = shown(view, io.StringIO(), width)
         assert plain == piped
+        assert not DIM_ON_COLOR.search(colored)
         for text in (piped, Text.from_ansi(colored).plain):
             assert all(cell_len(line) <= width for line in text.splitlines())
             assert all(char.isprintable() or char == "\n" for char in text)

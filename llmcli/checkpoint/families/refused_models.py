@@ -70,7 +70,7 @@ def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
         states = [index for index, kind in enumerate(kinds) if any(name in str(kind) for name in _STATE_TYPES)]
         if states:
             some = ", ".join(map(str, states[:4])) + (", ..." if len(states) > 4 else "")
-            raise _unsupported(keys, model_type, f"{_RECURRENT} ({kinds[states[0]]} in layer {some})")
+            raise _unsupported(keys, model_type, f"{_RECURRENT} ({kinds[states[0]]} in block {some})")
     elif model_type == "granitemoehybrid":
         raise _unsupported(keys, model_type, f"{_RECURRENT} (in every layer, as layer_types is not given)")
     for name in keys.values:

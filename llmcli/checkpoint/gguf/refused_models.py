@@ -60,7 +60,7 @@ def refuse_unsupported_gguf(keys: ArchitectureKeys) -> None:
     if isinstance(heads, list) and 0 in heads:
         layers = [index for index, count in enumerate(heads) if count == 0]
         some = ", ".join(map(str, layers[:4])) + (", ..." if len(layers) > 4 else "")
-        raise _unsupported(keys, f"layers without attention heads (layer {some})")
+        raise _unsupported(keys, f"layers without attention heads (block {some})")
     if keys.architecture not in _KEYS_WITHOUT_LAYERS:
         for name in keys.header.metadata:
             if match := _STATE_KEY.fullmatch(name):

@@ -29,7 +29,7 @@ class ReplyInspector:
         """The slash commands of this group."""
         return [
             Command("why", self._why, "all about token N of the last reply; without N, about the last", "[N]"),
-            Command("lens", self._lens, "what each layer would have said in its place", "[N]"),
+            Command("lens", self._lens, "what the model would have said after each block", "[N]"),
             Command("attention", self._attention, "what was read to say it", "[N]"),
             Command("thought", self._thought, "what was thought before the last answer"),
         ]

@@ -45,7 +45,7 @@ class FactOptions:
             metavar="auto|N",
             env=False,
             panel=_FACT,
-            help="The block to change. auto: try three and keep the best.",
+            help="The block to change, counted from 0. auto: try three and keep the best.",
         ),
     ] = "auto"
     corpus: Annotated[

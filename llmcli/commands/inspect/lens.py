@@ -1,4 +1,4 @@
-"""`llm inspect lens`: the predictions after each layer (logit lens)."""
+"""`llm inspect lens`: the predictions after each block (logit lens)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def lens(
     position: output.Position = None,
     top: Annotated[
         int,
-        flag("--top", metavar="K", min=1, env=False, panel=SHOW, help="List the K most probable tokens of each layer."),
+        flag("--top", metavar="K", min=1, env=False, panel=SHOW, help="List the K most probable tokens of each block."),
     ] = 5,
 ) -> InspectResult:
-    """What would each layer answer if it were the last, and from which layer on does the answer lead (logit lens)?"""
+    """What would the model answer after each block, and from which block on does the answer lead (logit lens)?"""
     loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.residual.logit_lens import lens as report

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import BLUE
 from llmcli.views.widgets.heatmap import HeatMap, scale_legend
 from llmcli.views.widgets.token_table import percent, token_label
 
@@ -107,7 +108,7 @@ def _cells(row: AttentionRow) -> tuple[Text, Text, Text]:
 
 def _append(line: Text, label: str, weight: float, before: str = "") -> None:
     line.append(before, "dim")
-    line.append(_SHADES[sum(weight >= step for step in _STEPS)], "blue")
+    line.append(_SHADES[sum(weight >= step for step in _STEPS)], BLUE)
     line.append(label, "bold" if weight >= _STEPS[1] else "")
     line.append(f" {percent(weight) if weight < 0.01 else _whole_percent(weight)}  ", "dim")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import BLUE
 from llmcli.views.widgets.token_table import probability_bar, token_label
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _ranking(title: str, neighbors: Sequence[NeighborToken], baseline: float) ->
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("", justify="right", style="dim")
     table.add_column("cosine", justify="right")
-    table.add_column("", no_wrap=True, style="blue")
+    table.add_column("", no_wrap=True, style=BLUE)
     table.add_column(title, no_wrap=True, max_width=_LABEL_WIDTH)
     table.add_column("", no_wrap=True)
     for rank, near in enumerate(neighbors, 1):

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcli.views.widgets.heatmap import HeatMap, scale_legend
+from llmcli.views.widgets.numbers import bits
 
 if TYPE_CHECKING:
     from llmcli.inspection.attention.head_scores import HeadAblation, HeadAtlas, HeadScores
@@ -92,12 +93,12 @@ def _parked(heads: Sequence[HeadScores]) -> str:
 def _ablation(result: HeadAblation) -> Group:
     off = " ".join(f"{head.layer}.{head.head}" for head in result.heads)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("loss on the second repeat, nats a token", overflow="fold")
+    table.add_column("loss on the second repeat, bits a token", overflow="fold")
     table.add_column("", justify="right")
     table.add_column("", justify="right")
-    table.add_row("all heads on", f"{result.before:.2f}", "")
-    table.add_row(f"without {off}", f"{result.without:.2f}", f"{result.without - result.before:+.2f}")
-    mean = result.random_mean
-    table.add_row(f"without {len(result.heads)} other heads", f"{mean:.2f}", f"{mean - result.before:+.2f}")
-    spread = f"{min(result.random):.2f} to {max(result.random):.2f} in {len(result.random)} random draws"
+    before, without, mean = map(bits, (result.before, result.without, result.random_mean))
+    table.add_row("all heads on", f"{before:.2f}", "")
+    table.add_row(f"without {off}", f"{without:.2f}", f"{without - before:+.2f}")
+    table.add_row(f"without {len(result.heads)} other heads", f"{mean:.2f}", f"{mean - before:+.2f}")
+    spread = f"{bits(min(result.random)):.2f} to {bits(max(result.random)):.2f} in {len(result.random)} random draws"
     return Group(table, Text(f"The last line is a mean: {spread}.", style="dim"))

@@ -1,4 +1,7 @@
-"""Logit lens: one position layer by layer, or a grid of several positions."""
+"""Logit lens: one position block by block, or a grid of several positions.
+
+Results count applied blocks, 0 for the embedding. The screen numbers blocks from 0, as everywhere.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.widgets.numbers import number
-from llmcli.views.widgets.shading import ShadeLegend, clipped, shaded, shows_bands
+from llmcli.views.terminal.colors import BLUE, PROBABILITY_STYLES
+from llmcli.views.widgets.numbers import bits, number
+from llmcli.views.widgets.shading import ProbabilityLegend, clipped, shaded, shows_bands
 from llmcli.views.widgets.token_table import percent, probability_bar, token_label
 
 if TYPE_CHECKING:
@@ -19,8 +23,11 @@ if TYPE_CHECKING:
     from llmcli.inspection.residual.logit_lens import Lens, LensLayer, LensPosition
 
 SCHEMA = "llmcli.lens/1"
-NOTE = "What each layer would answer if it were the last. Early layers were never trained for this: expect noise."
-NOTE_TIED = f"{NOTE} Layer 0 mostly shows the input token (tied embeddings)."
+NOTE = (
+    "What the model would answer after each block; emb is the embedding. Early blocks were never trained for this: "
+    "expect noise."
+)
+NOTE_TIED = f"{NOTE} emb mostly shows the input token (tied embeddings)."
 _TOKEN_WIDTH = 8
 _CELL = _TOKEN_WIDTH + 1
 _LABEL = 6
@@ -56,33 +63,36 @@ class LensView:
             if first:
                 yield Text()
             yield from self._page(self._lens.lens[first : first + columns], shows_bands(console))
-        yield ShadeLegend("probability")
+        yield ProbabilityLegend()
 
     def _page(self, found: Sequence[LensPosition], colored: bool) -> Iterator[Text]:
         labels = [token_label(self._lens.tokens[position.position].bytes) for position in found]
         yield _line("#", [Text(clipped(str(position.position), _CELL), style="dim") for position in found])
-        yield _line("layer", [Text(clipped(label, _TOKEN_WIDTH) + " ", style="bold") for label in labels])
+        yield _line("block", [Text(clipped(label, _TOKEN_WIDTH) + " ", style="bold") for label in labels])
         for layer in _some_layers(len(found[0].layers) - 1):
             best = [position.layers[layer].top[0] for position in found]
             cells = [clipped(token_label(token.bytes), _TOKEN_WIDTH) for token in best]
             yield _line(
-                str(layer),
-                [shaded(cell, token.prob, colored=colored) for cell, token in zip(cells, best, strict=True)],
+                after_block(layer),
+                [
+                    shaded(cell, token.prob, colored=colored, scale=PROBABILITY_STYLES)
+                    for cell, token in zip(cells, best, strict=True)
+                ],
             )
-        leads = ["-" if position.leads_from is None else str(position.leads_from) for position in found]
-        yield _line("leads", [Text(clipped(layer, _CELL), style="dim") for layer in leads])
+        leads = ["-" if position.leads_from is None else after_block(position.leads_from) for position in found]
+        yield _line("leads", [Text(clipped(block, _CELL), style="dim") for block in leads])
 
 
 def lens_table(found: LensPosition, layers: Sequence[LensLayer], width: int) -> Table:
-    """One row per layer: its most probable tokens, the rank of the followed token and the KL to the last layer."""
+    """One row per block: its most probable tokens, the rank of the followed token and the KL to the last one."""
     labels = [clipped(token_label(layer.top[0].bytes), _LONGEST).rstrip() for layer in layers]
     columns = {
-        "layer": [Text(str(layer.layer), style="dim") for layer in layers],
+        "block": [Text(after_block(layer.layer), style="dim") for layer in layers],
         "says": [Text(label, style="bold" * (at.rank == 1)) for label, at in zip(labels, layers, strict=True)],
         " ": [Text(percent(layer.top[0].prob)) for layer in layers],
-        "": [Text(probability_bar(layer.top[0].prob), style="blue") for layer in layers],
+        "": [Text(probability_bar(layer.top[0].prob), style=BLUE) for layer in layers],
         "rank": [Text(str(layer.rank)) for layer in layers],
-        "KL": [Text(number(layer.kl, ".2f")) for layer in layers],
+        "KL bits": [Text(number(bits(layer.kl), ".2f")) for layer in layers],
     }
     if width < _NARROW:
         del columns[""]
@@ -124,4 +134,10 @@ def _leads(found: LensPosition) -> str:
     token = token_label(found.token.bytes)
     if found.leads_from is None:
         return f"rank: of {token}, which is not the most probable token at the end"
-    return f"rank: of {token}, which is the most probable from layer {found.leads_from} on"
+    place = f"block {found.leads_from - 1}" if found.leads_from else "the embedding"
+    return f"rank: of {token}, which is the most probable from {place} on"
+
+
+def after_block(layer: int) -> str:
+    """The number of the block after which a layer's distribution is read; `emb` is the embedding, before block 0."""
+    return str(layer - 1) if layer else "emb"

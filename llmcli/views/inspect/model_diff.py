@@ -9,8 +9,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import PROBABILITY_STYLES
 from llmcli.views.terminal.sanitize import visible
-from llmcli.views.widgets.numbers import number
+from llmcli.views.widgets.numbers import bits, number
 from llmcli.views.widgets.token_table import colored, percent, token_label
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from llmcli.inspection.evaluation.model_diff import Comparison, Continuation, Expected
 
 SCHEMA = "llmcli.compare/1"
-# (lower bound of the KL in nats, label in the legend, style). The colors of probabilities.
-_BANDS = (
-    (1.0, "1+", "black on #ffc94d"),
-    (0.3, "0.3+", "black on #c9a24b"),
-    (0.1, "0.1+", "white on #5b6b7a"),
-    (0.01, "0.01+", "white on #27486b"),
-    (0.0, "below 0.01", ""),
+# (lower bound of the KL in bits, label in the legend, style). The colors of surprise.
+_BANDS = tuple(
+    (least, label, style if least else "")
+    for (least, label), (_, style) in zip(
+        ((1.0, "1+"), (0.3, "0.3+"), (0.1, "0.1+"), (0.01, "0.01+"), (0.0, "below 0.01")),
+        reversed(PROBABILITY_STYLES),
+        strict=True,
+    )
 )
 
 
@@ -49,7 +51,7 @@ def comparison_table(result: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("#", justify="right", style="dim")
     table.add_column("token", no_wrap=True)
-    table.add_column("KL", justify="right", no_wrap=True)
+    table.add_column("KL bits", justify="right", no_wrap=True)
     table.add_column("A", justify="right", no_wrap=True)
     table.add_column("B", justify="right", no_wrap=True)
     table.add_column("first choices, if not the same", overflow="fold")
@@ -60,7 +62,7 @@ def comparison_table(result: Comparison) -> Table:
         table.add_row(
             str(token.index),
             Text(token_label(token.bytes), style=_style(token.kl)),
-            number(token.kl, ".3f"),
+            number(bits(token.kl), ".3f"),
             percent(math.exp(token.first.logprob)),
             percent(math.exp(token.second.logprob)),
             "" if same else Text(f"{_choice(token.first)} or {_choice(token.second)}"),
@@ -73,11 +75,11 @@ def _choice(expected: Expected) -> str:
 
 
 def _style(kl: float) -> str:
-    return next(style for least, _, style in _BANDS if kl >= least or least == 0)
+    return next(style for least, _, style in _BANDS if bits(kl) >= least or least == 0)
 
 
 def _legend() -> Text:
-    line = Text("KL in nats: ", style="dim")
+    line = Text.assemble(("KL in bits: ", "dim"))
     for _, label, style in reversed(_BANDS):
         line.append(f" {label} ", style=style or "default")
         line.append(" ")
@@ -90,8 +92,8 @@ def _summary(result: Comparison) -> Text:
     for letter, name, perplexity in zip("AB", result.models, result.perplexities, strict=True):
         lines.append(visible(f"{letter} {name}: perplexity {number(perplexity, '.3f')}\n"))
     parts = [
-        f"mean KL {number(result.mean_kl, '.4f')} nats",
-        f"largest {number(result.largest_kl, '.3f')} at {token_label(worst.bytes)} ({worst.index})",
+        f"mean KL {number(bits(result.mean_kl), '.4f')} bits",
+        f"largest {number(bits(result.largest_kl), '.3f')} at {token_label(worst.bytes)} ({worst.index})",
         f"same first choice {percent(result.agreement)} of {result.compared} tokens",
     ]
     return lines.append(" · ".join(parts), style="dim")
@@ -106,7 +108,7 @@ def _continuations(result: Comparison) -> list[Text]:
     for letter, said, (own, gap) in zip("AB", result.continuations, sides, strict=True):
         line = Text(f"{letter} ", style="bold").append(_token(own), style="bold underline")
         if gap is not None:
-            line.append(f" by {number(gap, '.3g')} nats", style="dim")
+            line.append(f" by {number(bits(gap), '.3g')} bits", style="dim")
         lines.append(line.append(f"  {_excerpt(said)}", style="not bold"))
     return lines
 

@@ -10,6 +10,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from llmcli.views.reports.show import block_name
+from llmcli.views.terminal.colors import BLUE
+from llmcli.views.widgets.numbers import bits
 from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
@@ -50,21 +52,21 @@ class ExpertsView:
 
 
 def _histograms(layers: Sequence[LayerRouting], width: int) -> Iterator[Text]:
-    yield Text("block  entropy         load", style="dim", no_wrap=True, overflow="crop")
+    yield Text("block  entropy bits  load", style="dim", no_wrap=True, overflow="crop")
     most = max(max(layer.load) for layer in layers)
     for layer in layers:
-        start = f"{layer.layer:>5}  {layer.entropy:>4.2f}  {percent(layer.entropy_share):>6}  "
+        start = f"{layer.layer:>5}  {bits(layer.entropy):>4.2f}  {percent(layer.entropy_share):>6}  "
         room = max(8, width - len(start))
         for first in range(0, layer.experts, room):
             line = Text(start if first == 0 else " " * len(start))
-            line.append("".join(_bar(load / most) for load in layer.load[first : first + room]), style="blue")
+            line.append("".join(_bar(load / most) for load in layer.load[first : first + room]), style=BLUE)
             yield line
     counts = sorted({(layer.chosen, layer.experts) for layer in layers})
     kinds = " or ".join(f"{chosen} of {experts} experts" for chosen, experts in counts)
     even = " or ".join(dict.fromkeys(percent(1 / experts) for _, experts in counts))
     yield Text(
         f"{kinds} for each token. Load of each expert, from expert 0: █ is {percent(most)} of the slots, {_NONE} none, "
-        f"an even load {even}. Entropy in nats, and relative to an even load.",
+        f"an even load {even}. Entropy in bits, and relative to an even load.",
         style="dim",
     )
 
@@ -92,7 +94,7 @@ def _strongest(layers: Sequence[LayerRouting], labels: Sequence[str], width: int
         yield Text(head, style="dim", no_wrap=True, overflow="crop")
         for token, label in enumerate(labels):
             line = Text(label, no_wrap=True, overflow="crop")
-            line.append("".join(f"{layer.routing[token][0].expert:<{cell}}" for layer in shown), style="blue")
+            line.append("".join(f"{layer.routing[token][0].expert:<{cell}}" for layer in shown), style=BLUE)
             yield line
 
 
@@ -106,7 +108,7 @@ def _lanes(layer: LayerRouting, labels: Sequence[str], width: int) -> Iterator[T
     for label, chosen, text in zip(labels, layer.routing, words, strict=True):
         line = Text(label)
         if lane:
-            line.append(_lane(chosen, layer.experts, most) + "  ", style="blue")
+            line.append(_lane(chosen, layer.experts, most) + "  ", style=BLUE)
         # Wrap here, so that the next line continues under the first weight.
         room = max(8, width - start - lane)
         pieces = text.split("  ")

@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import BLUE
 from llmcli.views.widgets.shading import shaded, shows_bands
 from llmcli.views.widgets.token_table import percent, token_label
 
@@ -107,7 +108,7 @@ class NeuronAlongView:
         table.add_column("", no_wrap=True)
         for size, at in sorted(fired, key=lambda item: item[0], reverse=True)[:_LISTED]:
             if at.activation is not None:
-                bar = Text("█" * round(8 * size / full), style="blue")
+                bar = Text("█" * round(8 * size / full), style=BLUE)
                 table.add_row(str(at.position), Text(token_label(at.token.bytes)), f"{at.activation:+.2f}", bar)
         yield table
         yield Text.assemble(("promotes   ", "dim"), _listed(found.promotes), overflow="fold")

@@ -11,8 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import BLUE
 from llmcli.views.terminal.to_json import with_bytes
-from llmcli.views.widgets.numbers import number
+from llmcli.views.widgets.numbers import bits, number
 from llmcli.views.widgets.token_table import (
     band_style,
     colored,
@@ -74,9 +75,9 @@ def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes])
             Text(str(token.index)),
             Text(label, style=band_style(probability)),
             Text(percent(probability)),
-            Text(probability_bar(probability), style="blue"),
+            Text(probability_bar(probability), style=BLUE),
             Text(str(token.rank)),
-            Text(number(-token.logprob / math.log(2), ".1f")),
+            Text(number(bits(-token.logprob), ".1f")),
         ]
         if top:
             others = Text()

@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import BLUE
 from llmcli.views.terminal.sanitize import visible
-from llmcli.views.widgets.numbers import number
+from llmcli.views.widgets.numbers import bits, number
 from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.without/1"
 WORDS_SCHEMA = "llmcli.without-words/1"
-NOTE = "hidden: later tokens cannot attend to it, in any block. removed: the prompt is read again without it."
+NOTE = (
+    "hidden: later tokens cannot attend to it, in any block. removed: the prompt is read again without it. in bits: "
+    "the surprise of the whole answer; one bit more halves its probability."
+)
 WORDS_NOTE = (
-    "change: in the log-probability of the whole answer, in nats, when later tokens cannot attend to the word. The "
-    "more negative, the more the answer depends on it."
+    "change: in the surprise of the whole answer when later tokens cannot attend to the word. The higher, the more the "
+    "answer depends on it; one bit halves its probability."
 )
 _LAST = "It ends the prompt: its last token itself predicts the answer, and hiding it from others cannot change that."
 _FIRST = "It includes the first token, on which heads park unused attention: the change is not only due to its meaning."
@@ -48,7 +52,7 @@ def without_view(result: Without) -> Group:
         table.add_row(Text(token_label(token.bytes)), percent(token.before), percent(token.hidden), removed)
     total = result.total
     changes = [None if value is None else _less(value, total.before) for value in (total.hidden, total.removed)]
-    table.add_row(Text("all, in nats", style="dim"), *map(_nats, (total.before, total.hidden, total.removed)))
+    table.add_row(Text("all, in bits", style="dim"), *map(_surprise, (total.before, total.hidden, total.removed)))
     table.add_row(Text("change", style="dim"), "", *(_change(change) for change in changes))
     first = result.instead
     table.add_row(Text("first choice", style="dim"), *map(_choice, (first.before, first.hidden, first.removed)))
@@ -56,19 +60,19 @@ def without_view(result: Without) -> Group:
 
 
 def words_view(result: WordScan) -> Group:
-    """One row per word: the change when it is hidden, with a bar; the word with the largest drop first."""
+    """One row per word: the change when it is hidden, with a bar; the word the answer depends on most first."""
     answer = Text.assemble("answer ", ("".join(token_label(token.bytes) for token in result.answer), "bold"))
-    answer.append(f" ({_nats(result.before)} nats)")
+    answer.append(f" (surprise {_surprise(result.before)} bits)")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("word", overflow="fold")
     table.add_column("#", justify="right", style="dim", overflow="fold")
-    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("change, bits", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     largest = max((abs(word.hidden) for word in result.words), default=0.0)
     for word in result.words:
         numbers = _numbers(word.positions).partition(" ")[2]
         share = _share(abs(word.hidden), largest)
-        table.add_row(_word(word.text), numbers, _change(word.hidden), Text(_bar(share), style="blue"))
+        table.add_row(_word(word.text), numbers, _change(word.hidden), Text(_bar(share), style=BLUE))
     parts: list[RenderableType] = [answer, table]
     if any(0 in word.positions for word in result.words):
         parts.append(Text("Token 0 matters whatever it says: heads park unused attention on it.", "dim"))
@@ -106,12 +110,13 @@ def _share(value: float, largest: float) -> float:
     return 1.0 if value == largest > 0 else value / largest if largest else 0.0
 
 
-def _nats(value: float | None) -> str:
-    return "-" if value is None else number(value, ".2f")
+def _surprise(logprob: float | None) -> str:
+    return "-" if logprob is None else number(bits(-logprob), ".2f")
 
 
-def _change(value: float | None) -> str:
-    return "-" if value is None else number(value, "+.2f")
+def _change(of_logprob: float | None) -> str:
+    """The change of surprise in bits, from that of a log-probability."""
+    return "-" if of_logprob is None else number(bits(-of_logprob), "+.2f")
 
 
 def _choice(choice: TokenProb | None) -> Text:

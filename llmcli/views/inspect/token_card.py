@@ -12,6 +12,8 @@ from rich.text import Text
 
 from llmcli.views.inspect.logit_lens import lens_table
 from llmcli.views.inspect.neurons import neuron_name, neuron_table
+from llmcli.views.terminal.colors import AMBER, BLUE
+from llmcli.views.widgets.numbers import bits
 from llmcli.views.widgets.token_table import percent, probability_bar, token_label
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class CardView:
         if card.read is not None:
             yield from _section("read", _read(card.read))
         yield from _section(
-            "layers (raw lens)", lens_table(card.lens, _selected_layers(card.lens), min(width, _LENS_WIDTH))
+            "blocks (raw lens)", lens_table(card.lens, _selected_layers(card.lens), min(width, _LENS_WIDTH))
         )
         found = card.attribution
         yield from _section("logit", _sum(found), _block_table(found.blocks, width))
@@ -60,7 +62,7 @@ class CardView:
 
 def _section(title: str, *content: RenderableType) -> Iterator[RenderableType]:
     yield Text()
-    yield Text(title, style="bold blue", overflow="fold")
+    yield Text(title, style=f"bold {BLUE}", overflow="fold")
     yield from content
 
 
@@ -69,7 +71,7 @@ def _title(card: TokenCard) -> Text:
     return Text.assemble(
         f"token {token.index} ",
         (token_label(token.bytes), "bold"),
-        f" {percent(token.prob)}, rank {token.rank}, entropy {card.entropy:.2f} nats, after ",
+        f" {percent(token.prob)}, rank {token.rank}, entropy {bits(card.entropy):.2f} bits, after ",
         (token_label(card.before.bytes), "bold"),
         "" if token.stands else " (not in the text)",
         overflow="fold",
@@ -88,7 +90,7 @@ def _candidates(candidates: Sequence[TokenProb], token: CardToken) -> Table:
     for rank, token_id, data, prob in shown:
         own = "bold underline" if token_id == token.id else ""
         mark = ">" if token_id == token.id else " "
-        bar = Text(probability_bar(prob), style="blue")
+        bar = Text(probability_bar(prob), style=BLUE)
         table.add_row(f"{mark}{rank}", Text(token_label(data), style=own), percent(prob), bar)
     return table
 
@@ -160,7 +162,7 @@ def signed_bar(share: float, reach: int) -> Text:
     full, half = divmod(halves, 2)
     left = ("▐" * half + "█" * full if share < 0 else "").rjust(reach)
     right = ("█" * full + "▌" * half if share > 0 else "").ljust(reach)
-    return Text.assemble((left, "#c9a24b"), ("│", "dim"), (right, "blue"))
+    return Text.assemble((left, AMBER), ("│", "dim"), (right, BLUE))
 
 
 def _head_table(heads: Sequence[HeadLogit]) -> Table:
@@ -182,12 +184,12 @@ def _verify_table(verify: Verification) -> Table:
     table.add_column("off", overflow="fold")
     table.add_column("then", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("nats", justify="right", no_wrap=True)
+    table.add_column("surprise", justify="right", no_wrap=True)
     for ablation in verify.ablations:
         name = Text(_switched_off(ablation), style="dim" if ablation.control else "")
-        bar = Text(probability_bar(ablation.after), style="blue")
+        bar = Text(probability_bar(ablation.after), style=BLUE)
         known = ablation.after > 0 and verify.before > 0
-        change = f"{math.log(ablation.after / verify.before):+.2f}" if known else ""
+        change = f"{bits(-math.log(ablation.after / verify.before)):+.2f} bits" if known else ""
         table.add_row(name, percent(ablation.after), bar, change)
     return table
 

@@ -13,16 +13,37 @@ from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markdown import Heading, Markdown, MarkdownElement, TableElement
 from rich.segment import Segment, Segments
+from rich.style import Style
+from rich.syntax import ANSISyntaxTheme
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import AMBER, BLUE, GREEN, PURPLE, RED, TEAL, theme
 from llmcli.views.terminal.sanitize import visible
 
 Colors = Literal["standard", "256", "truecolor"] | None
 """The terminal's color palette; None is text without any style."""
 
-# Uses the terminal's own colors and background.
-_CODE_THEME = "ansi_dark"
+_CODE_THEME = ANSISyntaxTheme(
+    {
+        ("Comment",): Style(dim=True),
+        ("Keyword",): Style.parse(f"bold {BLUE}"),
+        ("Keyword", "Type"): Style.parse(TEAL),
+        ("Operator", "Word"): Style.parse(f"bold {BLUE}"),
+        ("Name", "Attribute"): Style.parse(TEAL),
+        ("Name", "Builtin"): Style.parse(TEAL),
+        ("Name", "Class"): Style.parse(f"underline {GREEN}"),
+        ("Name", "Decorator"): Style.parse(PURPLE),
+        ("Name", "Function"): Style.parse(GREEN),
+        ("Name", "Tag"): Style.parse(BLUE),
+        ("Literal", "Number"): Style.parse(PURPLE),
+        ("Literal", "String"): Style.parse(AMBER),
+        ("Generic", "Deleted"): Style.parse(RED),
+        ("Generic", "Inserted"): Style.parse(GREEN),
+        ("Generic", "Heading"): Style(bold=True),
+    }
+)
+"""Colors of code, on the terminal's own background."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,7 @@ def lines_of(view: RenderableType, width: int, colors: Colors = None) -> list[st
         color_system=colors,
         force_terminal=True,
         legacy_windows=False,
+        theme=theme(),
         markup=False,
         emoji=False,
         highlight=False,
@@ -140,7 +162,9 @@ class _Markdown(Markdown):
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         # Show the URL of each link: a hidden one could lead anywhere.
-        super().__init__("", code_theme=_CODE_THEME, hyperlinks=False)
+        super().__init__("", hyperlinks=False)
+        # Rich annotates a name, and passes any theme on.
+        self.code_theme = _CODE_THEME  # type: ignore[assignment]
         self.parsed = list(tokens)
 
 

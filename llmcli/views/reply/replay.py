@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmcli.views.widgets.numbers import number
+from llmcli.views.widgets.numbers import bits, number
 from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def replay_view(result: Replay) -> Group:
             Text(_closeness(result.first_difference)),
         ]
     if result.compared:
-        change = f"log-probabilities of tokens that agree: at most {number(result.largest_change, '.2g')} nats apart"
+        change = f"surprise of tokens that agree: at most {number(bits(result.largest_change), '.2g')} bits apart"
         parts.append(Text(change, style="dim"))
     for name, (then, now) in result.changed.items():
         cut = _HASH_LENGTH if name.startswith("file ") else None
@@ -64,4 +64,4 @@ def _label(side: Ending) -> Text:
 def _closeness(difference: Difference) -> str:
     gap = difference.gap
     than = "more" if gap >= 0 else "less"
-    return f"{number(abs(gap), '.3g')} nats apart: in the replay its own token is {than} probable."
+    return f"{number(bits(abs(gap)), '.3g')} bits apart: in the replay its own token is {than} probable."

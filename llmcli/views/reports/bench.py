@@ -10,6 +10,7 @@ from rich.text import Text
 
 from llmcli.sizes import size
 from llmcli.views.reports.show import count
+from llmcli.views.terminal.colors import RED
 from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class BenchView:
             yield table
         yield Text()
         yield from (Text(line) for line in _beside(result))
-        yield from (Text(visible(f"{one.arm}: {one.message}"), style="red") for one in result.failures)
+        yield from (Text(visible(f"{one.arm}: {one.message}"), style=RED) for one in result.failures)
         yield from (Text(visible(note), style="dim") for note in result.notes)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcli.sizes import size
+from llmcli.views.terminal.colors import AMBER, GREEN, RED
 from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from llmcli.doctor.machine import MachineReport
 
 SCHEMA = "llmcli.doctor/1"
-_MARKS = {"good": ("ok", "green"), "note": ("note", "yellow"), "problem": ("WRONG", "bold red")}
+_MARKS = {"good": ("ok", GREEN), "note": ("note", AMBER), "problem": ("WRONG", f"bold {RED}")}
 
 
 def machine_table(machine: MachineReport) -> Table:

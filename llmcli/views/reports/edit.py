@@ -9,7 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import AMBER
 from llmcli.views.terminal.sanitize import visible
+from llmcli.views.widgets.numbers import bits
 from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def edit_view(report: EditReport) -> Group:
     if len(report.tried) > 1:
         parts.append(Text(f"blocks tried, scored on other texts than these: {tried}", style="dim"))
     parts += [Text(), changed, Text(), stayed, Text()]
-    parts += [Text(f"drift on unrelated text {proof.drift:.1e} nats a token"), Text()]
+    parts += [Text(f"drift on unrelated text {bits(proof.drift):.1e} bits a token"), Text()]
     return Group(*parts, _replies(proof.replies), Text(), _verdict(report.problems))
 
 
@@ -63,7 +65,7 @@ def edit_lines(facts: Sequence[tuple[str, str]]) -> Table:
 def _verdict(problems: Sequence[str]) -> Text:
     if not problems:
         return Text("The edit works, also for paraphrases, and neighbors and other text did not change.", style="bold")
-    return Text("\n".join(visible(problem) for problem in problems), style="bold yellow")
+    return Text("\n".join(visible(problem) for problem in problems), style=f"bold {AMBER}")
 
 
 def _neighbor(near: NeighborFact) -> list[Text | str]:

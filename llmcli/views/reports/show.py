@@ -10,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from llmcli.sizes import size
+from llmcli.views.terminal.colors import TEAL
 from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.model_terms import attention_words, feed_forward_words, logit_words, norm_words, rope_words
 
@@ -127,7 +128,7 @@ def count(number: int) -> str:
 
 
 def _line(name: str, what: str, more: str = "", *, bold: bool = False) -> Text:
-    text = Text(visible(name), style="bold" if bold else "cyan")
+    text = Text(visible(name), style="bold" if bold else TEAL)
     for part, style in ((what, "default not bold"), (more, "dim not bold")):
         if part:
             text.append(f"  {visible(part)}", style=style)

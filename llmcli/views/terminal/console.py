@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from llmcli.views.terminal.colors import theme
 from llmcli.views.terminal.sanitize import visible
 
 
@@ -21,7 +22,7 @@ class SafeConsole(Console):
     def __init__(self, *, least_columns: int, **options: Any) -> None:
         """`options` are those of Rich's `Console`. The reported width is never below `least_columns`."""
         self._least_columns = least_columns
-        super().__init__(**options)
+        super().__init__(theme=theme(), **options)
 
     @property
     def size(self) -> ConsoleDimensions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from copy import copy
 from typing import TYPE_CHECKING
 
 from llmcli.views.terminal.sanitize import visible
@@ -23,7 +24,13 @@ def as_html(view: RenderableType) -> str:
 
 def as_svg(view: RenderableType, title: str, *, width: int = WIDTH) -> str:
     """`view` as an SVG picture of a terminal window with this `title`, `width` columns wide."""
-    picture = _recorded(view, width).export_svg(title=visible(title))
+    from rich.color_triplet import ColorTriplet
+    from rich.terminal_theme import SVG_EXPORT_THEME
+
+    # Black, on which colors without a background are as legible as in a terminal; Rich's own is gray.
+    black = copy(SVG_EXPORT_THEME)
+    black.background_color = ColorTriplet(0, 0, 0)
+    picture = _recorded(view, width).export_svg(title=visible(title), theme=black)
     # Rich links to web fonts: opening the file would need a network and tell a font server that it is being read.
     return _FONTS_AND_CREDITS.sub("", picture).replace("Fira Code", "monospace")
 
@@ -53,7 +60,7 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <title>llm</title>
 <style>
-body {{ background: #111418; color: #d8dee4; margin: 2em; }}
+body {{ background: #000000; color: #d8dee4; margin: 2em; }}
 pre {{ font-family: Menlo, "DejaVu Sans Mono", Consolas, "Courier New", monospace; line-height: 1.25; }}
 </style>
 </head>

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from llmcli.views.terminal import unencodable
+from llmcli.views.terminal.colors import RED
 from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def say(message: str) -> None:
 
 def error(message: str) -> None:
     """Print an error message on stderr."""
-    _line(f"llm: {message}", "red")
+    _line(f"llm: {message}", RED)
 
 
 def _line(message: str, style: str) -> None:

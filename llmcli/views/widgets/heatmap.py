@@ -13,16 +13,15 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-# From dark blue to amber, increasingly light: the order is visible from lightness alone, also with red-green color
-# blindness.
-_RAMP = ((20, 35, 56), (39, 72, 107), (91, 107, 122), (201, 162, 75), (255, 221, 120))
+from llmcli.views.terminal.colors import AMOUNT_RAMP
+
 _SHADES = " ░▒▓█"
 _LEGEND_WIDTH = 20
 _DIM = Style(dim=True)
 
 
 class HeatMap:
-    """Rows of numbers from `low` (dark blue, or blank) to `high` (amber, or solid); None is left blank.
+    """Rows of numbers from `low` (dark blue, or blank) to `high` (light blue, or solid); None is left blank.
 
     In color, a line shows two rows as half blocks, the upper half for the upper row; in shades, one. Each line has the
     label of its first row. If the map is too wide for the console, cells become narrower, then columns are merged by
@@ -93,13 +92,13 @@ class _Scale:
         self._low, self._high, self._unit = low, high, unit
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        line = Text(f"{self._low:.3g} ", style="dim")
+        line = Text.assemble((f"{self._low:.3g} ", "dim"))
         if _has_ramp(console):
             for step in range(_LEGEND_WIDTH):
-                line.append("█", style=Style(color=_color(step / (_LEGEND_WIDTH - 1))))
+                line.append(" ", style=Style(bgcolor=_color(step / (_LEGEND_WIDTH - 1))))
         else:
             line.append("".join(shade * (_LEGEND_WIDTH // len(_SHADES)) for shade in _SHADES))
-        line.append(f" {self._high:.3g} {self._unit}".rstrip())
+        line.append(f" {self._high:.3g} {self._unit}".rstrip(), "dim")
         yield line
 
 
@@ -141,7 +140,7 @@ def _shades(shares: Sequence[float | None], cell: int) -> Iterator[Segment]:
 
 def _color(share: float) -> Color:
     """The color `share` of the way along the ramp."""
-    place = share * (len(_RAMP) - 1)
-    left = min(int(place), len(_RAMP) - 2)
-    mixed = (round(a + (b - a) * (place - left)) for a, b in zip(_RAMP[left], _RAMP[left + 1], strict=True))
+    place = share * (len(AMOUNT_RAMP) - 1)
+    left = min(int(place), len(AMOUNT_RAMP) - 2)
+    mixed = (round(a + (b - a) * (place - left)) for a, b in zip(AMOUNT_RAMP[left], AMOUNT_RAMP[left + 1], strict=True))
     return Color.from_rgb(*mixed)

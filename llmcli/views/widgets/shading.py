@@ -1,19 +1,20 @@
-"""Shade a word by a number: a background from dark blue to amber, or without colors a shade character after it."""
+"""Shade a word by a number: with a background, or without colors with a shade character after it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-# (lower bound of the share, shade, style): the order is visible from lightness alone.
-_BANDS = (
-    (0.9, "█", "black on #ffdd78"),
-    (0.5, "▓", "black on #c9a24b"),
-    (0.2, "▒", "white on #5b6b7a"),
-    (0.05, "░", "white on #27486b"),
-    (0.0, " ", ""),
-)
+from llmcli.views.terminal.colors import AMOUNT_STYLES, PROBABILITY_STYLES
+
+Scale: TypeAlias = Sequence[tuple[float, str]]
+"""(lower bound of a share, style), from high to low shares."""
+# One for each step of a scale.
+_SHADES = "█▓▒░ "
 
 
 def shows_bands(console: Console) -> bool:
@@ -21,10 +22,10 @@ def shows_bands(console: Console) -> bool:
     return console.color_system in ("256", "truecolor")
 
 
-def shaded(label: str, share: float, *, colored: bool) -> Text:
+def shaded(label: str, share: float, *, colored: bool, scale: Scale = AMOUNT_STYLES) -> Text:
     """`label` and one more cell: with a background for `share` (0 to 1), or the shade character if not `colored`."""
-    shade, style = next((shade, style) for least, shade, style in _BANDS if share >= least or least == 0)
-    return Text(f"{label} ", style=style) if colored else Text(f"{label}{shade}")
+    step = next(step for step, (least, _) in enumerate(scale) if share >= least or least == 0)
+    return Text(f"{label} ", style=scale[step][1]) if colored else Text(f"{label}{_SHADES[step]}")
 
 
 def clipped(label: str, width: int) -> str:
@@ -34,17 +35,17 @@ def clipped(label: str, width: int) -> str:
     return set_cell_size(label, width)
 
 
-class ShadeLegend:
-    """A one-line legend of the backgrounds or shades."""
-
-    def __init__(self, of: str) -> None:
-        self._of = of
+class ProbabilityLegend:
+    """A one-line legend of the backgrounds or shades of probabilities."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         colored = shows_bands(console)
-        line = Text.assemble((f"{self._of}: ", "dim"))
-        for least, shade, style in reversed(_BANDS[:-1]):
-            line.append(" " if colored else shade, style if colored else "")
-            line.append(f" {100 * least:.0f}%+ ", "dim")
+        line = Text.assemble(("probability: ", "dim"))
+        for (least, style), shade in zip(PROBABILITY_STYLES, _SHADES, strict=True):
+            words = f"{100 * least:.0f}%+" if least else "less"
+            if colored:
+                line.append(f" {words} ", style).append(" ")
+            elif least:
+                line.append(shade).append(f" {words}  ", "dim")
         line.rstrip()
         yield line

@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from llmcli.views.terminal.colors import BLUE, PROBABILITY_STYLES
 from llmcli.views.terminal.sanitize import visible
-from llmcli.views.widgets.numbers import number
+from llmcli.views.widgets.numbers import bits, number
 
 if TYPE_CHECKING:
     from llmcli.engine.events import Step
 
-# (lower bound of the probability, label in the legend, style). From no color over blue to amber, increasingly light:
-# the order is visible from lightness alone, also with red-green color blindness.
-BANDS = (
-    (0.9, "90-100 %", ""),
-    (0.5, "50-90 %", "white on #27486b"),
-    (0.2, "20-50 %", "white on #5b6b7a"),
-    (0.05, "5-20 %", "black on #c9a24b"),
-    (0.0, "below 5 %", "black on #ffc94d"),
+_LABELS = ("90%+", "50%+", "20%+", "5%+", "less")
+# (lower bound of the probability, label in the legend, style). In running text nearly certain tokens have no color.
+BANDS = tuple(
+    (least, label, style if index else "")
+    for index, ((least, style), label) in enumerate(zip(PROBABILITY_STYLES, _LABELS, strict=True))
 )
 # Temperature is not listed: 0 obviously rules out all tokens but one.
 _RULED_OUT = {
@@ -61,7 +59,7 @@ def step_style(step: Step) -> str:
 
 def legend(*, proposed: bool = False) -> Text:
     """A one-line legend of the colors, and of the underline if any tokens were `proposed` as drafts."""
-    line = Text("probability: ", style="dim")
+    line = Text.assemble(("probability: ", "dim"))
     for _, label, style in BANDS:
         line.append(f" {label} ", style=style or "default")
         line.append(" ")
@@ -96,7 +94,7 @@ def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], by
     if not top:
         table.add_column("", no_wrap=True)
     table.add_column("sampled", justify="right")
-    table.add_column("entropy", justify="right", style="dim")
+    table.add_column("entropy bits", justify="right", style="dim")
     if proposed:
         table.add_column("from", style="dim")
     if top:
@@ -107,9 +105,9 @@ def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], by
             Text(str(step.index)),
             Text(token_label(token_bytes(step.id)), style=band_style(of_model)),
             Text(percent(of_model)),
-            *([] if top else [Text(probability_bar(of_model), style="blue")]),
+            *([] if top else [Text(probability_bar(of_model), style=BLUE)]),
             Text(percent(step.sampled_prob or 0.0)),
-            Text(f"{(step.entropy or 0.0) / math.log(2):.1f}"),
+            Text(f"{bits(step.entropy or 0.0):.1f}"),
             *([step.origin] if proposed else []),
             *([_candidates(step, token_bytes)] if top else []),
         )
@@ -155,24 +153,24 @@ def probability(step: Step) -> float | None:
 def reply_summary(steps: Sequence[Step]) -> Text:
     """Sparkline of surprisal, perplexity and mean entropy of a reply, all before sampling filters."""
     entropies = [step.entropy for step in steps if step.entropy is not None]
-    entropy = f"mean entropy {sum(entropies) / max(len(entropies), 1) / math.log(2):.2f} bits"
+    entropy = f"mean entropy {bits(sum(entropies) / max(len(entropies), 1)):.2f} bits"
     return surprise_line([step.logprob for step in steps if step.logprob is not None], entropy)
 
 
 def surprise_line(logprobs: Sequence[float], *more: str) -> Text:
     """A sparkline of the tokens' surprisal, from their log-probabilities (nats); below it, perplexity and `more`."""
-    bits = [-logprob / math.log(2) for logprob in logprobs]
-    mean = sum(bits) / len(bits)
+    surprisal = [bits(-logprob) for logprob in logprobs]
+    mean = sum(surprisal) / len(surprisal)
     perplexity = 2**mean if mean < _TOO_MANY_BITS else math.inf
     words = " · ".join((f"perplexity {number(perplexity, '.2f')}", *more))
-    return Text.assemble((sparkline(bits), "blue"), "\n", (words, "dim"))
+    return Text.assemble((sparkline(surprisal), BLUE), "\n", (words, "dim"))
 
 
-def sparkline(bits: Sequence[float], width: int = 60) -> str:
-    """Surprisal along a text in at most `width` characters, each the mean of a segment."""
-    width = min(width, len(bits))
-    edges = [round(number * len(bits) / width) for number in range(width + 1)]
-    means = [sum(bits[a:b]) / (b - a) for a, b in pairwise(edges)]
+def sparkline(surprisal: Sequence[float], width: int = 60) -> str:
+    """Surprisal in bits along a text in at most `width` characters, each the mean of a segment."""
+    width = min(width, len(surprisal))
+    edges = [round(number * len(surprisal) / width) for number in range(width + 1)]
+    means = [sum(surprisal[a:b]) / (b - a) for a, b in pairwise(edges)]
     return "".join(_SPARKS[int(min(mean / _FULL_BITS * len(_SPARKS), len(_SPARKS) - 1))] for mean in means)
 
 

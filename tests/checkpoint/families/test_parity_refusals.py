@@ -21,7 +21,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "qwen3-next": ({"model_type": "qwen3_next"}, "recurrent state"),
     "hybrid with one recurrent layer": (
         {"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba", "attention"]},
-        r"recurrent state \(mamba in layer 1\)",
+        r"recurrent state \(mamba in block 1\)",
     ),
     "hybrid that does not say": ({"model_type": "granitemoehybrid"}, "recurrent state"),
     "recurrent keys": ({"model_type": "new", "ssm_state_size": 4}, "ssm_state_size"),

@@ -201,7 +201,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "short convolutions": ({"llama.shortconv.l_cache": 3}, "shortconv"),
     "wkv": ({"llama.wkv.head_size": 64}, "wkv"),
     "kda": ({"llama.kda.head_dim": 64}, "kda"),
-    "layers without heads": ({"llama.attention.head_count_kv": [4, 0, 4]}, r"without attention heads \(layer 1\)"),
+    "layers without heads": ({"llama.attention.head_count_kv": [4, 0, 4]}, r"without attention heads \(block 1\)"),
     "a scaling": ({"llama.rope.scaling.type": "spiral"}, "'spiral' rotary position scaling"),
     "no attention to what came before alone": ({"llama.attention.causal": False}, "later tokens"),
     "a base for windows": ({"llama.rope.freq_base_swa": 5.0}, "separate RoPE base"),

@@ -38,7 +38,7 @@ def test_only_the_end_of_a_long_text_is_shown(model: Path, length: int, shown: r
 def test_the_view_goes_to_stdout_and_into_files(model: Path, tmp_path: Path) -> None:
     html, svg = tmp_path / "l.html", tmp_path / "l.svg"
     result = llm("inspect", "lens", "a<b", "-m", model, "--html", html, "--svg", svg)
-    assert "layer <|bos|>" in result.stdout.decode()
+    assert "block <|bos|>" in result.stdout.decode()
     assert result.stderr == b""
     page = html.read_text(encoding="utf-8")
     assert "&lt;|bos|&gt;" in page

@@ -143,7 +143,7 @@ def test_the_score_command_and_its_json(tmp_path: Path) -> None:
     assert b"perplexity" in shown.stdout
     for exported in (page, picture):
         content = exported.read_text()
-        assert "perplexity" in content.replace("&#160;", " ") and "50-90" in content
+        assert "perplexity" in content.replace("&#160;", " ") and "50%+" in content
         assert "http" not in content.replace("http://www.w3.org/", "") and "@font-face" not in content
 
 

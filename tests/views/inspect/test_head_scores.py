@@ -52,11 +52,11 @@ def test_head_atlas_without_colors() -> None:
 def test_head_ablation_is_shown_with_its_control() -> None:
     ablation = HeadAblation((Head(1, 0), Head(1, 1)), 2.5, 10.25, (2.0, 3.0, 3.25))
     assert drawn(heads_view(replace(ATLAS, ablation=ablation)), 60).endswith("""
-loss on the second repeat, nats a token
-all heads on                              2.50
-without 1.0 1.1                          10.25  +7.75
-without 2 other heads                     2.75  +0.25
-The last line is a mean: 2.00 to 3.25 in 3 random draws.""")
+loss on the second repeat, bits a token
+all heads on                              3.61
+without 1.0 1.1                          14.79  +11.18
+without 2 other heads                     3.97   +0.36
+The last line is a mean: 2.89 to 4.69 in 3 random draws.""")
 
 
 def test_heads_view_names_a_given_text_and_learned_sinks() -> None:

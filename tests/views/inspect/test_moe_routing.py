@@ -9,12 +9,12 @@ from tests.support.terminal.drawing import drawn, drawn_in_color, without_color
 
 ALL = """
 blocks 0, 3: dense, every token goes through all of it
-block  entropy         load
-    1  1.04   75.0%  █▆·▃
-    2  1.04   75.0%  ·▆█▃
+block  entropy bits  load
+    1  1.50   75.0%  █▆·▃
+    2  1.50   75.0%  ·▆█▃
 2 of 4 experts for each token. Load of each expert, from
 expert 0: █ is 50.0% of the slots, · none, an even load
-25.0%. Entropy in nats, and relative to an even load.
+25.0%. Entropy in bits, and relative to an even load.
 
 the expert with the greatest weight, in each block
 block      1 2
@@ -24,11 +24,11 @@ block      1 2
 """.strip("\n")
 ONE = """
 blocks 0, 3: dense, every token goes through all of it
-block  entropy         load
-    2  1.04   75.0%  ·▆█▃
+block  entropy bits  load
+    2  1.50   75.0%  ·▆█▃
 2 of 4 experts for each token. Load of each expert, from
 expert 0: █ is 50.0% of the slots, · none, an even load
-25.0%. Entropy in nats, and relative to an even load.
+25.0%. Entropy in bits, and relative to an even load.
 
 experts and their weights in block 2
 0  <s>     ·▒▓·  2 1.50  1 1.00

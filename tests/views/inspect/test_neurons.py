@@ -47,7 +47,7 @@ def test_a_neuron_along_a_text() -> None:
 def test_neuron_activations_are_shown_as_colors() -> None:
     view = drawn(NeuronAlongView(along(0.1, -20.0)), colors="truecolor").splitlines()[1]
     assert "█" not in view
-    assert "\x1b[30;48;" in view
+    assert "\x1b[38;2;0;0;0;48;2;175;215;255m" in view
 
 
 def test_a_neuron_that_never_fires_is_drawn_too() -> None:

@@ -16,8 +16,8 @@ without ␣France␛ (tokens 3-4, 7)
 answer              before      hidden  removed
 ␣Paris               75.0%       25.0%    <0.1%
 ␛[2J                 50.0%       50.0%    25.0%
-all, in nats         -1.00       -2.00   -10.50
-change                           -1.00    -9.50
+all, in bits          1.44        2.89    15.15
+change                           +1.44   +13.71
 first choice  ␣Paris 75.0%  ␣the 50.0%  ⏎ 12.5%"""
     )
 
@@ -39,11 +39,11 @@ def test_words_are_sorted_by_their_effect_on_the_answer() -> None:
     assert (
         drawn(words_view(SCAN), 60)
         == """\
-answer ␣Paris (-0.25 nats)
-word      #  change
-France  3-4   -4.00  ████████████
-⏎         5   -1.00  ███
-is        6   +0.50  █▌
+answer ␣Paris (surprise 0.36 bits)
+word      #  change, bits
+France  3-4         +5.77  ████████████
+⏎         5         +1.44  ███
+is        6         -0.72  █▌
 The word that ends the prompt predicts the answer itself and
 can hardly be hidden."""
     )
@@ -60,4 +60,4 @@ def test_words_without_effect_have_no_bars() -> None:
 @pytest.mark.parametrize("view", [without_view(RESULT), words_view(SCAN)], ids=["answer", "words"])
 def test_nothing_is_lost_in_forty_columns(view: object, colors: str | None) -> None:
     text = "\n".join(lines(view, 40, colors))  # type: ignore[arg-type]
-    assert "Paris" in text and "France" in text and "-1.00" in text and "…" not in text
+    assert "Paris" in text and "France" in text and "+1.44" in text and "…" not in text

@@ -14,7 +14,7 @@ from tests.support.terminal.drawing import drawn
 
 def test_the_whole_card() -> None:
     assert drawn(CardView(replace(CARD, verify=VERIFY)), 64) == (
-        "token 6 ␣Paris 75.0%, rank 1, entropy 1.83 nats, after ␣is\n"
+        "token 6 ␣Paris 75.0%, rank 1, entropy 2.65 bits, after ␣is\n"
         "\n"
         "could be\n"
         ">1 ␣Paris 75.0% ██████\n"
@@ -24,11 +24,11 @@ def test_the_whole_card() -> None:
         "␣France 32% at 4   ␣of 24% at 3   sink 60%, itself 11% of all\n"
         "attention\n"
         "\n"
-        "layers (raw lens)\n"
-        "layer says                  rank    KL\n"
-        "    0 ␣is    40.0% ███▎       99 20.00\n"
-        "    1 ,      40.0% ███▎       50 19.00\n"
-        "    3 ␣Paris 40.0% ███▎        1 17.00\n"
+        "blocks (raw lens)\n"
+        "block says                  rank KL bits\n"
+        "  emb ␣is    40.0% ███▎       99   28.85\n"
+        "    0 ,      40.0% ███▎       50   27.41\n"
+        "    2 ␣Paris 40.0% ███▎        1   24.53\n"
         "\n"
         "logit\n"
         "7.40 = -3.60 mean +0.10 embedding +9.00 attention +1.90\n"
@@ -48,12 +48,12 @@ def test_the_whole_card() -> None:
         "1.1005 +1.40 -22.4 ␣capitals\n"
         "\n"
         "␣Paris 75.0%, and with these switched off\n"
-        "off                        then           nats\n"
-        "head 1.4                  39.5% ███▏     -0.64\n"
-        "head 0.2, drawn at random 75.0% ██████   +0.00\n"
+        "off                        then            surprise\n"
+        "head 1.4                  39.5% ███▏     +0.93 bits\n"
+        "head 0.2, drawn at random 75.0% ██████   +0.00 bits\n"
         "neuron 1.1005              0.0%\n"
-        "all 3 of them             10.0% ▊        -2.01\n"
-        "3 drawn at random         80.0% ██████▍  +0.06"
+        "all 3 of them             10.0% ▊        +2.91 bits\n"
+        "3 drawn at random         80.0% ██████▍  -0.09 bits"
     )
 
 
@@ -83,7 +83,7 @@ def test_token_card_names_unusual_cases() -> None:
     token = CardToken(6, 9, " Rome", b" Rome", 0.0002, 41, stands=False)
     view = drawn(CardView(replace(CARD, token=token, attribution=made_of, read=None)), 140)
     assert "+1.90 feed-forward +0.31 bias -0.02 rounding, before the soft cap of 30" in view
-    assert view.startswith("token 6 ␣Rome <0.1%, rank 41, entropy 1.83 nats, after ␣is (not in the text)")
+    assert view.startswith("token 6 ␣Rome <0.1%, rank 41, entropy 2.65 bits, after ␣is (not in the text)")
     assert ">41 ␣Rome  <0.1%" in view
     assert "\nread\n" not in view
 

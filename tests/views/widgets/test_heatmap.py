@@ -128,4 +128,4 @@ def test_the_legend_matches_the_map() -> None:
     bar = cells(scale_legend(0, 1))[0][2:-2]
     values: Values = [[step / 19 for step in range(20)]]
     ramp = cells(HeatMap(values))[1]
-    assert [color for _, color, _ in bar] == [color for _, color, _ in ramp]
+    assert [color for _, _, color in bar] == [color for _, color, _ in ramp]

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from llmcli.views.widgets.shading import ShadeLegend, clipped, shaded
+from llmcli.views.terminal.colors import PROBABILITY_STYLES
+from llmcli.views.widgets.shading import ProbabilityLegend, clipped, shaded
 from tests.support.terminal.drawing import drawn
 
 
@@ -24,5 +25,12 @@ def test_labels_are_clipped_to_cells(label: str) -> None:
 
 
 def test_the_legend_fits_a_narrow_terminal() -> None:
-    assert drawn(ShadeLegend("probability"), 40) == "probability: ░ 5%+ ▒ 20%+ ▓ 50%+ █ 90%+"
-    assert "48;2;255;221;120m " in drawn(ShadeLegend("probability"), 40, "truecolor")
+    assert drawn(ProbabilityLegend(), 45) == "probability: █ 90%+  ▓ 50%+  ▒ 20%+  ░ 5%+"
+    assert drawn(ProbabilityLegend(), 20).startswith("probability: █ 90%+")
+    for color in ("0;0;175", "0;95;135", "95;95;135", "175;135;95", "255;175;0"):
+        assert f"48;2;{color}m " in drawn(ProbabilityLegend(), 60, "truecolor")
+
+
+def test_probabilities_go_from_blue_to_amber() -> None:
+    certain, surprise = (shaded("x", share, colored=True, scale=PROBABILITY_STYLES) for share in (1, 0))
+    assert (certain.style, surprise.style) == ("#ffffff on #0000af", "#000000 on #ffaf00")
