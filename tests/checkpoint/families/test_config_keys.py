@@ -62,10 +62,18 @@ WITH_VARIANTS = [
     if model_type not in NEWER_TYPES or model_type in OWN_VARIANTS
 ]
 # Read in the source of text models, but about images, or the name of a method only.
-_NOT_OF_TEXT = {"get_text_config", "text_config", "vision_config", "image_token_id", "num_channels", "patch_size"}
+_NOT_OF_TEXT = {
+    "get_text_config",
+    "text_config",
+    "vision_config",
+    "audio_config",
+    "image_token_id",
+    "num_channels",
+    "patch_size",
+}
 # If these are absent, other keys and rules decide.
 _LISTED = ("layer_types", "no_rope_layers", "moe_layers", "num_nextn_predict_layers")
-_OTHER_CLASSES = re.compile("Vision|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP")
+_OTHER_CLASSES = re.compile("Vision|Audio|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP")
 
 
 class RecordedKeys(dict[str, object]):

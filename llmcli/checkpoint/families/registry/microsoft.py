@@ -9,10 +9,10 @@ from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE, LAYER_EPS, LAYER_NORM, LAYER_NORM_BASE
 
 _PHI4_MULTIMODAL = Family(
-        {**BASE, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "max_position_embeddings": 131072}
-        | {"sliding_window": None, "original_max_position_embeddings": 4096},
-        layer_types=layer_rules.all_sliding,
-        rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope")), partial=True),
+    {**BASE, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+    | {"sliding_window": None, "original_max_position_embeddings": 4096},
+    layer_types=layer_rules.all_sliding,
+    rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope")), partial=True),
     adapters=True,
 )
 
