@@ -147,7 +147,7 @@ class Engine:
     ) -> Iterator[Event]:
         timer, cache, ids = ReplyTimer(), self._prefix_cache, reply.ids
         sampler = sampler_for(params, self._tokenizer)
-        cached, text = cache.begin(ids, reply.longest), cache.begun
+        cached, text = cache.begin(ids, reply.longest, again=True), cache.begun
         source = choose_source(
             SourceRequest(
                 sampler, interruption, reply.longest, self._rules.ids,

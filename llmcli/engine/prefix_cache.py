@@ -65,20 +65,26 @@ class PrefixCache:
 
     # Contents of the cache.
 
-    def begin(self, ids: Sequence[int], longest: int) -> int:
+    def begin(self, ids: Sequence[int], longest: int, *, again: bool = False) -> int:
         """Begin a text that can have `longest` tokens; return how many of `ids` the cache holds from their start.
+
+        The last of `ids` is always left to be read, for its logits. With `again` it is not if `ids` is the prompt of
+        the text before: `read` then returns the same logits, so that another reply to a prompt has the bits it would
+        have alone, which a pass of only the last token would not give.
 
         RoPE variants that depend on the length of a text use `longest` until the next text begins.
         """
         self.begun += 1
-        self._after_prompt = None
         # Not checked at every token: reading a thousand empty dictionaries of hooks takes as long as a layer.
         self.has_hooks = bool(self._hooks)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._cached_ids, strict=False)))
-        # The last token is always read: generation starts from its logits.
-        same = self._cache.reusable(min(same, len(ids) - 1))
+        known = self._after_prompt is not None and self._after_prompt[0] == len(ids)
+        is_known = again and known and not self.has_hooks
+        same = self._cache.reusable(min(same, len(ids) if is_known else len(ids) - 1))
         if not self._model.rotated_alike(self._cache.expected_length, longest):
             same = 0
+        if same < len(ids):
+            self._after_prompt = None
         self._keep(same, longest)
         return same
 
@@ -129,6 +135,9 @@ class PrefixCache:
     @torch.inference_mode()
     def read(self, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
         """Read what the cache does not hold yet of `ids`; logits (V,) after the last token."""
+        if self._after_prompt is not None and self._after_prompt[0] == len(ids) == self._cache.length:
+            self._greatest = None
+            return self._after_prompt[1].clone()
         step = self.step
         with memory_for_text(self._model, len(ids)):
             self._make_room(len(ids))

@@ -203,6 +203,21 @@ def test_ctrl_c_interrupts_a_pass_and_the_cache_stays_valid(tmp_path: Path) -> N
     assert [s.id for s in steps_of(again)] == [s.id for s in steps_of(fresh)]
 
 
+def test_another_reply_to_a_prompt_has_the_bits_it_would_have_alone(tmp_path: Path) -> None:
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
+    prompt = random_ids(20)
+    engine = loaded.engine()
+    for seed in (1, 2):
+        params = SamplingParams(seed=seed, max_tokens=6)
+        events, alone = (list(each.stream(prompt, params)) for each in (engine, loaded.engine()))
+        assert finish_of(events).stats.cached_tokens == (20 if seed == 2 else 0)
+        assert [(step.id, step.logprob) for step in steps_of(events)] == [
+            (step.id, step.logprob) for step in steps_of(alone)
+        ]
+    # A prompt that is only the beginning of the text before is read as ever.
+    assert finish_of(list(engine.stream(prompt[:10], params))).stats.cached_tokens == 9
+
+
 def test_without_an_interruption_ctrl_c_reaches_the_caller(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"))
 
