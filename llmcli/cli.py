@@ -31,6 +31,7 @@ from llmcli.commands.help import help_
 from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
+from llmcli.commands.log import app as log_app
 from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
 from llmcli.commands.replay import replay
@@ -67,6 +68,7 @@ _GENERATE = (
     "llm generate 'What is the capital of France?'\n\n"
     "git diff | llm generate 'Write a commit message' --temperature 0\n\n"
     "llm generate 'Is the sky blue?' --choices yes,no --top 5\n\n"
+    "llm generate --file notes.txt 'What is missing?' --log && llm generate --continue 'Why?'\n\n"
 )
 _BATCH = "llm batch prompts.jsonl --out results.jsonl\n\nllm batch - --max-tokens 100 < prompts.jsonl\n\n"
 _CHAT = "llm chat --system 'Be brief.'\n\nllm chat notes.txt --model owner/name\n\nllm chat --continue\n\n"
@@ -75,6 +77,7 @@ app.command("generate", cls=CommandWithOtherSpellings, epilog=_GENERATE + _VARIA
 app.command("chat", cls=CommandWithOtherSpellings, epilog=_CHAT + _VARIABLES, rich_help_panel=_RUN)(chat)
 app.command("batch", cls=CommandWithOtherSpellings, epilog=_BATCH + _VARIABLES, rich_help_panel=_RUN)(batch)
 app.add_typer(chats_app, rich_help_panel=_RUN)
+app.add_typer(log_app, rich_help_panel=_RUN)
 app.command("pull", rich_help_panel=_MODELS)(pull)
 app.command("list", rich_help_panel=_MODELS)(list_models)
 app.command("show", rich_help_panel=_MODELS)(show)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.commands.shared.completion import CONVERSATIONS
+from llmcli.commands.shared.completion import CHATS
+from llmcli.commands.shared.saved_conversations import Format, print_conversation, remove_conversations, title_of
 from llmcli.errors import LlmcliError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
-from llmcli.views.terminal.sanitize import visible
 
 if TYPE_CHECKING:
     from llmcli.conversations.tree import Tree
@@ -23,16 +21,9 @@ app = typer.Typer(name="chats", help="List, show, export and delete saved conver
 Id = Annotated[
     str,
     typer.Argument(
-        metavar="ID", autocompletion=CONVERSATIONS, help="An id that `llm chats list` shows, or its beginning or end."
+        metavar="ID", autocompletion=CHATS, help="An id that `llm chats list` shows, or its beginning or end."
     ),
 ]
-
-
-class Format(str, Enum):
-    """The format of an exported conversation."""
-
-    JSON = "json"
-    MARKDOWN = "markdown"
 
 
 @app.command("list")
@@ -82,32 +73,17 @@ def remove_chat(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
     """Delete a saved conversation."""
-    from llmcli.conversations.store import find_conversation, read_conversation, remove_conversation
+    from llmcli.conversations.store import find_conversation
 
     path = find_conversation(conversation)
-    if not yes and terminal.is_terminal(sys.stdin):
-        try:
-            about = f" ({_row(path.stem, read_conversation(path)[0])['title']})"
-        except LlmcliError:
-            about = ""  # a damaged conversation can be removed too
-        # Not `typer.confirm`: even with err=True it writes a space to stdout.
-        typer.echo(visible(f"Remove {path.stem}{about}? [y/N] "), err=True, nl=False)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            typer.echo("Nothing was removed.", err=True)
-            raise typer.Exit(1)
-    remove_conversation(path)
-    typer.echo(visible(f"Removed {path.stem}."), err=True)
+    title = title_of(path)
+    remove_conversations([path], what=f"{path.stem} ({title})" if title else path.stem, yes=yes)
 
 
 def _export(name: str, form: Format) -> None:
-    from llmcli.conversations.export import as_json, as_markdown
-    from llmcli.conversations.store import find_conversation, read_conversation
+    from llmcli.conversations.store import find_conversation
 
-    tree, damage = read_conversation(find_conversation(name))
-    if damage:
-        terminal.note(damage)
-    text = as_markdown(tree) if form is Format.MARKDOWN else json_text(as_json(tree), indent=2)
-    terminal.write_line(text.rstrip("\n"))
+    print_conversation(find_conversation(name), form)
 
 
 def _row(name: str, tree: Tree) -> dict[str, object]:

@@ -10,6 +10,8 @@ from llmcli.conversations.tree import Node, Tree
 from llmcli.errors import LlmcliError
 
 SCHEMA = "llmcli.conversation/1"
+# The settings in Markdown.
+_DETAILS = ("temperature", "top_k", "top_p", "min_p", "max_tokens", "seed")
 
 
 def as_json(tree: Tree) -> dict[str, object]:
@@ -22,19 +24,26 @@ def as_json(tree: Tree) -> dict[str, object]:
         "model": settings.model if settings else None,
         "system": settings.system if settings else None,
         "template_args": dict(settings.template_args) if settings else {},
+        "raw": settings.raw if settings else False,
         "branches": len(tree.leaves()),
-        "messages": [_message(node) for node in tree.path()],
+        "messages": [_message(node) | _others(tree, node) for node in tree.path()],
     }
 
 
-def as_markdown(tree: Tree) -> str:
-    """The current branch as Markdown, with a heading for each message."""
+def as_markdown(tree: Tree, *, details: bool = False) -> str:
+    """The current branch as Markdown, with a heading for each message.
+
+    With `details`, each reply has its settings and sizes, and other replies to the same message are there too.
+    """
     parts = [f"# {' '.join(tree.title().split())[:80] or 'Conversation'}"]
     if tree.settings is not None and tree.settings.system:
         parts.append(f"## System\n\n{tree.settings.system}")
     for node in tree.path():
-        cut = "\n\n*(interrupted)*" if node.is_cut else ""
-        parts.append(f"## {node.model if node.is_reply else 'You'}\n\n{node.text.strip()}{cut}")
+        shown = tree.replies_to(node.after) if details and node.is_reply else [node]
+        for each in shown:
+            cut = "\n\n*(interrupted)*" if each.is_cut else ""
+            more = f"\n\n*{_details(each)}*" if details and each.is_reply else ""
+            parts.append(f"## {each.model if each.is_reply else 'You'}\n\n{each.text.strip()}{cut}{more}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,6 +85,21 @@ def _message(node: Node) -> dict[str, object]:
         "time": node.time,
         "model": node.model,
         "ids": list(node.ids),
+        "prompt_tokens": node.prompt_tokens or None,
         "finish_reason": node.reason or "interrupted",
         "sampling": dict(node.sampling or {}),
     }
+
+
+def _others(tree: Tree, node: Node) -> dict[str, object]:
+    """The other replies to the same message as `alternatives`, if there are any."""
+    others = [each for each in tree.replies_to(node.after) if each is not node] if node.is_reply else []
+    return {"alternatives": [_message(each) for each in others]} if others else {}
+
+
+def _details(node: Node) -> str:
+    """How a reply was made: when, its tokens, its end, and the most used settings; JSON has all of them."""
+    sampling = node.sampling or {}
+    settings = [f"{name.replace('_', '-')} {sampling[name]}" for name in _DETAILS if sampling.get(name) is not None]
+    sizes = f"{node.prompt_tokens or '?'} tokens read, {len(node.ids)} written"
+    return " · ".join([node.time, sizes, f"ended by {node.reason or 'interrupted'}", *settings])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli import __version__
 from llmcli.conversations.records import End, HeadRecord, More, Question, Record, ReplyRecord, SettingsRecord, Window
-from llmcli.conversations.store import ConversationFile, now, read_conversation
+from llmcli.conversations.store import ConversationFile, ConversationKind, now, read_conversation
 from llmcli.conversations.tree import Node, Tree
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ class LiveConversation:
         self,
         *,
         save: bool = True,
+        kind: ConversationKind = ConversationKind.CHAT,
         on_fault: Callable[[str], None] = lambda message: None,
     ) -> None:
         """`on_fault` is called once if the conversation cannot be written; it then continues unsaved."""
         self.tree = Tree()
-        self._save, self._on_fault = save, on_fault
+        self._save, self._kind, self._on_fault = save, kind, on_fault
         self._file: ConversationFile | None = None
 
     @classmethod
@@ -58,6 +60,12 @@ class LiveConversation:
     def new_conversation(self) -> LiveConversation:
         """A new conversation with the same setting for saving."""
         return LiveConversation(save=self._save, on_fault=self._on_fault)
+
+    def become_chat(self) -> None:
+        """List the conversation among the chats from now on, if it began as a run of `llm generate`."""
+        if self._file is not None:
+            with suppress(OSError):  # it stays among the runs
+                self._file.move_to(ConversationKind.CHAT)
 
     def close(self) -> None:
         """Release the file for other processes."""
@@ -86,7 +94,8 @@ class LiveConversation:
             if not node.is_reply:
                 self._record(Question(number, after, node.text, node.time), durable=False)
                 continue
-            self._record(ReplyRecord(number, after, node.model or "", node.sampling or {}, node.time), durable=False)
+            begun = ReplyRecord(number, after, node.model or "", node.sampling or {}, node.time, node.prompt_tokens)
+            self._record(begun, durable=False)
             self._record(More(number, node.text, node.ids), durable=False)
             self._record(End(number, node.reason or "interrupted"), durable=False)
 
@@ -119,31 +128,33 @@ class LiveConversation:
             self.close()
 
     def _begin(self) -> None:
-        self._file, begin = ConversationFile.create(f"llmcli {__version__}")
+        self._file, begin = ConversationFile.create(f"llmcli {__version__}", self._kind)
         self.tree.begin = begin
         if self.tree.settings is not None:
             self._file.append(self.tree.settings)
 
 
 class ReplyRecorder:
-    """Writes a reply to the file while it is generated; a reply without tokens is not recorded."""
+    """Writes a reply to the file while it is generated; an empty reply is not recorded."""
 
     def __init__(self, live: LiveConversation, question: Node, model: str, params: SamplingParams) -> None:
         self._live, self._question, self._model, self._params = live, question, model, params
+        self.prompt_tokens = 0
+        """The tokens of the whole prompt; 0 if they are not known."""
         self._number = 0
         self._text, self._ids = "", list[int]()
         self._written = 0.0
 
     @property
     def has_begun(self) -> bool:
-        """Whether the reply has any tokens."""
-        return bool(self._number or self._ids)
+        """Whether the reply has any tokens or text."""
+        return bool(self._number or self._ids or self._text)
 
     def add(self, text: str, ids: tuple[int, ...] = ()) -> None:
-        """Append `text`, made of the tokens `ids`, to the reply."""
+        """Append `text`, made of the tokens `ids`, to the reply; without `ids` if they are not exactly the text."""
         self._text += text
         self._ids += ids
-        if self._ids and time.monotonic() - self._written >= _EVERY_S:
+        if self.has_begun and time.monotonic() - self._written >= _EVERY_S:
             self._write(durable=False)
 
     def end(self, reason: str) -> None:
@@ -156,9 +167,8 @@ class ReplyRecorder:
         if not self._number:
             self._number = self._live.tree.next_number
             sampling = asdict(self._params)
-            self._live._record(
-                ReplyRecord(self._number, self._question.n, self._model, sampling, now()), durable=durable
-            )
+            begun = ReplyRecord(self._number, self._question.n, self._model, sampling, now(), self.prompt_tokens)
+            self._live._record(begun, durable=durable)
         if self._text or self._ids:
             self._live._record(More(self._number, self._text, tuple(self._ids)), durable=durable)
         self._text, self._ids = "", []

@@ -41,6 +41,8 @@ class SettingsRecord:
     template: str | None = None
     """The chat template that the user chose, by name; None: the model's."""
     template_args: Mapping[str, object] = field(default_factory=dict)
+    raw: bool = False
+    """Whether the model continues a text without a chat template: then there is no conversation to continue."""
 
 
 def model_source(name: str | None) -> str | None:
@@ -67,6 +69,8 @@ class ReplyRecord:
     model: str
     sampling: Mapping[str, object]
     time: str
+    prompt_tokens: int = 0
+    """The tokens of the whole prompt; 0 if they are not known."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ def _is_count(value: object) -> bool:
 
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "int": _is_count,
+    "bool": lambda value: isinstance(value, bool),
     "str": lambda value: isinstance(value, str),
     "str | None": lambda value: value is None or isinstance(value, str),
     "tuple[int, ...]": lambda value: isinstance(value, list) and all(map(_is_count, value)),

@@ -1,4 +1,4 @@
-"""The folder of conversations: one JSON-lines file each, in the platform's data folder.
+"""The folders of conversations: one JSON-lines file each, in the platform's data folder.
 
 Files only grow, one whole line at a time, so that a killed program loses nothing that it has written. One process at a
 time writes to a file; others may read it.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from enum import Enum
 from io import FileIO
 from pathlib import Path
 
@@ -27,9 +29,27 @@ _LARGEST_BYTES = 256 << 20
 _LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
 
 
-def conversations_folder() -> Path:
+class ConversationKind(Enum):
+    """The command that began a conversation; the value is the name of the folder of its files."""
+
+    CHAT = "conversations"
+    """`llm chat`."""
+    RUN = "runs"
+    """`llm generate --log`."""
+
+
+ANY = tuple(ConversationKind)
+# For a message: what the conversations are called, and where to find them.
+_SHOWN = {
+    (ConversationKind.CHAT,): ("conversation", "`llm chats list` shows them"),
+    (ConversationKind.RUN,): ("run", "`llm log` shows them"),
+    ANY: ("conversation", "`llm chats list` and `llm log` show them"),
+}
+
+
+def conversations_folder(kind: ConversationKind = ConversationKind.CHAT) -> Path:
     """The folder of the files (it may not exist yet); `XDG_DATA_HOME` and its relatives apply."""
-    return data_folder() / "conversations"
+    return data_folder() / kind.value
 
 
 def now() -> str:
@@ -45,13 +65,13 @@ class ConversationFile:
         self._file = file
 
     @classmethod
-    def create(cls, program: str) -> tuple[ConversationFile, Begin]:
+    def create(cls, program: str, kind: ConversationKind = ConversationKind.CHAT) -> tuple[ConversationFile, Begin]:
         """Create a file with its first line, readable only by its owner; `program` is recorded as its writer.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        folder = conversations_folder()
+        folder = conversations_folder(kind)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         while True:
             time = now()
@@ -103,6 +123,16 @@ class ConversationFile:
             data = data[self._file.write(data) or 0 :]
         if durable:
             os.fsync(self._file.fileno())
+
+    def move_to(self, kind: ConversationKind) -> None:
+        """Move the file to the folder of `kind`, if it is in another.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder = conversations_folder(kind)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path = self.path.rename(folder / self.path.name)
 
     def close(self) -> None:
         """Close the file and release its lock."""
@@ -183,34 +213,36 @@ def _copy_aside(path: Path) -> Path:
     return copy
 
 
-def conversation_files() -> list[Path]:
-    """All files, the one last written to first; empty if the folder does not exist or cannot be read.
+def conversation_files(kinds: Sequence[ConversationKind] = (ConversationKind.CHAT,)) -> list[Path]:
+    """All files of `kinds`, the one last written to first; a folder that does not exist or cannot be read has none.
 
     Empty files are skipped: their process is about to write, or was killed before it did.
     """
     found: list[tuple[int, Path]] = []
-    with suppress(OSError):
-        for path in conversations_folder().iterdir():
-            with suppress(OSError):
-                status = path.stat()
-                if path.suffix == _SUFFIX and stat.S_ISREG(status.st_mode) and status.st_size:
-                    found.append((status.st_mtime_ns, path))
+    for kind in kinds:
+        with suppress(OSError):
+            for path in conversations_folder(kind).iterdir():
+                with suppress(OSError):
+                    status = path.stat()
+                    if path.suffix == _SUFFIX and stat.S_ISREG(status.st_mode) and status.st_size:
+                        found.append((status.st_mtime_ns, path))
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def find_conversation(name: str) -> Path:
-    """The file whose id is `name`, or begins or ends with it.
+def find_conversation(name: str, kinds: Sequence[ConversationKind] = (ConversationKind.CHAT,)) -> Path:
+    """The file of one of `kinds` whose id is `name`, or begins or ends with it.
 
     Raises:
         UsageError: there is none, or more than one.
     """
-    paths = conversation_files()
+    paths = conversation_files(kinds)
     found = [path for path in paths if path.stem == name]
     found = found or [path for path in paths if name and (path.stem.startswith(name) or path.stem.endswith(name))]
+    what, where = _SHOWN[tuple(kinds)]
     if not found:
-        raise UsageError(f"There is no conversation {name!r}; `llm chats list` shows them.")
+        raise UsageError(f"There is no {what} {name!r}; {where}.")
     if len(found) > 1:
-        raise UsageError(f"{len(found)} conversations are called {name}...; `llm chats list` shows them all.")
+        raise UsageError(f"{len(found)} {what}s are called {name}...; {where}.")
     return found[0]
 
 
@@ -276,6 +308,8 @@ def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise LlmcliError(f"The conversation {path.stem} is open in another llm chat.") from None
+        raise LlmcliError(
+            f"The conversation {path.stem} is open in another llm chat or generate; end that first."
+        ) from None
     except OSError:
         return  # a file system without locks

@@ -45,6 +45,8 @@ class Node:
     """The model that wrote it; None is the user."""
     ids: tuple[int, ...] = ()
     sampling: Mapping[str, object] | None = None
+    prompt_tokens: int = 0
+    """The tokens of the whole prompt of a reply; 0 if they are not known."""
     reason: str | None = None
     """The finish reason of a reply; None if the program ended first."""
 
@@ -93,7 +95,9 @@ class Tree:
         elif isinstance(record, Question):
             self._add(Node(record.n, record.after, record.time, text=record.text))
         elif isinstance(record, ReplyRecord):
-            self._add(Node(record.n, record.after, record.time, model=record.model, sampling=record.sampling))
+            node = Node(record.n, record.after, record.time, model=record.model, sampling=record.sampling)
+            node.prompt_tokens = record.prompt_tokens
+            self._add(node)
         elif isinstance(record, More):
             node = self._reply(record.n)
             node.text += record.text
@@ -145,6 +149,10 @@ class Tree:
         """The model's last message, if there is one."""
         path = self.read()
         return path[-1] if path else None
+
+    def replies_to(self, question: int) -> list[Node]:
+        """The replies to message `question`, in the order they were generated."""
+        return [node for node in self.nodes.values() if node.after == question and node.is_reply]
 
     def leaves(self) -> list[Node]:
         """The last message of each branch."""

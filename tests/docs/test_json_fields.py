@@ -28,7 +28,7 @@ from tests.support.terminal.cli import llm
 
 TEXT = "the cat sat"
 RUNS = {
-    "llm generate": ["generate", TEXT, "-n", "2", "--top", "2", "--attention", "--seed", "1"],
+    "llm generate": ["generate", TEXT, "-n", "2", "--top", "2", "--attention", "--seed", "1", "--log"],
     "llmcli.choices/1": ["generate", TEXT, "--choices", "a,b"],
     "llmcli.score/1": ["score", TEXT, "--top", "2"],
     "llmcli.attention/1": ["inspect", "attention", TEXT, "--position", "-1"],
@@ -101,7 +101,11 @@ def _records(model: Path, folder: Path) -> dict[str, Any]:
 def _conversations(model: Path) -> dict[str, Any]:
     assert llm("chat", "-m", model, "-n", "2", stdin=b"hi").returncode == 0
     chats = printed("chats", "list", "--json")
-    return {"llm chats list": chats, "llmcli.conversation/1": printed("chats", "export", chats[0]["id"])}
+    assert llm("generate", TEXT, "-m", model, "-n", "2", "--samples", "2", "--log").returncode == 0
+    run = printed("log", "--json", "-n", "1")[0]
+    assert printed("chats", "export", chats[0]["id"]).keys() == run.keys()
+    assert printed("log", "show", run["id"], "--json") == run
+    return {"llm chats list": chats, "llmcli.conversation/1": run}
 
 
 def _lists(model: Path, folder: Path) -> dict[str, Any]:
@@ -118,7 +122,8 @@ def _lists(model: Path, folder: Path) -> dict[str, Any]:
 
 def _events(model: Path) -> list[Any]:
     """The events of a reply, without those of its tokens: they are as in the reply."""
-    lines = llm("generate", TEXT, "-m", model, "-n", "2", "--attention", "--jsonl").stdout.splitlines()
+    flags = ["--attention", "--jsonl", "--samples", "2", "--log"]
+    lines = llm("generate", TEXT, "-m", model, "-n", "2", *flags).stdout.splitlines()
     events = [json.loads(line) for line in lines]
     assert {event["event"] for event in events} == {"prefill", "step", "attention", "finish"}
     return [event | {event["event"]: None} for event in events]

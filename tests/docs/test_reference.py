@@ -39,7 +39,8 @@ def options() -> dict[str, set[str]]:
         for inner in getattr(command, "commands", {}).values():
             if not inner.hidden:
                 collect(inner)
-        for parameter in [] if hasattr(command, "commands") else command.params:
+        # Of the program itself, only what its commands have too.
+        for parameter in [] if command.name == "llm" else command.params:
             if parameter.param_type_name == "option" and not parameter.hidden and parameter.name != "help":
                 name = next(option for option in parameter.opts if option.startswith("--"))
                 unlisted = [spelling for spelling, main in OTHER_SPELLINGS.items() if main == name]

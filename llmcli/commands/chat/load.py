@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.commands.chat.session import ChatModel
+from llmcli.commands.shared.continued import template_source
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
@@ -54,7 +54,7 @@ class ChatModelLoader:
             no_thinking=self.prompt.no_thinking,
         )
         params = self.sampling.params(loaded.generation_defaults, loaded.tokenizer)
-        return ChatModel(loaded, conversation, params, model_source(name), _template_path(template), self.variables)
+        return ChatModel(loaded, conversation, params, model_source(name), template_source(template), self.variables)
 
 
 def _chat_template(loaded: LoadedModel) -> ChatTemplate:
@@ -68,14 +68,3 @@ def _chat_template(loaded: LoadedModel) -> ChatTemplate:
         raise UsageError(f"{loaded.name} has no chat template; llm generate continues text with it.")
     loaded.template.check()
     return loaded.template
-
-
-def _template_path(name: str | None) -> str | None:
-    """A name for the chat template that works in any working directory: a file's absolute path, otherwise its name."""
-    from llmcli.checkpoint.chat_template_file import is_template_file
-
-    if not name or not is_template_file(name):
-        return name
-    path = Path(name).expanduser()
-    # Do not resolve the link of a pipe such as /dev/fd/3, whose target is not a path.
-    return str(path.resolve() if path.is_file() else path.absolute())

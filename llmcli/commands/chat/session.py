@@ -187,6 +187,7 @@ class ChatSession:
                     interruption=interruption,
                     progress=lambda done, total: progress("Reading the prompt", done, total),
                 )
+                recorder.prompt_tokens = len(conversation.asked)
                 self._note_once(conversation.notes)
                 apart = ThinkingApart(conversation.tokenizer, conversation.start)
                 try:

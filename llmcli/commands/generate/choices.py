@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from llmcli.commands.generate.kept_reply import keep
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def choose(run: Run) -> None:
     thought = _thought(run)
     result = _compare(run, thought)
     best = result.choices[0]
+    keep(run, best.text)
     if options.output.as_json:
         _print_json(run, thought, result)
     else:

@@ -13,6 +13,7 @@ from llmcli.commands.shared.options.output import ReplyOutputOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
 from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
+from llmcli.commands.shared.options.saving import SavingOptions
 from llmcli.commands.shared.options.speculation import SpeculationOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
 
@@ -26,6 +27,7 @@ def generate(
     *,
     model_options: Annotated[ModelOptions, without("readable")],
     prompt_options: PromptOptions,
+    saving: Annotated[SavingOptions, without("save")],
     sampling_options: SamplingOptions,
     report_options: ReportOptions,
     form_options: FormOptions,
@@ -36,12 +38,12 @@ def generate(
 ) -> None:
     """Answer one prompt and exit."""
     # Imported here, because the command line imports this module for every command.
+    from llmcli.commands.generate.answer import answer, answer_several
     from llmcli.commands.generate.choices import choose
-    from llmcli.commands.generate.finish import end, show_whole, write_files
     from llmcli.commands.generate.options import GenerateOptions
     from llmcli.commands.generate.prepare import prepare
     from llmcli.commands.generate.request import check_request, read_text
-    from llmcli.commands.generate.stream import stream_reply
+    from llmcli.commands.generate.saving import continued, saved_run
 
     options = GenerateOptions(
         model_options,
@@ -52,14 +54,16 @@ def generate(
         report_options,
         speculation_options,
         output_options,
+        saving,
     )
+    path, options = continued(invocation, options)
     text, options = read_text(invocation, prompt, options)
     request = check_request(invocation, text, options)
-    run = prepare(request)
-    if request.answers:
-        choose(run)
-        return
-    reply = stream_reply(run)
-    show_whole(run, reply)
-    write_files(run, reply)
-    end(run, reply)
+    with saved_run(invocation, options, path) as saved:
+        run = prepare(request, saved)
+        if request.answers:
+            choose(run)
+        elif options.output.samples > 1:
+            answer_several(run)
+        else:
+            answer(run)

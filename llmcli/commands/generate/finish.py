@@ -1,4 +1,4 @@
-"""Output after a reply: JSON or the report on its tokens, files, notes, and the exit code."""
+"""Output after a reply: its JSON, the report on its tokens, files, notes, and the exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import typer
 
 from llmcli.commands.shared import output as shared_output
 from llmcli.commands.shared.token_report import explain, reply_page
-from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
@@ -16,27 +15,30 @@ if TYPE_CHECKING:
     from llmcli.commands.generate.stream import GeneratedReply
 
 
-def show_whole(run: Run, reply: GeneratedReply) -> None:
-    """With --json, print the reply as one object; otherwise write the report of --probs, --top and --attention."""
-    options, tokenizer = run.options, run.loaded.tokenizer
-    if options.output.as_json:
-        from llmcli.views.reply.reply_json import reply_json
+def reply_value(run: Run, reply: GeneratedReply) -> dict[str, object]:
+    """The whole reply, as --json prints it."""
+    from llmcli.views.reply.reply_json import reply_json
 
-        gap = options.prompt.fill_in
-        value = reply_json(
-            model=run.loaded.name,
-            prompt=run.request.text,
-            suffix=None if gap is None else gap[1],
-            prefill=reply.prefill,
-            prefill_thinking=reply.prefill_thinking,
-            seed=run.params.seed,
-            steps=reply.read.steps,
-            finish=reply.finish,
-            token_bytes=tokenizer.token_bytes,
-        )
-        terminal.write_line(json_text(value))
-    elif not options.output.as_jsonl:
-        explain(tokenizer, reply.read.steps, options.report)
+    gap = run.options.prompt.fill_in
+    return reply_json(
+        model=run.loaded.name,
+        prompt=run.request.text,
+        suffix=None if gap is None else gap[1],
+        prefill=reply.prefill,
+        prefill_thinking=reply.prefill_thinking,
+        seed=run.params.seed,
+        steps=reply.read.steps,
+        finish=reply.finish,
+        token_bytes=run.loaded.tokenizer.token_bytes,
+        conversation=run.saved.id,
+    )
+
+
+def show_report(run: Run, reply: GeneratedReply) -> None:
+    """Write the report of --probs, --top and --attention, unless they are in the JSON."""
+    output = run.options.output
+    if not (output.as_json or output.as_jsonl):
+        explain(run.loaded.tokenizer, reply.read.steps, run.options.report)
 
 
 def write_files(run: Run, reply: GeneratedReply) -> None:

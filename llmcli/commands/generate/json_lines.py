@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 class JsonLines:
     """Writes each event as it arrives, but keeps `Finish`: the attention, computed after the reply, comes before it."""
 
-    def __init__(self, model: str, seed: int | None, token_bytes: Callable[[int], bytes]) -> None:
-        self._model, self._seed, self._token_bytes = model, seed, token_bytes
+    def __init__(
+        self,
+        model: str,
+        seed: int | None,
+        token_bytes: Callable[[int], bytes],
+        *,
+        conversation: str | None = None,
+        sample: int | None = None,
+    ) -> None:
+        """`conversation` is the id of the saved conversation; `sample` the number of the reply, of several."""
+        self._model, self._seed, self._token_bytes, self._conversation = model, seed, token_bytes, conversation
+        self._sample = {} if sample is None else {"sample": sample}
         self._finish: Event | None = None
 
     def show(self, event: Event) -> None:
@@ -34,12 +44,18 @@ class JsonLines:
 
         for step in steps:
             if step.attention is not None:
-                terminal.write_line(json_text(attention_json(step.index, step.attention)))
+                terminal.write_line(json_text(attention_json(step.index, step.attention) | self._sample))
         if self._finish is not None:
             self._write(self._finish)
 
     def _write(self, event: Event) -> None:
         from llmcli.views.reply.reply_json import event_json
 
-        line = event_json(event, model=self._model, seed=self._seed, token_bytes=self._token_bytes)
-        terminal.write_line(json_text(line))
+        line = event_json(
+            event,
+            model=self._model,
+            seed=self._seed,
+            token_bytes=self._token_bytes,
+            conversation=self._conversation,
+        )
+        terminal.write_line(json_text(line | self._sample))

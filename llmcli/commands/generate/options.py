@@ -10,6 +10,7 @@ from llmcli.commands.shared.options.output import ReplyOutputOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
 from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
+from llmcli.commands.shared.options.saving import SavingOptions
 from llmcli.commands.shared.options.speculation import SpeculationOptions
 
 
@@ -25,3 +26,4 @@ class GenerateOptions:
     report: ReportOptions
     speculation: SpeculationOptions
     output: ReplyOutputOptions
+    saving: SavingOptions

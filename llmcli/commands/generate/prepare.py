@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.commands.generate.options import GenerateOptions
+    from llmcli.commands.generate.saving import SavedRun
     from llmcli.engine import Engine, SamplingParams
     from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.prompt import ChatPrompt
@@ -37,6 +38,10 @@ class Run:
     """The prompt as tokens."""
     engine: Engine
     params: SamplingParams
+    saved: SavedRun
+    """The conversation that the run continues and is kept in, if any."""
+    sample: int | None = None
+    """With --samples: the number of the reply, from 0."""
 
     @property
     def stop_ids(self) -> Collection[int]:
@@ -50,7 +55,7 @@ class Run:
         return self.request.options
 
 
-def prepare(request: CheckedRequest) -> Run:
+def prepare(request: CheckedRequest, saved: SavedRun) -> Run:
     """Load the model, build the prompt, write its notes to stderr, and make an engine.
 
     Raises:
@@ -62,7 +67,7 @@ def prepare(request: CheckedRequest) -> Run:
         request.speculator.find()
     computing = replace(options.model, readable=options.choice.readable and bool(request.answers))
     loaded = load_model(checkpoint, computing, template=options.prompt.chat_template)
-    loaded, prompt = _prompt(request, loaded)
+    loaded, prompt = _prompt(request, loaded, saved)
     built = prompt.built(options.prompt.prefill)
     for note in built.notes:
         terminal.note(note)
@@ -74,15 +79,19 @@ def prepare(request: CheckedRequest) -> Run:
     params = options.sampling.params(loaded.generation_defaults, loaded.tokenizer)
     if not request.answers:
         check_report(options.report, is_chat=bool(prompt.messages))
-    return Run(request, checkpoint, loaded, prompt, built, engine, params)
+    return Run(request, checkpoint, loaded, prompt, built, engine, params, saved)
 
 
-def _prompt(request: CheckedRequest, loaded: LoadedModel) -> tuple[LoadedModel, ReplyPrompt]:
-    """Make the prompt; with --fill-in, the model also gets the stop tokens of its fill-in format."""
+def _prompt(request: CheckedRequest, loaded: LoadedModel, saved: SavedRun) -> tuple[LoadedModel, ReplyPrompt]:
+    """Make the prompt, with the conversation before it.
+
+    With --fill-in, the model also gets the stop tokens of its fill-in format.
+    """
     asked, gap = request.options.prompt, None
     if asked.fill_in is not None:
         loaded, gap = with_fill_in_stops(loaded)
-    prompt = reply_prompt(loaded, request.text, asked, request.variables)
+    before = saved.messages(loaded) if saved.is_continued else ()
+    prompt = reply_prompt(loaded, request.text, asked, request.variables, before=before)
     if asked.fill_in is not None and gap is not None:
         prompt = replace(prompt, gap=(gap, asked.fill_in[1]))
     return loaded, prompt

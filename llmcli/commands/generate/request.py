@@ -85,6 +85,10 @@ def check_request(invocation: typer.Context, text: str, options: GenerateOptions
         raise UsageError("--readable is for --choices, and none are given.")
     if answers and (output.as_jsonl or options.report.attention or output.html or output.svg or output.record):
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
+    if output.samples > 1 and (answers or output.html or output.svg or output.record or output.no_newline):
+        raise UsageError(
+            "--samples gives several replies: it does not go with --choices, --html, --svg, --record and --no-newline."
+        )
     if form.json_schema is None and form.grammar is None and is_flag_given(invocation, "free_whitespace"):
         raise UsageError("--free-whitespace is for the JSON of a --json-schema or a --grammar, and none is given.")
     rule = structured_output.given_rule(form, prefill=asked.prefill)

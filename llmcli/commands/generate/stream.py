@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmcli.commands.generate import structured_output
 from llmcli.commands.generate.json_lines import JsonLines
+from llmcli.commands.generate.kept_reply import recording
 from llmcli.commands.shared.consume import follow
 from llmcli.commands.shared.token_report import ReadAttention, read_attention
 from llmcli.views.terminal import terminal
@@ -47,9 +49,8 @@ def stream_reply(run: Run) -> GeneratedReply:
     output, report, recorder = run.options.output, run.options.report, run.request.recorder
     apart, constraint, start = _reply_start(run)
     prefill, prefill_thinking = apart.prefill, apart.prefill_thinking
-    lines = JsonLines(run.loaded.name, run.params.seed, run.loaded.tokenizer.token_bytes) if output.as_jsonl else None
     interruption = Interruption()
-    with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress:
+    with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress, ExitStack() as stack:
         events = run.engine.stream(
             run.built.ids,
             run.params,
@@ -60,6 +61,8 @@ def stream_reply(run: Run) -> GeneratedReply:
             interruption=interruption,
             progress=lambda done, total: progress("Reading the prompt", done, total),
         )
+        kept = stack.enter_context(closing(recording(run, events)))
+        lines = _json_lines(run) if output.as_jsonl else None
         show = _writer(run, apart) if lines is None else lines.show
         constrained = None
         if constraint is not None:
@@ -67,7 +70,7 @@ def stream_reply(run: Run) -> GeneratedReply:
             hold = lines is None and not terminal.is_terminal(terminal.stdout())
             constrained = structured_output.ConstrainedReply(constraint, show, hold=hold)
             show = constrained.receive
-        generated, finish = follow(map(apart, recorder.recording(events, report.top)), show)
+        generated, finish = follow(map(apart, recorder.recording(kept, report.top)), show)
     if constrained is not None and lines is None:
         constrained.end(finish, awaits_answer=apart.awaits_answer)
     read = read_attention(run.loaded, run.prompt.messages, run.built.ids, generated, report)
@@ -93,6 +96,17 @@ def _reply_start(run: Run) -> tuple[ThinkingApart, Constraint | None, ReplyStart
     return ThinkingApart(tokenizer, start, exact=True), constraint, start
 
 
+def _json_lines(run: Run) -> JsonLines:
+    """Make the writer of --jsonl, after the run has its conversation."""
+    return JsonLines(
+        run.loaded.name,
+        run.params.seed,
+        run.loaded.tokenizer.token_bytes,
+        conversation=run.saved.id,
+        sample=run.sample,
+    )
+
+
 def _needs_probabilities(run: Run) -> bool:
     """Whether the output contains each token's probability even without --probs."""
     output = run.options.output
@@ -109,5 +123,5 @@ def _writer(run: Run, apart: ThinkingApart) -> Callable[[Event], None] | None:
         colored=run.options.report.probs,
         prefill=apart.prefill,
         thought=apart.prefill_thinking,
-        newline=not run.options.output.no_newline,
+        newline=not run.options.output.no_newline or run.sample is not None,
     ).show

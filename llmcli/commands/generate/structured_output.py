@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _LARGEST_BYTES = 16 << 20
 
 
+class IncompleteFormError(LlmcliError):
+    """A reply ended before it had the requested form."""
+
+
 def given_rule(form: FormOptions, *, prefill: str) -> Rule | None:
     """Return the requested form, checked before a model is loaded; None if the options request none.
 
@@ -120,15 +124,15 @@ class ConstrainedReply:
         """Show the kept events if the reply is complete; `awaits_answer`: the reply ended inside a thought.
 
         Raises:
-            LlmcliError: the reply does not have the form; kept events are not shown.
+            IncompleteFormError: the reply does not have the form; kept events are not shown.
             typer.Exit: the reply was interrupted.
         """
         if finish.reason == "interrupted":
             raise typer.Exit(130)
         if awaits_answer:
-            raise LlmcliError(no_answer_message(finish))
+            raise IncompleteFormError(no_answer_message(finish))
         if finish.reason == "stop_string" or not self._constraint.complete:
-            raise LlmcliError(
+            raise IncompleteFormError(
                 f"The reply ended before it had the form that is asked for{', and is not shown' * self._hold}. "
                 "Allow more tokens with -n, and give no --stop that can come inside it."
             )

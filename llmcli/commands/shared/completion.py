@@ -63,10 +63,22 @@ def _edits() -> list[str]:
     return [path.stem for path in edit_files()]
 
 
-def _conversations() -> list[str]:
+def _chats() -> list[str]:
     from llmcli.conversations.store import conversation_files
 
     return [path.stem for path in conversation_files()]
+
+
+def _runs() -> list[str]:
+    from llmcli.conversations.store import ConversationKind, conversation_files
+
+    return [path.stem for path in conversation_files((ConversationKind.RUN,))]
+
+
+def _conversations() -> list[str]:
+    from llmcli.conversations.store import ANY, conversation_files
+
+    return [path.stem for path in conversation_files(ANY)]
 
 
 def _topics() -> list[str]:
@@ -80,6 +92,8 @@ PULLED = _completer(_pulled)
 ALIASES = _completer(_aliases)
 PROMPT_TEMPLATES = _completer(_prompt_templates)
 EDITS = _completer(_edits)
+CHATS = _completer(_chats)
+RUNS = _completer(_runs)
 CONVERSATIONS = _completer(_conversations)
 TOPICS = _completer(_topics)
 DTYPES = _completer(lambda: ("auto", "float32", "bfloat16", "float16"))

@@ -14,7 +14,7 @@ from llmcli.paths import settings_path
 from llmcli.text.decode_bytes import text_from_bytes
 
 # Parameters that cannot be set in the file because they belong to a single run.
-_ARGUMENTS = {"prompt", "text", "file", "files", "continue_latest", "resume", "out", "fill_in"}
+_ARGUMENTS = {"prompt", "text", "file", "files", "continue_latest", "resume", "out", "fill_in", "samples"}
 _LARGEST_BYTES = 16 << 20
 # Former names of settings, and their names now.
 _OTHER_NAMES = {"template": "chat_template"}

@@ -29,7 +29,7 @@ _INSTEAD = {
     "uninstall": "llm rm MODEL deletes a model",
     "info": "llm show MODEL describes a model",
     "history": "llm chats list shows the conversations",
-    "logs": "llm chats list shows the conversations",
+    "logs": "llm log shows the runs that llm generate --log has kept, llm chats list the conversations",
     "settings": "llm config shows the settings",
     "tokenize": "llm inspect tokens TEXT shows the tokens of a text",
     "perplexity": "llm score FILE computes the perplexity of a text",

@@ -44,10 +44,12 @@ def reply_json(
     token_bytes: TokenBytes,
     prefill_thinking: str = "",
     suffix: str | None = None,
+    conversation: str | None = None,
 ) -> dict[str, object]:
     """The whole reply. Its text is `prefill` and the texts of its tokens, its thinking likewise.
 
-    For fill-in-the-middle, `prompt` is the text before the gap and `suffix` the text after it.
+    For fill-in-the-middle, `prompt` is the text before the gap and `suffix` the text after it. `conversation` is the
+    id of the conversation in which the reply is saved.
     """
     tokens = [step_json(step, token_bytes) for step in steps]
     if tokens:
@@ -66,15 +68,19 @@ def reply_json(
         "seed": seed,
         "tokens": tokens,
         "stats": stats_json(finish.stats),
+        **({} if conversation is None else {"conversation": conversation}),
     }
 
 
-def event_json(event: Event, *, model: str, seed: int | None, token_bytes: TokenBytes) -> dict[str, object]:
+def event_json(
+    event: Event, *, model: str, seed: int | None, token_bytes: TokenBytes, conversation: str | None = None
+) -> dict[str, object]:
     """One event of `--jsonl`."""
     from llmcli.engine.events import Prefill, Step
 
     if isinstance(event, Prefill):
-        return {"event": "prefill", "model": model, "seed": seed, **asdict(event)}
+        saved = {} if conversation is None else {"conversation": conversation}
+        return {"event": "prefill", "model": model, "seed": seed, **saved, **asdict(event)}
     if isinstance(event, Step):
         return {"event": "step", **step_json(event, token_bytes)}
     return {

@@ -34,6 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "config/llmcli/templates/.hidden.toml",
         "data/llmcli/edits/rome-paris.safetensors",
         "data/llmcli/conversations/20260101-000000-abcd.jsonl",
+        "data/llmcli/runs/20260202-000000-efgh.jsonl",
         "data/llmcli/models/tiny.gguf",
         "start.txt",
     )
@@ -63,7 +64,10 @@ def test_tab_completes_names_after_flags_and_arguments(home: Path) -> None:
     assert offered("chat", "-m", "ti") == offered("show", "ti") == offered("rm", "ti") == ["tiny"]
     assert offered("generate", "-T", "") == offered("template", "show", "g") == ["greet"]
     assert offered("chat", "-e", "r") == ["rome-paris"]
-    assert offered("chat", "--resume", "") == offered("chats", "show", "2") == ["20260101-000000-abcd"]
+    assert offered("chats", "show", "2") == ["20260101-000000-abcd"]
+    assert offered("log", "show", "") == offered("log", "rm", "2") == ["20260202-000000-efgh"]
+    for command in ("chat", "generate"):
+        assert sorted(offered(command, "--resume", "2")) == ["20260101-000000-abcd", "20260202-000000-efgh"]
     assert offered("inspect", "lens", "--dtype", "f") == ["float32", "float16"]
     assert offered("alias", "rm", "") == ["stand-in"]
 

@@ -14,9 +14,9 @@ from typer.core import TyperCommand
 from llmcli.commands.shared.prompt_input import argument_text, text_or_file
 
 MODEL, PROMPT, SAMPLING, MORE_SAMPLING = "Model", "Prompt", "Sampling", "Sampling: more filters"
-FORM, SHOW, OUTPUT, RUNNING = "Form of the reply", "What to show", "Output", "Running"
+FORM, SHOW, OUTPUT, RUNNING, SAVED = "Form of the reply", "What to show", "Output", "Running", "Conversations"
 """The panels of `--help`."""
-_ORDER = (MODEL, PROMPT, SAMPLING, SHOW, OUTPUT, FORM, RUNNING, MORE_SAMPLING)
+_ORDER = (MODEL, PROMPT, SAVED, SAMPLING, SHOW, OUTPUT, FORM, RUNNING, MORE_SAMPLING)
 """The order of the panels: the most used first. Before them come arguments and a command's own panels."""
 
 

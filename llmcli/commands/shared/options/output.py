@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from llmcli.commands.shared.options.flags import OUTPUT, PROMPT, SHOW, flag
+from llmcli.commands.shared.options.flags import OUTPUT, PROMPT, SAMPLING, SHOW, flag
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,18 @@ class ReplyOutputOptions(ViewOptions):
 
     as_json: Annotated[bool, flag("--json", panel=OUTPUT, help="Print the whole reply as one JSON object.")] = False
     as_jsonl: Annotated[bool, flag("--jsonl", panel=OUTPUT, help="Print every event as a line of JSON.")] = False
+    samples: Annotated[
+        int,
+        flag(
+            "--samples",
+            env=False,
+            min=1,
+            metavar="N",
+            panel=SAMPLING,
+            help="Give N replies, with seeds from --seed on.",
+            show_default=False,
+        ),
+    ] = 1
     record: Annotated[
         Path | None,
         flag(
