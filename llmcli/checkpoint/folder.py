@@ -84,6 +84,8 @@ def read_folder(folder: Path) -> FolderContents | None:
         tensors = _collapse_quantized(read_weights(indexes, weights, read_safetensors), keys, folder)
     else:
         tensors = _read_torch(indexes, weights, keys)
+    if description.family.adapters:
+        tensors = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     tensors = without_unwanted_biases(tensors, description.keys, description.family.biases)
     tensor_map = tensor_names(description, tensors)
     config = model_config(description, tensor_map)

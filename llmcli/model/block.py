@@ -97,7 +97,9 @@ def _output_norm(config: ModelConfig) -> nn.Module:
 
 
 def _attention(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module:
-    return Attention(config, layer, index) if config.latent is None else LatentAttention(config, config.latent, index)
+    if config.latent is None:
+        return Attention(config, layer, index)
+    return LatentAttention(config, config.latent, layer, index)
 
 
 def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:

@@ -15,12 +15,15 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 
 Tensor = TypeVar("Tensor")
 
-_ATTENTION = r".*\.(self_attn|attn|attention)\."
+_ATTENTION = r".*\.(self_attn|self_attention|attn|attention)\."
 _QKV = re.compile(
     _ATTENTION + r"(q_proj|k_proj|v_proj|qkv_proj|q_a_proj|kv_a_proj_with_mqa|c_attn|query_key_value)\.bias"
 )
-_OUTPUT = re.compile(_ATTENTION + r"(o_proj|dense|c_proj)\.bias")
-_MLP = re.compile(r".*\.(mlp|feed_forward)\.(gate_proj|up_proj|down_proj|gate_up_proj|c_fc|c_proj)\.bias")
+_OUTPUT = re.compile(_ATTENTION + r"(o_proj|out_proj|dense|c_proj)\.bias")
+_MLP = re.compile(
+    r".*\.(mlp|feed_forward)\.(shared_experts?\.)?"
+    r"(gate_proj|up_proj|down_proj|gate_up_proj|c_fc|c_proj|dense_h_to_4h|dense_4h_to_h)\.bias"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,11 @@ def without_unwanted_biases(tensors: Mapping[str, Tensor], keys: ConfigKeys, bia
         CheckpointError: such a key is neither true nor false.
     """
     patterns = ((biases.qkv, _QKV), (biases.output, _OUTPUT), (biases.mlp, _MLP))
-    off = [pattern for key, pattern in patterns if key is not None and key in keys.values and not keys.flag(key)]
+    off = [
+        pattern
+        for key, pattern in patterns
+        if key is not None and keys.spelled(key) in keys.values and not keys.flag(key)
+    ]
     if not off:
         return tensors
     return {name: tensor for name, tensor in tensors.items() if not any(pattern.fullmatch(name) for pattern in off)}

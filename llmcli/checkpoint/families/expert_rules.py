@@ -41,6 +41,60 @@ def granite_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]
     return [_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
 
 
+def ernie_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Ernie 4.5: softmax, with a bias that affects only the choice; layers from one to another, at an interval."""
+    shared = keys.optional_integer("moe_num_shared_experts", minimum=0) or 0
+    experts = _experts(
+        keys,
+        "moe_intermediate_size",
+        normalized=True,
+        selection_bias=True,
+        float32_router=True,
+        shared_size=shared * keys.integer("moe_intermediate_size"),
+    )
+    first, interval = keys.integer("moe_layer_start_index", minimum=0), keys.integer("moe_layer_interval")
+    last = layers - 1 if keys.get("moe_layer_end_index") == -1 else keys.integer("moe_layer_end_index", minimum=0)
+    return [experts if first <= index <= last and (index + 1) % interval == 0 else None for index in range(layers)]
+
+
+def minimax_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """MiniMax-M2: every layer; sigmoid scores, and a bias that affects only the choice."""
+    _check_scores(keys, "sigmoid")
+    return [_experts(keys, "intermediate_size", score="sigmoid", selection_bias=True, normalized=True)] * layers
+
+
+def mellum_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Mellum: like Qwen 3, in the layers that `mlp_layer_types` lists."""
+    experts = _experts(keys, "moe_intermediate_size", normalized=keys.flag("norm_topk_prob"))
+    return [experts if sparse else None for sparse in _sparse_layers(keys, layers, first=0)]
+
+
+def hy3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Hy3: the router of DeepSeek-V3 without groups; weights are always normalized."""
+    return _deepseek(keys, layers, grouped=False, first=1, score="sigmoid", selection_bias=True, normalized=True)
+
+
+def flint_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Flint: sigmoid scores, a shared expert, and the first two layers dense by default."""
+    experts = _experts(
+        keys,
+        "moe_intermediate_size",
+        score="sigmoid",
+        normalized=keys.flag("norm_topk_prob"),
+        float32_router=True,
+        shared_size=keys.integer("shared_expert_intermediate_size"),
+    )
+    listed, step = keys.integers("mlp_only_layers"), keys.integer("decoder_sparse_step")
+    dense = [0, 1] if listed is None and keys.get("mlp_only_layers") is None else listed or []
+    return [None if index in dense or (index + 1) % step else experts for index in range(layers)]
+
+
+def aria_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Aria: every layer; softmax over the chosen logits, and shared experts as one."""
+    shared = keys.integer("moe_num_shared_experts", minimum=0) * keys.integer("intermediate_size")
+    return [_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
+
+
 def gpt_oss_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """gpt-oss: every layer; biases in router and experts, and a clamped GLU."""
     glu = ClampedGLU(keys.number("swiglu_alpha"), keys.positive("swiglu_limit"))
@@ -63,16 +117,14 @@ def deepseek_v2_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | N
     method = keys.text("topk_method")
     if method not in ("greedy", "group_limited_greedy"):
         raise UnsupportedModelError(f"{keys.path} chooses experts by {method!r}, which is not supported.")
-    if keys.text("scoring_func") not in (None, "softmax"):
-        raise UnsupportedModelError(f"{keys.path} scores experts by {keys.text('scoring_func')!r}; softmax is known.")
+    _check_scores(keys, "softmax")
     grouped = method == "group_limited_greedy"
     return _deepseek(keys, layers, grouped=grouped, score="softmax", group_score="best")
 
 
 def deepseek_v3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """DeepSeek-V3: sigmoid scores, a bias that affects only the choice, groups ranked by their best two experts."""
-    if keys.text("scoring_func") not in (None, "sigmoid"):
-        raise UnsupportedModelError(f"{keys.path} scores experts by {keys.text('scoring_func')!r}; sigmoid is known.")
+    _check_scores(keys, "sigmoid")
     return _deepseek(
         keys,
         layers,
@@ -84,7 +136,47 @@ def deepseek_v3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | N
     )
 
 
-def _deepseek(keys: ConfigKeys, layers: int, *, grouped: bool, **options: Any) -> list[ExpertsConfig | None]:
+def mistral4_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Mistral 4: like DeepSeek-V3, with a softmax, without a bias, and with a router in the model's own type."""
+    return _deepseek(
+        keys,
+        layers,
+        grouped=True,
+        score="softmax",
+        group_score="best_two",
+        normalized=keys.flag("norm_topk_prob"),
+        float32_router=False,
+    )
+
+
+def _check_scores(keys: ConfigKeys, known: str) -> None:
+    if keys.text("scoring_func") not in (None, known):
+        raise UnsupportedModelError(f"{keys.path} scores experts by {keys.text('scoring_func')!r}; {known} is known.")
+
+
+def _sparse_layers(keys: ConfigKeys, layers: int, *, first: int) -> list[bool]:
+    """Which layers have experts: those that `mlp_layer_types` calls sparse, by default all from layer `first` on."""
+    listed = keys.get("mlp_layer_types")
+    if listed is None:
+        return [index >= first for index in range(layers)]
+    if (
+        not isinstance(listed, list)
+        or len(listed) != layers
+        or not {str(kind) for kind in listed} <= {"dense", "sparse"}
+    ):
+        raise CheckpointError(f"{keys.path}: mlp_layer_types must say dense or sparse for each of {layers} layers.")
+    return [kind == "sparse" for kind in listed]
+
+
+def _deepseek(
+    keys: ConfigKeys,
+    layers: int,
+    *,
+    grouped: bool,
+    first: int | None = None,
+    float32_router: bool = True,
+    **options: Any,
+) -> list[ExpertsConfig | None]:
     if (keys.optional_integer("moe_layer_freq") or 1) != 1:
         raise UnsupportedModelError(f"{keys.path} has moe_layer_freq {keys.get('moe_layer_freq')}; only 1 is known.")
     shared = keys.optional_integer("n_shared_experts", minimum=0) or 0
@@ -94,12 +186,13 @@ def _deepseek(keys: ConfigKeys, layers: int, *, grouped: bool, **options: Any) -
         scale=keys.number("routed_scaling_factor"),
         groups=(keys.optional_integer("n_group") or 1) if grouped else 1,
         groups_chosen=(keys.optional_integer("topk_group") or 1) if grouped else 1,
-        float32_router=True,
+        float32_router=float32_router,
         shared_size=shared * keys.integer("moe_intermediate_size"),
         **options,
     )
-    first = keys.integer("first_k_dense_replace", minimum=0)
-    return [experts if index >= first else None for index in range(layers)]
+    if first is None:
+        first = keys.integer("first_k_dense_replace", minimum=0)
+    return [experts if sparse else None for sparse in _sparse_layers(keys, layers, first=first)]
 
 
 def _experts(keys: ConfigKeys, size_key: str, **options: Any) -> ExpertsConfig:

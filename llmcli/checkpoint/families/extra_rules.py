@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
@@ -89,6 +90,26 @@ def llama4_extras(keys: ConfigKeys) -> dict[str, Any]:
     return {
         "intermediate_size": keys.integer("intermediate_size_mlp"),
         "qk_norm": "rotated" if keys.flag("use_qk_norm") else None,
+    }
+
+
+def glm_moe_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """GLM 4.5: the larger models have norms of queries and keys."""
+    return {"qk_norm": "head" if keys.flag("use_qk_norm") else None}
+
+
+def minicpm3_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """MiniCPM3: DeepSeek's attention, and factors of maximal update parametrization that are one if null."""
+    hidden, layers = keys.integer("hidden_size"), keys.integer("num_hidden_layers")
+    if keys.get("v_head_dim") is None:
+        value = max(1, hidden // keys.integer("num_attention_heads"))
+        keys = replace(keys, values={**keys.values, "v_head_dim": value})
+    depth, base = keys.optional_positive("scale_depth"), keys.optional_positive("dim_model_base")
+    return deepseek_extras(keys) | {
+        "embed_scale": keys.positive("scale_emb"),
+        "embed_scale_rounded": True,
+        "residual_scale": 1.0 if depth is None else depth / layers**0.5,
+        "logit_scale": 1.0 if base is None else base / hidden,
     }
 
 

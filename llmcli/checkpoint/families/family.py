@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from llmcli.checkpoint.families import extra_rules, layer_rules, shape_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
@@ -43,16 +43,19 @@ class Family:
     """Keys that `transformers` reads, with the only values that this program supports; an absent key is fine too."""
 
     # How tensors are stored, if the tensors themselves do not show it.
-    norm_names: Mapping[str, str] = field(default_factory=dict)
-    """Our names of norms -> the family's, where a name means another norm in other families."""
+    own_names: Mapping[str, str] = field(default_factory=dict)
+    """Our names of parts -> the family's, where a name means another part in other families."""
     paired: bool = False
     """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
     paired_key: str | None = None
     """A key of `config.json` that is false if they are not."""
     matrices_transposed: bool = False
     """Whether matrices of attention and feed-forward are (in, out)."""
-    qkv_by_head: bool = False
-    """Whether the fused query-key-value tensor keeps the three of each head together."""
+    qkv_order: Literal["joined", "by_head", "by_quarter"] = "joined"
+    """Rows of the fused query-key-value tensor: all queries, all keys, all values; for each key head its query heads,
+    the key and the value; or queries, values, keys of each quarter of the heads."""
+    adapters: bool = False
+    """Whether the files hold low-rank adapters for images and sound, which text does not go through."""
     experts_transposed: bool = False
     """Whether the matrices of packed experts are (in, out)."""
     gate_up_alternating: bool = False

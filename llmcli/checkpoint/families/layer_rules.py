@@ -63,6 +63,26 @@ def mostly_sliding(keys: ConfigKeys, layers: int) -> list[str]:
     return [FULL if (index + 1) % period == 0 else SLIDING for index in range(layers)]
 
 
+def first_of_four_full(keys: ConfigKeys, layers: int) -> list[str]:
+    """CWM and Granite with windows: full attention in every fourth layer, beginning with the first."""
+    if keys.optional_integer("sliding_window") is None:
+        return [FULL] * layers
+    return [SLIDING if index % 4 else FULL for index in range(layers)]
+
+
+def sliding_from_some_layer(keys: ConfigKeys, layers: int) -> list[str]:
+    """dots.llm1: a sliding window from layer `max_window_layers` on, if the file states one."""
+    if keys.optional_integer("sliding_window") is None:
+        return [FULL] * layers
+    first = keys.integer("max_window_layers", minimum=0)
+    return [SLIDING if index >= first else FULL for index in range(layers)]
+
+
+def ends_full(keys: ConfigKeys, layers: int) -> list[str]:
+    """Flint: full attention in the first two layers, in every fourth, and in the last."""
+    return [FULL if index < 2 or index % 4 == 1 or index == layers - 1 else SLIDING for index in range(layers)]
+
+
 def chunked_where_rotated(keys: ConfigKeys, layers: int) -> list[str]:
     """Llama 4: chunked attention in layers with RoPE, full attention in the others."""
     return [CHUNKED if on else FULL for on in listed_rope(keys, [""] * layers)]
@@ -123,7 +143,7 @@ def no_query_scaling(keys: ConfigKeys, rope_on: list[bool]) -> list[QueryScaling
 
 
 def ministral_query_scaling(keys: ConfigKeys, rope_on: list[bool]) -> list[QueryScaling | None]:
-    """Ministral 3: every layer, from the original context length on."""
+    """Ministral 3 and Mistral 4: every layer, from the original context length on."""
     rope = rope_section(keys, FULL)
     if rope.get("llama_4_scaling_beta") is None:
         return [None] * len(rope_on)

@@ -85,7 +85,7 @@ def _refuse_rotation(part: ConfigKeys, name: str, model_type: str, family: Famil
 
 def _refuse_partial(keys: ConfigKeys, prefix: str, model_type: str, family: Family) -> None:
     share = keys.values.get("partial_rotary_factor")
-    if not family.rope.partial and share not in (None, 1):
+    if not family.rope.partial and not family.rope.restated and share not in (None, 1):
         raise _unsupported(keys, model_type, f"{prefix}partial_rotary_factor", share, "it rotates whole heads")
 
 

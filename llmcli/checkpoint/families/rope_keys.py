@@ -36,6 +36,12 @@ class RopeRules:
     """Whether `rope_parameters` has one object for each layer type."""
     partial: bool = False
     """Whether a part of each head may be rotated; otherwise whole heads are."""
+    restated: bool = False
+    """Whether the stated share of a head is that of the rotated part of latent attention, whose size is known."""
+    size_key: str | None = None
+    """A key of the number of rotated values of each head, in files that state no share."""
+    theta_of_layers: str | None = None
+    """A key with one theta for each layer, or 0 for a layer without RoPE."""
     float32: bool = False
     old_names: tuple[tuple[str, str], ...] = ()
     """Names of scalings in older files of the family, with today's names."""
@@ -55,8 +61,9 @@ def rope_config(
     else:
         theta = keys.number(rules.local_theta if elsewhere and isinstance(rules.local_theta, str) else "rope_theta")
     partial = own if own.get("partial_rotary_factor") is not None else keys
-    share = partial.optional_positive("partial_rotary_factor") or 1.0
-    rotary_dim = int(head_dim * share)
+    share = None if rules.restated else partial.optional_positive("partial_rotary_factor")
+    size = None if rules.size_key is None else keys.optional_integer(rules.size_key)
+    rotary_dim = int(head_dim * share) if share is not None else size or head_dim
     if theta <= 1 or not 0 < rotary_dim <= head_dim or rotary_dim % 2:
         raise CheckpointError(f"{keys.path} asks for RoPE over {rotary_dim} of {head_dim} values with theta {theta}.")
     scaling = None if unscaled else _scaling(keys, own, rules, context_length, rotary_dim)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.layer_rules import CHUNKED, FULL, SLIDING
 from llmcli.checkpoint.families.refused_keys import OLD_LAYER_TYPES, refuse_unknown_values
 from llmcli.checkpoint.families.refused_models import refuse_unsupported
 from llmcli.checkpoint.families.registry import FAMILIES
 from llmcli.checkpoint.families.rope_keys import rope_config, stretched_context
-from llmcli.checkpoint.huggingface.names import TensorNames
+from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import LayerConfig, ModelConfig
 from llmcli.model.config import Activation
@@ -124,7 +124,7 @@ def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
         placement=family.placement,
         qk_norm=family.qk_norm,
         sinks=family.sinks,
-        qkv_bias=names.offers(first, *qkv, "self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value"),
+        qkv_bias=names.offers(first, *qkv, *FUSED_QKV),
         o_bias=names.offers(first, "self_attn.o_proj"),
         mlp_bias=names.offers(first, "mlp.down_proj"),
         head_bias=names.offers("", "lm_head"),
@@ -181,6 +181,9 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     if unknown:
         raise UnsupportedModelError(f"{keys.path} has layers of type {', '.join(unknown)}, which are not supported.")
     on = family.rope_on(keys, kinds)
+    thetas = _thetas_of_layers(keys, family, count)
+    if thetas is not None:
+        on = [rotates and theta > 0 for rotates, theta in zip(on, thetas, strict=True)]
     rotated = sorted({kind for kind, rotates in zip(kinds, on, strict=True) if rotates})
     heads = family.heads(keys, kinds)
     sizes = {kind: shape.key_dim for kind, shape in zip(kinds, heads, strict=True) if shape is not None}
@@ -194,7 +197,7 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     chunk = keys.integer("attention_chunk_size") if CHUNKED in kinds else None
     experts = family.experts(keys, count) if family.experts is not None else [None] * count
     scalings = family.query_scaling(keys, on)
-    return tuple(
+    layers = tuple(
         LayerConfig(
             rope=ropes.get(kind) if rotates else None,
             window=window if kind == SLIDING else None,
@@ -208,6 +211,25 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
             kinds, on, experts, scalings, heads, family.widths(keys, count), strict=True
         )
     )
+    return layers if thetas is None else tuple(map(_with_theta, layers, thetas))
+
+
+def _thetas_of_layers(keys: ConfigKeys, family: Family, count: int) -> list[float] | None:
+    """The theta of each layer, 0 for a layer without RoPE; None if the file states none for single layers."""
+    key = family.rope.theta_of_layers
+    listed = None if key is None else keys.get(key)
+    if key is None or listed is None:
+        return None
+    if not isinstance(listed, list) or len(listed) != count:
+        raise CheckpointError(f"{keys.path}: {key} must list {count} layers, as num_hidden_layers says.")
+    thetas = [ConfigKeys({key: theta}, keys.path).not_negative(key) if theta else 0.0 for theta in listed]
+    if any(0 < theta <= 1 for theta in thetas):
+        raise CheckpointError(f"{keys.path} has {key} = {in_short(listed)}; 0 or numbers above 1 are needed.")
+    return thetas
+
+
+def _with_theta(layer: LayerConfig, theta: float) -> LayerConfig:
+    return layer if layer.rope is None else replace(layer, rope=replace(layer.rope, theta=theta))
 
 
 def mtp_layer_range(description: FamilyConfig) -> tuple[int, int]:
@@ -219,4 +241,4 @@ def mtp_layer_range(description: FamilyConfig) -> tuple[int, int]:
 
 def tensor_names(description: FamilyConfig, names: Mapping[str, object]) -> TensorNames:
     """A checkpoint's tensor names, with the family's names of norms."""
-    return TensorNames(names, description.family.norm_names)
+    return TensorNames(names, description.family.own_names)

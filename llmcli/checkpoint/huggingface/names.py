@@ -11,61 +11,126 @@ _PREFIXES = (
     "language_model.model.",
     "model.language_model.",
     "model.text_model.",
+    "gpt_neox_japanese.",
     "language_model.",
+    "model.decoder.",
     "transformer.",
     "gpt_neox.",
+    "decoder.",
+    "biogpt.",
     "model.",
 )
 # Vision and audio parts, and layers for multi-token prediction; none is needed for text.
 _OTHER_PARTS = re.compile(
-    r"(model\.|language_model\.)*(vision_tower|vision_model|multi_modal_projector|audio_tower|mtp)\..*"
+    r"(model\.|language_model\.)*(visual|vision_(tower|model|encoder|adapter|projection|embed_tokens|projector)"
+    r"|multi_modal_projector|mm_projector|embed_(vision|audio)|image_newline|audio_(tower|embed|encoder)|connector|mtp"
+    r"|embed_tokens_extend)(\..*)?"
 )
 # Buffers that older versions of transformers saved; all are computed from the configuration.
 _OLD_BUFFERS = re.compile(
-    r".*\.(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|attention\.rotary_emb\.inv_freq)"
+    r".*\.(rotary_emb\.inv_freq|(attn|attention)\.((masked_)?bias|causal_mask)|attention\.rotary_emb\.inv_freq)"
 )
 
 # Our name of a part, and its other names. Each of these names means the same in all families.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
-    "embed_tokens": ("wte", "embed_in"),
+    "embed_tokens": ("wte", "embed_in", "word_embeddings"),
     "embed_positions": ("wpe",),
-    "norm": ("ln_f", "final_layer_norm", "final_layernorm"),
+    "norm": ("ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f"),
     "lm_head": ("embed_out",),
-    "input_layernorm": ("ln_1",),
-    "post_attention_layernorm": ("ln_2",),
-    "self_attn.o_proj": ("self_attn.dense", "attn.c_proj", "attention.dense"),
-    "mlp.gate_proj": ("feed_forward.gate_proj",),
-    "mlp.up_proj": ("feed_forward.up_proj", "mlp.c_fc", "mlp.fc1", "mlp.dense_h_to_4h"),
+    "input_layernorm": ("ln_1", "self_attn_layer_norm", "norm_1"),
+    "post_attention_layernorm": ("ln_2", "final_layer_norm", "norm_2"),
+    "self_attn.q_proj": ("attn.attention.q_proj", "attn.q_proj"),
+    "self_attn.k_proj": ("attn.attention.k_proj", "attn.k_proj"),
+    "self_attn.v_proj": ("attn.attention.v_proj", "attn.v_proj"),
+    "self_attn.o_proj": (
+        "self_attn.dense",
+        "self_attn.out_proj",
+        "attn.c_proj",
+        "attn.out_proj",
+        "attn.attention.out_proj",
+        "attention.dense",
+        "self_attention.dense",
+    ),
+    "self_attn.q_norm": ("self_attn.q_layernorm", "attention.query_layernorm"),
+    "self_attn.k_norm": ("self_attn.k_layernorm", "attention.key_layernorm"),
+    "mlp.gate_proj": ("feed_forward.gate_proj", "mlp.c_fc_0"),
+    "mlp.up_proj": (
+        "feed_forward.up_proj",
+        "mlp.c_fc",
+        "mlp.c_fc_1",
+        "mlp.fc1",
+        "mlp.fc_in",
+        "mlp.dense_h_to_4h",
+        "ffn.up_proj",
+        "fc1",
+    ),
     "mlp.down_proj": (
         "feed_forward.down_proj",
         "mlp.c_proj",
         "mlp.fc2",
+        "mlp.fc_out",
         "mlp.dense_4h_to_h",
         "shared_mlp.output_linear",
+        "ffn.down_proj",
+        "fc2",
     ),
     "mlp.gate": (
         "mlp.router",
+        "mlp.router.gate",
         "block_sparse_moe.gate",
+        "block_sparse_moe.router",
         "block_sparse_moe.router.layer",
         "feed_forward.router",
     ),
-    "mlp.shared_expert.gate_proj": ("mlp.shared_experts.gate_proj", "feed_forward.shared_expert.gate_proj"),
-    "mlp.shared_expert.up_proj": ("mlp.shared_experts.up_proj", "feed_forward.shared_expert.up_proj"),
+    "mlp.shared_expert.gate_proj": (
+        "mlp.shared_experts.gate_proj",
+        "mlp.shared_mlp.gate_proj",
+        "feed_forward.shared_expert.gate_proj",
+    ),
+    "mlp.shared_expert.up_proj": (
+        "mlp.shared_experts.up_proj",
+        "mlp.shared_mlp.up_proj",
+        "feed_forward.shared_expert.up_proj",
+    ),
     "mlp.shared_expert.down_proj": (
         "mlp.shared_experts.down_proj",
+        "mlp.shared_mlp.down_proj",
         "feed_forward.shared_expert.down_proj",
         "shared_mlp.output_linear",
     ),
 }
-_LAST = re.compile(r"(.+)\.(weight|bias|e_score_correction_bias)")
+# Queries, keys and values in one tensor.
+FUSED_QKV = (
+    "self_attn.qkv_proj",
+    "self_attn.query_key_value",
+    "self_attention.query_key_value",
+    "attention.query_key_value",
+    "attn.c_attn",
+    "attn.qkv_proj",
+    "attn.Wqkv",
+)
+# The same for parameters that are not a module's weight or bias.
+_WHOLE_NAMES: dict[str, tuple[str, ...]] = {
+    "self_attn.sinks": ("self_attn.softmax_offset",),
+    "mlp.gate.e_score_correction_bias": (
+        "mlp.moe_statics.e_score_correction_bias",
+        "mlp.e_score_correction_bias",
+        "mlp.expert_bias",
+        "mlp.gate.expert_bias",
+        "block_sparse_moe.e_score_correction_bias",
+    ),
+}
+_LAYERS = re.compile(r"((?:layers|h|blocks)\.)0\..+")
+_LAST = re.compile(r"(.+)\.(weight|bias)")
+_EMBEDDINGS = {f"{name}.weight" for name in ("embed_tokens", *_SYNONYMS["embed_tokens"])}
 
 
 class TensorNames:
     """The tensor names of a checkpoint, looked up by names inside the language model."""
 
-    def __init__(self, names: Iterable[str], norm_names: Mapping[str, str]) -> None:
-        """`norm_names` maps our name of a norm to the family's name, for names that other families use differently."""
-        self._norm_names = norm_names
+    def __init__(self, names: Iterable[str], own_names: Mapping[str, str]) -> None:
+        """`own_names` maps our name of a part to the family's name, for names that other families use differently."""
+        self._own_names = own_names
         self._full: dict[str, str] = {}
         self._prefix = "model."
         for full in names:
@@ -73,10 +138,13 @@ class TensorNames:
                 continue
             prefix = next((prefix for prefix in _PREFIXES if full.startswith(prefix)), "")
             # If two names end alike, the first is used; the other one is reported as unused.
-            self._full.setdefault(full.removeprefix(prefix), full)
-            if full.removeprefix(prefix) in ("embed_tokens.weight", "wte.weight", "embed_in.weight"):
+            # A layer with an adapter has its own weights under a further name.
+            name = full.removeprefix(prefix).replace(".base_layer.", ".")
+            self._full.setdefault(name, full)
+            if name in _EMBEDDINGS:
                 self._prefix = prefix
-        self._layers = "h." if "h.0.ln_1.weight" in self._full else "layers."
+        first = (_LAYERS.fullmatch(name) for name in self._full)
+        self._layers = next((match[1] for match in first if match is not None), "layers.")
 
     def has(self, name: str) -> bool:
         """Whether the language model has a tensor of that name."""
@@ -93,10 +161,11 @@ class TensorNames:
     def find(self, at: str, local: str) -> str:
         """The full name of our part `local`, in the layer with the prefix `at`."""
         match = _LAST.fullmatch(local)
-        if match is None:
-            return self.full(at + local)
+        if local in _WHOLE_NAMES or match is None:
+            found = (at + name for name in (local, *_WHOLE_NAMES.get(local, ())) if self.has(at + name))
+            return self.full(next(found, at + local))
         module, kind = match.groups()
-        module = self._norm_names.get(module, module)
+        module = self._own_names.get(module, module)
         for name in (module, *_SYNONYMS.get(module, ())):
             if self.has(f"{at}{name}.{kind}"):
                 return self.full(f"{at}{name}.{kind}")

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.huggingface.names import TensorNames
+from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
 from llmcli.checkpoint.tensors.parameter_sources import (
     Joined,
+    OneRow,
     PairedRows,
     ParameterSource,
     Rearranged,
@@ -21,15 +22,16 @@ from llmcli.checkpoint.tensors.parameter_sources import (
     Stacked,
 )
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
-from llmcli.model.config import ExpertsConfig, LayerConfig, ModelConfig
+from llmcli.model.config import ExpertsConfig, Heads, LayerConfig, ModelConfig
 
 # Even values, then odd values.
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
 _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
-_FUSED_QKV = ("self_attn.qkv_proj", "attn.c_attn", "attention.query_key_value", "self_attn.query_key_value")
 _FUSED_GATE_UP = ("mlp.gate_up_proj", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
 _EXPERT_STACKS = ("mlp.experts", "feed_forward.experts", "block_sparse_moe.experts")
+# Other names of two stacks.
+_STACKS = {"gate_up_proj": "fc1.weight", "down_proj": "fc2.weight"}
 # Names of single experts: the prefix before the number, and the names of gate, up and down after it.
 _SINGLE_EXPERTS = (
     ("mlp.experts", "gate_proj", "up_proj", "down_proj"),
@@ -64,6 +66,8 @@ class HFTensors:
         if fused is not None:
             return self._gate_or_up(fused, module, of)
         name = self.names.find(at, local)
+        if local == "mlp.gate.e_score_correction_bias":
+            return OneRow(name)
         if self.config.latent is not None:
             return Source(name, self._latent_pairs(module))
         if self.family.matrices_transposed and kind == "weight" and module in _TRANSPOSED_MATRICES:
@@ -77,20 +81,30 @@ class HFTensors:
             return Source(self.names.find(at, f"{module}.{kind}"), self._latent_pairs(module))
         shape = config.heads_of(layer)
         pairs = self._pairs(layer) if module != "self_attn.v_proj" else None
-        fused = self.names.first_of(at, _FUSED_QKV, kind)
+        fused = self.names.first_of(at, FUSED_QKV, kind)
         if fused is None:
             return Source(self.names.find(at, f"{module}.{kind}"), pairs)
         which = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
         sizes = shape.rows
         rows = sum(sizes)
-        if self.family.qkv_by_head:
-            # Query, key and value rows alternate head by head.
-            starts = [(3 * head + which) * shape.key_dim for head in range(shape.count)]
-            return Source(fused, pairs, tuple((start, start + shape.key_dim) for start in starts), rows)
+        if self.family.qkv_order != "joined":
+            return Source(fused, pairs, self._qkv_ranges(shape, which), rows)
         start, count = sum(sizes[:which]), sizes[which]
         if self.family.matrices_transposed and kind == "weight":
             return Rearranged(fused, transposed=True, picks=(slice(start, start + count),))
         return Source(fused, pairs, ((start, start + count),), rows)
+
+    def _qkv_ranges(self, shape: Heads, which: int) -> tuple[tuple[int, int], ...]:
+        """The rows of queries (0), keys (1) or values (2) in a fused tensor that keeps parts of the three together."""
+        queries, keys, values = shape.rows
+        # For each key head, the query heads that share it, the key and the value; or, made for four machines, queries,
+        # values and keys of each quarter of the heads.
+        by_head = self.family.qkv_order == "by_head"
+        parts = shape.kv_count if by_head else 4
+        sizes = (queries // parts, keys // parts, values // parts)
+        before = (0, sizes[0], sizes[0] + sizes[1]) if by_head else (0, sizes[0] + sizes[2], sizes[0])
+        starts = (part * sum(sizes) + before[which] for part in range(parts))
+        return tuple((start, start + sizes[which]) for start in starts)
 
     def _norm_of_each_head(self, at: str, module: str, kind: str, layer: LayerConfig) -> ParameterSource:
         shape = self.config.heads_of(layer)
@@ -132,8 +146,9 @@ class HFTensors:
         if self.names.has(f"{at}{linear}.{kind}"):
             return Source(self.names.full(f"{at}{linear}.{kind}"))
         for stack in _EXPERT_STACKS:
-            if self.names.has(f"{at}{stack}.{what}"):
-                return self._packed(f"{at}{stack}.", what, experts)
+            for name in (what, _STACKS.get(what, what)):
+                if self.names.has(f"{at}{stack}.{name}"):
+                    return self._packed(f"{at}{stack}.{name}", what, experts)
         for stack, gate, up, down in _SINGLE_EXPERTS:
             if self.names.has(f"{at}{stack}.0.{gate}.weight"):
                 parts = (gate, up) if gate_up else (down,)
@@ -146,13 +161,13 @@ class HFTensors:
         return Source(self.names.full(f"{at}mlp.experts.{what}"))
 
     def _packed(self, stack: str, what: str, experts: ExpertsConfig) -> ParameterSource:
-        """A stack in one tensor, perhaps transposed, or with alternating rows of gate and up."""
-        name = self.names.full(stack + what)
+        """The stack `stack` in one tensor, perhaps transposed, or with alternating rows of gate and up."""
+        name = self.names.full(stack)
         picks = _EVEN_ODD if self.family.gate_up_alternating and what.startswith("gate_up") else (slice(None),)
         if what.endswith("_bias"):
             return Rearranged(name, picks=picks)
         # gpt-oss is stored both ways (plain and in 4 bits); the shape of gate and up shows which.
-        gate_up = self.stored.get(self.names.full(stack + "gate_up_proj"))
+        gate_up = self.stored.get(self.names.full(stack.replace("down_proj", "gate_up_proj").replace("fc2.", "fc1.")))
         straight = (experts.count, 2 * experts.intermediate_size, self.config.hidden_size)
         exchanged = (straight[0], straight[2], straight[1])
         transposed = self.family.experts_transposed

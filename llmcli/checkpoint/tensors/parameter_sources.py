@@ -102,6 +102,30 @@ class Source:
 
 
 @dataclass(frozen=True)
+class OneRow:
+    """A vector, which may be stored as a matrix of one row."""
+
+    name: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one tensor that is read."""
+        return (self.name,)
+
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
+        """(values,) whether the file has a first dimension of one or not."""
+        shape = stored[self.name].shape
+        return shape[1:] if len(shape) == 2 and shape[0] == 1 else shape
+
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        tensor = stored[self.name]
+        for start, values in _chunks(tensor, reader, 0, tensor.shape[0], 1):
+            part = target if len(tensor.shape) > 1 else target[start : start + len(values)]
+            part.copy_(values.view(part.shape))
+
+
+@dataclass(frozen=True)
 class Rearranged:
     """A tensor with its last two dimensions transposed, or its second dimension then reordered."""
 

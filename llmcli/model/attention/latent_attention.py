@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attention.attention import Positions
+from llmcli.model.attention.attention import Positions, query_factors
 from llmcli.model.attention.rope import rotate
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
 from llmcli.model.cache.kv_cache import LayerCache
-from llmcli.model.config import LatentConfig, ModelConfig
+from llmcli.model.config import LatentConfig, LayerConfig, ModelConfig
 from llmcli.model.norm import RMSNorm
 
 # Fixed in the models that use latent attention, independent of `norm_eps`.
@@ -23,9 +23,10 @@ _EPS = 1e-6
 class LatentAttention(nn.Module):
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C)."""
 
-    def __init__(self, config: ModelConfig, latent: LatentConfig, index: int) -> None:
+    def __init__(self, config: ModelConfig, latent: LatentConfig, layer: LayerConfig, index: int) -> None:
         super().__init__()
         self.index, self.latent, self.num_heads = index, latent, config.num_heads
+        self.query_scaling = layer.query_scaling
         scale = latent.query_dim**-0.5 if config.attention_scale is None else config.attention_scale
         self.attend = SoftmaxAttention(scale, fused=False)  # values are of another size than keys
         queries, hidden = config.num_heads * latent.query_dim, config.hidden_size
@@ -56,6 +57,8 @@ class LatentAttention(nn.Module):
         # Instead of computing every key W c from its latent c, project the query into the space of latents:
         # q . (W c) = (W' q) . c. Likewise mix the latents first, then project the mixture to a value.
         q = torch.cat((q_nope @ self.key_weight, q_rope), dim=-1)  # (B, H, T, L + R)
+        if self.query_scaling is not None:
+            q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
         mixed = self.attend(q, rows, rows[..., : sizes.rank], place.mask)  # (B, H, T, L)
         values = mixed @ self.value_weight.transpose(1, 2)  # (B, H, T, V)
         output: Tensor = self.o_proj(values.transpose(1, 2).flatten(2))

@@ -12,6 +12,7 @@ import pytest
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.families.registry import FAMILIES
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import SIZES, edit_config
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -64,7 +65,7 @@ def test_refusals_name_the_reason(tmp_path: Path, which: str) -> None:
 
 
 def test_every_family_is_in_the_matrix() -> None:
-    assert {model_type for model_type, _ in CASES.values()} | {"kimi_k2"} == set(FAMILIES)
+    assert {model_type for model_type, _ in {**CASES, **NEWER}.values()} | {"kimi_k2", "phi4mm"} == set(FAMILIES)
 
 
 NONSENSE: tuple[object, ...] = (

@@ -26,7 +26,7 @@ def test_latent_attention_equals_attention_with_every_key_written_out(query_rank
     )
     torch.manual_seed(0)
     assert config.latent is not None
-    attention = LatentAttention(config, config.latent, 0).requires_grad_(False)
+    attention = LatentAttention(config, config.latent, config.layers[0], 0).requires_grad_(False)
     for parameter in attention.parameters():
         parameter.normal_(0, 0.5)
     x = torch.randn(2, 5, 12)

@@ -54,7 +54,9 @@ HARMLESS: Mapping[str, str] = {
 """In every family."""
 
 HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
+    "aria_text": {"vision_feature_layer": "of the wrapper, whose source the text model shares"},
     "deepseek_v2": {"norm_topk_prob": "transformers never divides the weights of this family's experts by their sum"},
+    "ernie4_5_moe": {"moe_norm_min": "the least sum of the chosen weights of a softmax, which is never that small"},
     "gemma3_text": {"attn_logit_softcapping": "transformers stores it, and never applies it to this family's scores"},
     "gpt2": {
         "reorder_and_upcast_attn": "the order of two multiplications, and their type, which is rounding",
@@ -88,6 +90,13 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
             _RECURRENT,
         )
     },
+    "hy_v3": {"enable_moe_fp32_combine": "the type in which two outputs are added, which is rounding"},
+    "mellum": {
+        "mtp_layer_types": "of layers for multi-token prediction",
+        "mtp_mlp_layer_types": "of layers for multi-token prediction",
+    },
+    "minicpm3": {"logits_scaling": "computed from dim_model_base, which is read"},
+    "youtu": {"embedding_initializer_range": _TRAINING},
 }
 """In single families, by `model_type`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
     """A random `transformers` model of a family; norms and biases are random too, so that omitting one is noticed."""
     import transformers
 
-    config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **overrides})
+    # A copy, because some configuration classes add keys to nested values.
+    config = transformers.AutoConfig.for_model(model_type, **copy.deepcopy({**SIZES, **overrides}))
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = untrained(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ("norm" in name or "ln_" in name) and name.endswith("weight"):
@@ -73,6 +75,16 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
             if name.endswith("e_score_correction_bias"):
                 buffer.normal_(0, 0.3)
     return model
+
+
+def untrained(config: Any) -> Any:
+    """The `transformers` model of a configuration, with the weights that its class begins with."""
+    import transformers
+
+    if config.model_type == "mistral4":
+        # A text model that `transformers` offers inside of a multimodal one only.
+        return transformers.Mistral4ForCausalLM._from_config(config, attn_implementation="eager").eval()
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 
 def save(model: Any, folder: Path, **options: Any) -> Path:

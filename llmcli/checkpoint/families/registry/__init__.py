@@ -21,8 +21,9 @@ from llmcli.checkpoint.families.registry import (
     olmo,
     others,
     qwen,
+    routed,
 )
 
-_LINEAGES = (cohere, deepseek, exaone, gemma, glm, gpt, granite, llama, microsoft, mistral, olmo, others, qwen)
+_LINEAGES = (cohere, deepseek, exaone, gemma, glm, gpt, granite, llama, microsoft, mistral, olmo, others, qwen, routed)
 
 FAMILIES: dict[str, Family] = {name: family for lineage in _LINEAGES for name, family in lineage.FAMILIES.items()}

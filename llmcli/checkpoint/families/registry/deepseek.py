@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmcli.checkpoint.families import expert_rules, extra_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE
@@ -23,6 +23,7 @@ _DEEPSEEK = {
     "n_shared_experts": 2,
 }
 _DEEPSEEK_ALIASES = {"num_experts": ("n_routed_experts", "num_local_experts", "num_experts")}
+_LATENT_ALIASES = {**_DEEPSEEK_ALIASES, "partial_rotary_factor": ()}
 # DeepSeek-V3, R1, Moonlight, Kimi-K2.
 _DEEPSEEK_V3 = Family(
     {
@@ -37,7 +38,7 @@ _DEEPSEEK_V3 = Family(
         "first_k_dense_replace": 3,
         "max_position_embeddings": 4096,
     },
-    aliases={**_DEEPSEEK_ALIASES, "partial_rotary_factor": ()},
+    aliases=_LATENT_ALIASES,
     experts=expert_rules.deepseek_v3_experts,
     extras=extra_rules.deepseek_extras,
     paired=True,
@@ -47,7 +48,7 @@ _DEEPSEEK_V3 = Family(
 FAMILIES: dict[str, Family] = {
     "deepseek_v2": Family(
         _DEEPSEEK,
-        aliases={**_DEEPSEEK_ALIASES, "partial_rotary_factor": ()},
+        aliases=_LATENT_ALIASES,
         rope=RopeRules(float32=True),
         experts=expert_rules.deepseek_v2_experts,
         extras=extra_rules.deepseek_extras,
@@ -55,4 +56,101 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_v3": _DEEPSEEK_V3,
     "kimi_k2": _DEEPSEEK_V3,
+    "glm4_moe_lite": Family(
+        {
+            **_DEEPSEEK_V3.defaults,
+            "rms_norm_eps": 1e-5,
+            "kv_lora_rank": 512,
+            "q_lora_rank": 768,
+            "qk_nope_head_dim": 192,
+            "v_head_dim": 256,
+            "num_experts": 64,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1536,
+            "routed_scaling_factor": 1.8,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "max_position_embeddings": 202752,
+        },
+        aliases=_LATENT_ALIASES,
+        experts=expert_rules.deepseek_v3_experts,
+        extras=extra_rules.deepseek_extras,
+        paired=True,
+        paired_key="rope_interleave",
+    ),
+    "youtu": Family(
+        {**_DEEPSEEK, "max_position_embeddings": 131072},
+        aliases={"partial_rotary_factor": ()},
+        extras=extra_rules.deepseek_extras,
+        paired=True,
+        paired_key="rope_interleave",
+    ),
+    "minicpm3": Family(
+        {
+            **BASE,
+            "rms_norm_eps": 1e-5,
+            "kv_lora_rank": 256,
+            "q_lora_rank": 768,
+            "qk_nope_head_dim": 64,
+            "qk_rope_head_dim": 32,
+            "v_head_dim": None,
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 256,
+            "max_position_embeddings": 32768,
+        },
+        aliases={"partial_rotary_factor": ()},
+        extras=extra_rules.minicpm3_extras,
+    ),
+    "sarvam_mla": Family(
+        {
+            **_DEEPSEEK_V3.defaults,
+            "q_lora_rank": None,
+            "num_experts": 128,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+        },
+        aliases={**_LATENT_ALIASES, "n_shared_experts": ("n_shared_experts", "num_shared_experts")},
+        rope=RopeRules(old_names=(("deepseek_yarn", "yarn"),)),
+        experts=expert_rules.deepseek_v3_experts,
+        extras=extra_rules.deepseek_extras,
+        paired=True,
+        paired_key="rope_interleave",
+    ),
+    # Mistral-Small-4.
+    "mistral4": Family(
+        {
+            **_DEEPSEEK_V3.defaults,
+            "kv_lora_rank": 256,
+            "q_lora_rank": 1024,
+            "qk_nope_head_dim": 64,
+            "num_experts": 128,
+            "num_experts_per_tok": 4,
+            "routed_scaling_factor": 1.0,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 0,
+            "max_position_embeddings": 1048576,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 128.0,
+                "original_max_position_embeddings": 8192,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+        aliases=_LATENT_ALIASES,
+        rope=RopeRules(restated=True),
+        query_scaling=layer_rules.ministral_query_scaling,
+        experts=expert_rules.mistral4_experts,
+        extras=extra_rules.deepseek_extras,
+        paired=True,
+        paired_key="rope_interleave",
+    ),
 }

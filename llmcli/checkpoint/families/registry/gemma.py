@@ -42,7 +42,7 @@ FAMILIES: dict[str, Family] = {
         layer_types=layer_rules.even_sliding,
         lists_layer_types=True,
         extras=extra_rules.gemma2_scales,
-        norm_names=SANDWICH,
+        own_names=SANDWICH,
     ),
     "gemma3_text": Family(
         _GEMMA3,
@@ -54,6 +54,22 @@ FAMILIES: dict[str, Family] = {
         lists_layer_types=True,
         rope=RopeRules(scaled_layers_only=layer_rules.FULL, local_theta="rope_local_base_freq", by_layer_type=True),
         extras=extra_rules.gemma3_scales,
-        norm_names=SANDWICH,
+        own_names=SANDWICH,
+    ),
+    "vaultgemma": Family(
+        {
+            **_GEMMA,
+            "num_key_value_heads": 4,
+            "sliding_window": 4096,
+            "query_pre_attn_scalar": 256,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        aliases=_GEMMA_ACTIVATION,
+        norm=CENTERED_RMS,
+        layer_types=layer_rules.even_sliding,
+        lists_layer_types=True,
+        extras=extra_rules.gemma2_scales,
+        own_names={"post_attention_layernorm": "pre_feedforward_layernorm"},
     ),
 }

@@ -49,7 +49,7 @@ FAMILIES: dict[str, Family] = {
         rope=RopeRules(partial=True),
         extras=extra_rules.gpt_neox_extras,
         biases=BiasKeys(mlp=None),
-        qkv_by_head=True,
+        qkv_order="by_head",
     ),
     "gpt_oss": Family(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
 
 _GRANITE = {
@@ -37,5 +38,24 @@ FAMILIES: dict[str, Family] = {
         rope_on=layer_rules.rope_if_named,
         experts=expert_rules.granite_experts,
         extras=extra_rules.granite_hybrid_extras,
+    ),
+    "granite_swa": Family(
+        {**_GRANITE, "rms_norm_eps": 1e-5, "num_key_value_heads": 4, "sliding_window": 128}
+        | {"max_position_embeddings": 8192},
+        sinks=True,
+        layer_types=layer_rules.first_of_four_full,
+        lists_layer_types=True,
+        rope=RopeRules(theta_of_layers="layer_rope_theta"),
+        extras=extra_rules.granite_scales,
+    ),
+    "granitemoe_swa": Family(
+        {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 0, "sliding_window": 128},
+        aliases=EXPERT_COUNT,
+        sinks=True,
+        layer_types=layer_rules.first_of_four_full,
+        lists_layer_types=True,
+        rope=RopeRules(theta_of_layers="layer_rope_theta"),
+        experts=expert_rules.granite_experts,
+        extras=extra_rules.granite_scales,
     ),
 }

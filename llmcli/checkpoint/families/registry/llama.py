@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
+from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
-from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
+from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT, LATE_RMS, LAYER_EPS, LAYER_NORM, LAYER_NORM_BASE
 
 FAMILIES: dict[str, Family] = {
     # Llama 1, 2, 3, 3.1, 3.2, and models published in its format: SmolLM and SmolLM2, Yi, TinyLlama, DeepSeek-LLM.
@@ -50,5 +51,50 @@ FAMILIES: dict[str, Family] = {
     ),
     "arcee": Family(
         {**BASE, "rms_norm_eps": 1e-5, "hidden_act": "relu2", "max_position_embeddings": 4096}, gated=False
+    ),
+    "seed_oss": Family(
+        {**BASE, "head_dim": 128, "num_key_value_heads": 8, "max_position_embeddings": 524288},
+        biases=BiasKeys(output="attention_out_bias"),
+    ),
+    "internlm3": Family(
+        {**BASE, "rms_norm_eps": 1e-5, "head_dim": 128, "num_key_value_heads": 2, "max_position_embeddings": 32768},
+        aliases={"attention_bias": ("attention_bias", "qkv_bias"), "mlp_bias": ("mlp_bias", "bias")},
+    ),
+    "iquestcoder": Family(
+        {**BASE, "rms_norm_eps": 1e-5, "head_dim": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+    ),
+    # Meta's code world model.
+    "cwm": Family(
+        {
+            **BASE,
+            "rope_theta": 1e6,
+            "rms_norm_eps": 1e-5,
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "sliding_window": 8192,
+            "max_position_embeddings": 131072,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e6,
+                "factor": 16.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+            },
+        },
+        layer_types=layer_rules.first_of_four_full,
+        lists_layer_types=True,
+    ),
+    "helium": Family(
+        {**BASE, "rope_theta": 1e5, "rms_norm_eps": 1e-8, "head_dim": 128, "num_key_value_heads": 20}
+        | {"max_position_embeddings": 4096},
+        norm=LATE_RMS,
+        paired=True,
+    ),
+    "jais2": Family(
+        {**LAYER_NORM_BASE, "hidden_act": "relu2", "max_position_embeddings": 8192},
+        aliases=LAYER_EPS,
+        norm=LAYER_NORM,
+        gated=False,
     ),
 }

@@ -8,6 +8,14 @@ from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE, LAYER_EPS, LAYER_NORM, LAYER_NORM_BASE
 
+_PHI4_MULTIMODAL = Family(
+    {**BASE, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+    | {"sliding_window": None, "original_max_position_embeddings": 4096},
+    layer_types=layer_rules.all_sliding,
+    rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope")), partial=True),
+    adapters=True,
+)
+
 FAMILIES: dict[str, Family] = {
     "phi": Family(
         {**LAYER_NORM_BASE, "hidden_act": "gelu_new", "partial_rotary_factor": 0.5},
@@ -27,4 +35,7 @@ FAMILIES: dict[str, Family] = {
         layer_types=layer_rules.all_sliding,
         rope=RopeRules(old_names=(("su", "longrope"), ("yarn", "longrope")), partial=True),
     ),
+    "phi4_multimodal": _PHI4_MULTIMODAL,
+    # The name in the published files.
+    "phi4mm": _PHI4_MULTIMODAL,
 }

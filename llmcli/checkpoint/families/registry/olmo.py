@@ -22,7 +22,7 @@ FAMILIES: dict[str, Family] = {
         placement="post",
         qk_norm="whole",
         rope=RopeRules(float32=True),
-        norm_names=POST,
+        own_names=POST,
     ),
     "olmo3": Family(
         {**BASE, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
@@ -32,7 +32,7 @@ FAMILIES: dict[str, Family] = {
         layer_types=layer_rules.mostly_sliding,
         lists_layer_types=True,
         rope=RopeRules(scaled_layers_only=layer_rules.FULL, local_theta=5e5, by_layer_type=True, float32=True),
-        norm_names=POST,
+        own_names=POST,
     ),
     "olmoe": Family(
         {**BASE, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "num_experts": 64, "num_experts_per_tok": 8},
@@ -42,5 +42,15 @@ FAMILIES: dict[str, Family] = {
         extras=extra_rules.olmo_extras,
         # Only one of transformers' attention implementations applies the window.
         supported_values={"sliding_window": ()},
+    ),
+    "flex_olmo": Family(
+        {**BASE, "rope_theta": 5e5, "max_position_embeddings": 4096, "num_experts": 7, "num_experts_per_tok": 5},
+        aliases=EXPERT_COUNT,
+        norm=LATE_RMS,
+        placement="post",
+        qk_norm="whole",
+        rope=RopeRules(float32=True),
+        experts=expert_rules.olmoe_experts,
+        own_names=POST,
     ),
 }

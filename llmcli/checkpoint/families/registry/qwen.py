@@ -5,6 +5,7 @@ from __future__ import annotations
 from llmcli.checkpoint.families import expert_rules, layer_rules
 from llmcli.checkpoint.families.bias_keys import ALWAYS, BiasKeys
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
 
 _QWEN = {**BASE, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
@@ -42,5 +43,49 @@ FAMILIES: dict[str, Family] = {
         layer_types=layer_rules.all_sliding_if_used,
         qk_norm="head",
         experts=expert_rules.qwen_experts,
+    ),
+    # JetBrains' Mellum 2.
+    "mellum": Family(
+        {
+            **BASE,
+            "head_dim": 128,
+            "num_key_value_heads": 4,
+            "sliding_window": 1024,
+            "moe_intermediate_size": 896,
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+            "max_position_embeddings": 131072,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        aliases=EXPERT_COUNT,
+        qk_norm="head",
+        lists_layer_types=True,
+        rope=RopeRules(by_layer_type=True),
+        experts=expert_rules.mellum_experts,
+    ),
+    "flint": Family(
+        {
+            **BASE,
+            "head_dim": 128,
+            "num_key_value_heads": 4,
+            "sliding_window": 513,
+            "decoder_sparse_step": 1,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 1024,
+            "num_experts": 256,
+            "num_experts_per_tok": 6,
+            "norm_topk_prob": True,
+            "max_position_embeddings": 262144,
+        },
+        qk_norm="head",
+        sinks=True,
+        layer_types=layer_rules.ends_full,
+        lists_layer_types=True,
+        rope_on=layer_rules.sliding_rope,
+        experts=expert_rules.flint_experts,
     ),
 }

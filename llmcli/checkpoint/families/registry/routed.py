@@ -1,0 +1,107 @@
+"""Mixtures of experts: Ernie 4.5, MiniMax-M2, dots.llm1, Hy3, Aria."""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families import expert_rules, layer_rules
+from llmcli.checkpoint.families.bias_keys import BiasKeys
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.rope_keys import RopeRules
+from llmcli.checkpoint.families.styles import BASE
+
+_ERNIE = {**BASE, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072}
+_ERNIE_BIASES = BiasKeys("use_bias", "use_bias", "use_bias")
+
+FAMILIES: dict[str, Family] = {
+    "ernie4_5": Family(
+        {**_ERNIE, "head_dim": 128, "num_key_value_heads": 2},
+        rope=RopeRules(float32=True),
+        biases=_ERNIE_BIASES,
+        paired=True,
+    ),
+    "ernie4_5_moe": Family(
+        {
+            **_ERNIE,
+            "num_key_value_heads": 4,
+            "num_experts": 64,
+            "num_experts_per_tok": 6,
+            "moe_intermediate_size": 1536,
+            "moe_num_shared_experts": 2,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": -1,
+            "moe_layer_interval": 1,
+        },
+        aliases={
+            "num_experts": ("num_experts", "moe_num_experts"),
+            "num_experts_per_tok": ("num_experts_per_tok", "moe_k"),
+        },
+        rope=RopeRules(float32=True),
+        experts=expert_rules.ernie_experts,
+        biases=_ERNIE_BIASES,
+        paired=True,
+    ),
+    # MiniMax-M2, 2.1, 2.5, 2.7.
+    "minimax_m2": Family(
+        {
+            **BASE,
+            "rope_theta": 5e6,
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "num_experts": 256,
+            "num_experts_per_tok": 8,
+            "max_position_embeddings": 196608,
+        },
+        aliases={"num_experts": ("num_local_experts", "num_experts")},
+        qk_norm="whole",
+        rope=RopeRules(size_key="rotary_dim", partial=True),
+        experts=expert_rules.minimax_experts,
+    ),
+    "dots1": Family(
+        {
+            **BASE,
+            "num_key_value_heads": 32,
+            "moe_intermediate_size": 1408,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 0,
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 1.0,
+            "sliding_window": 4096,
+            "max_window_layers": 62,
+        },
+        aliases={"num_experts": ("n_routed_experts", "num_local_experts")},
+        qk_norm="head",
+        layer_types=layer_rules.sliding_from_some_layer,
+        lists_layer_types=True,
+        experts=expert_rules.deepseek_v3_experts,
+    ),
+    "hy_v3": Family(
+        {
+            **BASE,
+            "rope_theta": 11158840.0,
+            "rms_norm_eps": 1e-5,
+            "head_dim": 128,
+            "num_key_value_heads": 8,
+            "num_experts": 192,
+            "num_experts_per_tok": 8,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 1536,
+            "routed_scaling_factor": 2.826,
+            "max_position_embeddings": 131072,
+        },
+        aliases={
+            "num_experts": ("num_experts", "num_local_experts"),
+            "n_shared_experts": ("num_shared_experts",),
+            "routed_scaling_factor": ("router_scaling_factor",),
+        },
+        qk_norm="head",
+        experts=expert_rules.hy3_experts,
+    ),
+    "aria_text": Family(
+        {**BASE, "num_experts": 8, "num_experts_per_tok": 2, "moe_num_shared_experts": 2},
+        aliases={"num_experts": ("moe_num_experts",), "num_experts_per_tok": ("moe_topk",)},
+        experts=expert_rules.aria_experts,
+        # The experts always use it.
+        supported_values={"hidden_act": ("silu",)},
+        experts_transposed=True,
+    ),
+}

@@ -1,0 +1,179 @@
+"""Families and variants beyond those of `parity_cases`, which spans all options; same form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Large enough to matter.
+EPS = {"rms_norm_eps": 3e-4}
+ROPE = {"rope_theta": 1e4, "rope_type": "default"}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+ROUTED = {**EXPERTS, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5}
+LATENT = {
+    **EPS,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "num_key_value_heads": 4,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "beta_fast": 32,
+    "beta_slow": 1,
+}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4}
+MULTIPLIERS = {
+    "embedding_multiplier": 6.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 3.0,
+}
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+WINDOWS = {"sliding_window": 6, "layer_types": MIXED}
+
+# Parts for images and sound, which text does not go through.
+TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+
+NO_KERNEL = {"glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent"}
+"""Cases with latent attention, which the C kernel does not compute."""
+
+NEWER: dict[str, tuple[str, dict[str, Any]]] = {
+    "glm": ("glm", {"head_dim": 16, **EPS}),
+    "glm 4.5": ("glm4_moe", {**ROUTED, **EPS, "head_dim": 16, "use_qk_norm": True, "attention_bias": True}),
+    "glm 4.5 air": ("glm4_moe", {**ROUTED, **EPS, "head_dim": 8, "n_group": 1, "topk_group": 1}),
+    "glm 4.7 flash": ("glm4_moe_lite", {**LATENT, **ROUTED, "n_group": 1, "topk_group": 1}),
+    "ernie 4.5": ("ernie4_5", {**EPS, "head_dim": 16, "use_bias": True, "tie_word_embeddings": True}),
+    "ernie 4.5, experts": (
+        "ernie4_5_moe",
+        {**EPS, "moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 24, "moe_layer_start_index": 1},
+    ),
+    "seed-oss": ("seed_oss", {**EPS, "head_dim": 16}),
+    "exaone 3.5": ("exaone", EPS),
+    "minimax m2": (
+        "minimax_m2",
+        {**EPS, "num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 8, "rotary_dim": 4},
+    ),
+    "youtu": ("youtu", LATENT),
+    "minicpm 3": (
+        "minicpm3",
+        {
+            **LATENT,
+            "dim_model_base": 16,
+            "rope_parameters": {
+                **LONGROPE,
+                "short_factor": [1.0, 1.1],
+                "long_factor": [1.0, 3.0],
+                "original_max_position_embeddings": 24,
+            },
+        },
+    ),
+    "mellum 2": (
+        "mellum",
+        {
+            **EPS,
+            **EXPERTS,
+            **WINDOWS,
+            "num_experts": 8,
+            "head_dim": 8,
+            "mlp_layer_types": ["sparse", "dense", "sparse"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "internlm 3": ("internlm3", {**EPS, "head_dim": 16, "attention_bias": True, "mlp_bias": True}),
+    "iquest coder": ("iquestcoder", {**EPS, "head_dim": 16}),
+    "granite, windows": (
+        "granite_swa",
+        {**EPS, **WINDOWS, **MULTIPLIERS, "layer_rope_theta": [1e4, 0, 100.0]},
+    ),
+    "granite, windows and experts": (
+        "granitemoe_swa",
+        {
+            **EPS,
+            **WINDOWS,
+            **MULTIPLIERS,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 20,
+            "layer_rope_theta": [0, 1e4, 100.0],
+        },
+    ),
+    "mistral 4": (
+        "mistral4",
+        {**LATENT, **ROUTED, "rope_parameters": {**YARN, "mscale_all_dim": 0.9, "llama_4_scaling_beta": 0.1}},
+    ),
+    "phi-4 multimodal": (
+        "phi4_multimodal",
+        {
+            **EPS,
+            "original_max_position_embeddings": 24,
+            "rope_parameters": {
+                **LONGROPE,
+                "partial_rotary_factor": 0.5,
+                "short_factor": [1.0, 1.1],
+                "long_factor": [1.0, 3.0],
+            },
+            "vision_config": TINY_TOWER,
+            "audio_config": {**TINY_TOWER, "num_blocks": 1, "ext_pw_out_channel": 8, "nemo_conv_channels": 8}
+            | {"depthwise_separable_out_channel": 8},
+        },
+    ),
+    "cwm": (
+        "cwm",
+        {
+            **EPS,
+            **WINDOWS,
+            "head_dim": 8,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "helium": ("helium", {**EPS, "head_dim": 8}),
+    "dots 1": ("dots1", {**EPS, **ROUTED, **WINDOWS, "n_shared_experts": 2, "first_k_dense_replace": 1}),
+    "solar open": ("solar_open", {**EPS, **ROUTED, "head_dim": 8, "attention_bias": True}),
+    "hy 3": ("hy_v3", {**EPS, **EXPERTS, "num_experts": 8, "head_dim": 8}),
+    "k-exaone": ("exaone_moe", {**EPS, **EXPERTS, **WINDOWS, "num_experts": 8, "n_group": 4, "topk_group": 2}),
+    "flexolmo": ("flex_olmo", {**EPS, "num_experts": 6, "num_experts_per_tok": 3}),
+    "sarvam, experts": ("sarvam_moe", {**EPS, **ROUTED, "head_dim": 8}),
+    "sarvam, latent": ("sarvam_mla", {**LATENT, **ROUTED}),
+    "jais 2": ("jais2", {"layer_norm_eps": 3e-4}),
+    "vaultgemma": (
+        "vaultgemma",
+        {
+            **EPS,
+            **WINDOWS,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 20.0,
+        },
+    ),
+    "aria": ("aria_text", {**EPS, "moe_num_experts": 4, "moe_topk": 2}),
+    "flint": (
+        "flint",
+        {
+            **EPS,
+            **EXPERTS,
+            **WINDOWS,
+            "num_experts": 8,
+            "shared_expert_intermediate_size": 20,
+            "head_dim": 8,
+            "mlp_only_layers": [0],
+        },
+    ),
+}
