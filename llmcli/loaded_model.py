@@ -215,7 +215,7 @@ class LoadedModel:
             raise UsageError(f"{self.name} has no chat template; `generate` continues text with it.")
         before = as_messages(messages)
         if [message.role for message in before] != ["user", "assistant"] * (len(before) // 2):
-            raise UsageError("A chat goes on from messages of the user and replies of the assistant, in turn.")
+            raise UsageError("A chat continues from messages of the user and replies of the assistant, in turn.")
         conversation = Conversation(
             self.engine(lookup=None), self.tokenizer, self.template, system, template_args or {},
             no_thinking=no_thinking, messages=[*before],

@@ -29,7 +29,7 @@ def set_(
     missing = missing_model(model)
     target, aside = set_alias(name, model)
     if aside is not None:
-        terminal.note(f"{aliases_path()} held no aliases that could be read; it is kept as {aside}.")
+        terminal.note(f"{aliases_path()} could not be read as aliases; it was renamed to {aside}.")
     terminal.note(f"{name} is {target}.")
     if missing is not None:
         terminal.note(missing)
@@ -62,4 +62,4 @@ def remove(name: Annotated[str, typer.Argument(autocompletion=ALIASES, help="The
     from llmcli.hub.aliases import remove_alias
 
     remove_alias(name)
-    terminal.note(f"{name} is forgotten.")
+    terminal.note(f"Alias {name} is deleted.")

@@ -48,7 +48,7 @@ def save(
     template = PromptTemplate(name, read_prompt(prompt), system)
     path, aside = prompt_template_files.save(template)
     if aside is not None:
-        terminal.note(f"{path} was no prompt template that could be read; it is kept as {aside}.")
+        terminal.note(f"{path} could not be read as a prompt template; it was renamed to {aside}.")
     places = f" Places to fill: {', '.join(template.places)}." if template.places else ""
     terminal.note(f"Saved as {path}.{places}")
 

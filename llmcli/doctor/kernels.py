@@ -26,7 +26,7 @@ def kernel_findings(device: str = "auto") -> list[Finding]:
             f"With {ASK}=1 in the environment the next reply begins with another check"
         )
         return [Finding("problem", kernel.name, words)]
-    found = [Finding("good", kernel.name, "gave what the readable model gives, when checked on this machine")]
+    found = [Finding("good", kernel.name, "matched the readable model when it was checked on this machine")]
     if verdict.failure:
         words = f"failed with a model, and the readable model made the reply: {verdict.failure}"
         found.append(Finding("note", kernel.name, words))

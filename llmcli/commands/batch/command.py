@@ -169,7 +169,7 @@ def _answer(
         terminal.console_err().print(batch_stats_line(engine.stats), soft_wrap=True)
     if interruption.requested:
         if results is not None:
-            terminal.note(f"Interrupted. What is done is in {results.path}; the same command goes on from there.")
+            terminal.note(f"Interrupted. What is done is in {results.path}; the same command continues from there.")
         raise typer.Exit(130)
     return failed
 

@@ -30,7 +30,7 @@ class ResultsFile:
         """
         self.path = path
         if path.exists() and not path.is_file():
-            raise UsageError(f"Results cannot be written to {path}: it is not a file that can be gone on with.")
+            raise UsageError(f"Results cannot be written to {path}: it is not a regular file.")
         try:
             self._file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "a+")
         except OSError as error:

@@ -88,7 +88,7 @@ class BenchOptions:
         if self.speculative and self.against is not None:
             raise UsageError("--speculative compares this program with itself; leave out --against.")
         if self.speculative and self.shape is not None:
-            raise UsageError("--speculative needs a model that says something; leave out --shape.")
+            raise UsageError("--speculative needs a trained model; leave out --shape.")
 
 
 @with_options

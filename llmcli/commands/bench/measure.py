@@ -61,7 +61,7 @@ def plan_benchmark(
     if target.shape is not None:
         left_out = (*left_out, "Random weights of the real shape. Left out: starts; there are no files to start from.")
     elif not (CAN_DROP or quick):
-        left_out = (*left_out, "Left out: cold starts; this system cannot be asked to forget a file.")
+        left_out = (*left_out, "Left out: cold starts; this system cannot drop a file from its page cache.")
     plan = BenchPlan(
         arm=OURS,
         model=target.path,

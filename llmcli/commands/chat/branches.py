@@ -23,10 +23,15 @@ class Branches:
         """The slash commands of this group."""
         return [
             Command("clear", self._clear, "forget the conversation, keep the system prompt"),
-            Command("undo", self._undo, "take your last message and its reply back"),
-            Command("retry", self._retry, "have another reply to your last message"),
-            Command("branch", self._branch, "go back to token N of the last reply, say its alternative K", "N K"),
-            Command("branches", self._branches, "what was said instead; with a number, go on there", "[NUMBER]"),
+            Command("undo", self._undo, "take back your last message and its reply"),
+            Command("retry", self._retry, "generate another reply to your last message"),
+            Command(
+                "branch",
+                self._branch,
+                "go back to token N of the last reply, and continue with its alternative K",
+                "N K",
+            ),
+            Command("branches", self._branches, "list the branches; with a number, continue that one", "[NUMBER]"),
         ]
 
     def _clear(self, _argument: str) -> None:

@@ -34,7 +34,7 @@ class Context:
     def commands(self) -> list[Command]:
         """The slash commands of this group."""
         return [
-            Command("tokens", self._tokens, "how many tokens each message has, or TEXT would have", "[TEXT]"),
+            Command("tokens", self._tokens, "count the tokens of each message, or of TEXT", "[TEXT]"),
             Command(
                 "context",
                 self._context,
@@ -113,7 +113,7 @@ class Context:
             LlmcliError: it was interrupted, or the summary is empty.
         """
         session = self._session
-        session.note("Summarising the oldest messages; Ctrl-C gives up.")
+        session.note("Summarizing the oldest messages; Ctrl-C cancels.")
         session.conversation.messages = session.messages(last.n)
         interruption = Interruption()
         text = ""

@@ -28,7 +28,7 @@ class ReplyInspector:
     def commands(self) -> list[Command]:
         """The slash commands of this group."""
         return [
-            Command("why", self._why, "all about token N of the last reply; without N, about the last", "[N]"),
+            Command("why", self._why, "explain token N of the last reply; without N, its last token", "[N]"),
             Command("lens", self._lens, "what the model would have said after each block", "[N]"),
             Command("attention", self._attention, "what was read to say it", "[N]"),
             Command("thought", self._thought, "what was thought before the last answer"),

@@ -32,11 +32,9 @@ class Sessions:
         """The slash commands of this group."""
         return [
             Command("history", self._history, "the conversation so far"),
-            Command("sessions", self._sessions, "the last conversations; /load goes on with one"),
+            Command("sessions", self._sessions, "the last conversations; /load continues one"),
             Command("save", self._save, "write the conversation as Markdown, or as .json", "FILE", takes_file=True),
-            Command(
-                "load", self._load, "go on with a .json file or one of /sessions", "FILE|ID", _ids, takes_file=True
-            ),
+            Command("load", self._load, "continue a .json file or one of /sessions", "FILE|ID", _ids, takes_file=True),
         ]
 
     def _history(self, _argument: str) -> None:
@@ -105,12 +103,12 @@ def summary(tree: Tree) -> str:
 def introduce(session: ChatSession) -> None:
     """Show the end of a continued conversation, and note whether a reply is missing or cut off."""
     tree = session.live.tree
-    session.note(f"Going on with {summary(tree)}")
+    session.note(f"Continuing {summary(tree)}")
     path, pending = tree.path(), tree.unanswered()
     if not terminal.is_quiet():
         show_messages(path[-1:] if pending is not None else path[-2:])
     if pending is not None:
-        session.note("Your last message has no reply yet. /retry has it answered.")
+        session.note("Your last message has no reply yet. /retry generates one.")
     elif path and path[-1].is_cut:
         session.note("The last reply was cut off there.")
     if len(path) > 2:

@@ -226,7 +226,7 @@ class ChatSession:
     def _finished(self, finish: Finish, *, said: bool) -> None:
         explain(self.conversation.tokenizer, self.last_steps, self.report)
         if finish.reason == "interrupted" and said:
-            self.note("Interrupted; what was said is kept.")
+            self.note("Interrupted; the text so far is kept.")
         elif finish.reason == "interrupted":
             kept = "The reply before is kept." if self.live.tree.unanswered() is None else "/retry asks again."
             self.note(f"Interrupted before the first word. {kept}")
@@ -257,7 +257,7 @@ class ChatSession:
         if node is None or not node.is_reply:
             raise UsageError("There has been no reply yet.")
         if node.model != self.loaded.name or not node.ids or max(node.ids) >= self.loaded.tokenizer.vocab_size:
-            raise UsageError(f"The last reply is by {node.model}; {self.loaded.name} knows nothing of its tokens.")
+            raise UsageError(f"The last reply is by {node.model}, so {self.loaded.name} cannot explain its tokens.")
         return SaidReply(node, self._prompt_of(node), node.ids)
 
     def thought_and_answer(self) -> tuple[str, str]:

@@ -49,7 +49,12 @@ class ModelSettings:
         """The slash commands of this group."""
         return [
             Command(
-                "model", self._model, "go on with another model; without a name, show it", "[NAME]", model_names, True
+                "model",
+                self._model,
+                "continue with another model; without a name, show the model",
+                "[NAME]",
+                model_names,
+                True,
             ),
             Command("system", self._system, "set the system prompt, or remove it with none, or show it", "[TEXT]"),
             Command(
@@ -62,7 +67,7 @@ class ModelSettings:
             Command("show", self._show, "the settings, and where the conversation is saved"),
             Command("template", self._template, "the model's chat template"),
             Command("probs", self._probs, "color every token by its probability", "on|off", named("on", "off")),
-            Command("top", self._top, "list for every token the N most probable ones; 0 is off", "N"),
+            Command("top", self._top, "list the N most probable tokens at each position; 0 is off", "N"),
         ]
 
     def _model(self, argument: str) -> None:
@@ -104,7 +109,7 @@ class ModelSettings:
         if name not in (*_NUMBERS, *_TEXTS, _SWITCH):
             raise UsageError(f"There is no setting {given!r}. There are {', '.join(_setting_names())}.")
         if not text:
-            raise UsageError(f"/set {given} needs a value; default gives back what it was at the beginning.")
+            raise UsageError(f"/set {given} needs a value; default restores the value at the beginning.")
         value: object
         if text == "default":
             value = getattr(session.chat_model.params, name)

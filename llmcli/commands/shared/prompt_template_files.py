@@ -110,7 +110,7 @@ def find(name: str) -> PromptTemplate:
     except OSError:
         known = sorted(path.stem for path in template_folder().glob("*.toml"))
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`llm prompt list` shows those there are."
+        hint = f"did you mean {near[0]!r}?" if near else "`llm prompt list` shows them all."
         raise UsageError(f"There is no prompt template {name!r}; {hint}") from None
     prompt, system = values.get("prompt"), values.get("system")
     if not isinstance(prompt, str) or not isinstance(system, str | None) or values.keys() - {"prompt", "system"}:

@@ -59,6 +59,6 @@ class Speculator:
             if not self._has_drafted:
                 raise
             engine = made(None)
-            terminal.note(f"{error} It goes on without a draft.")
+            terminal.note(f"{error} The reply is generated without a draft model.")
         self._has_drafted = True
         return engine

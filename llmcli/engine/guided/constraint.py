@@ -151,7 +151,7 @@ class Constraint:
         if self._matcher.is_error() or not bias.any():
             why = self._matcher.get_error().partition("\n")[0]
             if not why or why.startswith("NoExtension"):
-                why = "no token of this model leads on"
+                why = "no token of this model can come next"
             raise LlmcliError(f"The reply cannot follow the form that is asked for: {why}.")
         return logits.masked_fill(~bias.to(logits.device), -torch.inf)
 
@@ -174,7 +174,7 @@ class Constraint:
             tokens = self._ending_tokens(before)
             if tokens is None:
                 raise LlmcliError(
-                    "The reply cannot follow the form that is asked for: no token of this model leads on."
+                    "The reply cannot follow the form that is asked for: no token of this model can come next."
                 )
             token = tokens[0]
             self._append(token)

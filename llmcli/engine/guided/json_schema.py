@@ -92,7 +92,7 @@ class AdaptedSchema:
             raise UsageError("The --json-schema cannot be used: it is nested too deeply.") from None
         unknown = [name for name, known in self._formats.items() if not known]
         if unknown:
-            self.notes.append(f"What is not a known format is not checked: {', '.join(unknown)}.")
+            self.notes.append(f"Unknown formats are not checked: {', '.join(unknown)}.")
         if self._left_out:
             self.notes.append(f'"lenient" leaves out {", ".join(self._left_out)}: replies may not fit.')
 
@@ -162,7 +162,7 @@ class AdaptedSchema:
                 f'{_shown(reference)} is not in this schema, and schemas are not fetched: copy it under "$defs" and '
                 'refer to it as "#/$defs/NAME"',
             )
-        return _refusal(f"{place}/$ref", f"{_shown(reference)} names nothing in this schema")
+        return _refusal(f"{place}/$ref", f"{_shown(reference)} points to nothing in this schema")
 
     @staticmethod
     def _whole_numbers(node: Node, place: str) -> None:

@@ -22,7 +22,7 @@ from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
 from llmcli.text.trusted_encoding import TextSegment
 
 DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
-INTERVAL = "95 % percentile bootstrap over seeds"
+INTERVAL = "95% confidence range, by percentile bootstrap over the texts"
 _RESAMPLES = 10_000
 
 # Common words, so that each is one token in most vocabularies; none is a prefix of another.

@@ -201,7 +201,7 @@ def test_an_interrupted_batch_is_resumed(
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     if blow is signal.SIGINT:
-        assert b"the same command goes on from there" in err
+        assert b"the same command continues from there" in err
     kept = out.read_bytes()
     done = kept.count(b"\n")
     assert 4 <= done < 24

@@ -58,7 +58,7 @@ def test_ctrl_c_ends_a_reply_and_keeps_it(tmp_path: Path) -> None:
         child.sendline("Go on")
         child.expect_exact("abc\r\nabc\r\n")
         child.sendintr()
-        child.expect_exact("what was said is kept")
+        child.expect_exact("the text so far is kept")
         child.expect_exact(READY)
         child.sendintr()
         child.expect_exact("/exit leaves")

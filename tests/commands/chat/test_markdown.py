@@ -44,7 +44,7 @@ def test_ctrl_c_keeps_the_partial_reply_on_the_screen(tmp_path: Path) -> None:
             child.expect_exact("\x1b[?2026l")
             emulator.write(child.before + child.after)
         child.sendintr()
-        child.expect_exact("what was said is kept")
+        child.expect_exact("the text so far is kept")
         emulator.write(child.before)
         numbers = [int(line.split()[0]) for line in emulator.lines() if line.endswith(" abc")]
         child.expect_exact(READY)

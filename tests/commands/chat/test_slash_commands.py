@@ -298,7 +298,7 @@ def test_a_saved_conversation_loads_with_the_same_prompt_ids(start: Start, yes: 
     assert second not in (None, first)
     loaded = chat(f"/load {first.stem}")
     assert loaded.splitlines() == [
-        "Going on with 4 messages, yes: One?",
+        "Continuing 4 messages, yes: One?",
         "> Two?",
         "Yes, ok.",
         "/history prints all of it.",

@@ -126,7 +126,7 @@ def test_text_typed_during_a_reply_is_kept_for_the_next_message(tmp_path: Path, 
         child.send("ty\x1b[200~ped\rahead\x1b[201~")
         time.sleep(0.3)
         child.sendintr()
-        child.expect_exact("what was said is kept")
+        child.expect_exact("the text so far is kept")
         assert not re.search("[tyd]", re.sub("interrupted.*", "", child.before, flags=re.IGNORECASE | re.DOTALL))
         child.expect("typed.*ahead")
         child.send(" and more\r")
@@ -234,7 +234,7 @@ def test_leaving_a_chat_notes_how_to_resume_it(tmp_path: Path, speaker: Path) ->
         child.expect_exact("Yes, ok.")
         leave(child)
         path = max((tmp_path / "data" / "llmcli" / "conversations").iterdir())
-        assert f"llm chat -c goes on with this conversation; later, llm chat --resume {path.stem} does." in child.before
+        assert f"llm chat -c continues this conversation; later, llm chat --resume {path.stem} does." in child.before
     with chatting(tmp_path, speaker, "-c") as child:
         child.sendline("/history")
         child.expect("> A question[?].*Yes, ok[.]")

@@ -20,7 +20,7 @@ def test_json_has_every_depth_and_seed(model: Path) -> None:
     result = json.loads(llm("inspect", "needle", "-m", model, *arguments, stdin=b"text").stdout)
     assert (result["schema"], result["facts"], result["seeds"]) == ("llmcli.needle/1", 3, 2)
     assert result["chance"] == pytest.approx(1 / 3)
-    assert "95 %" in result["interval"]
+    assert "95%" in result["interval"]
     assert [depth["depth"] for depth in result["depths"]] == [0, 37.5, 100]
     for depth in result["depths"]:
         assert 0 <= depth["low"] <= depth["mean"] <= depth["high"] <= 1

@@ -114,6 +114,6 @@ def test_a_chat_continues_without_a_draft_for_a_model_with_another_vocabulary(
         child.expect("proposed accepted")
         child.expect_exact(READY)
         child.sendline(f"/model {other}")
-        child.expect("It goes on without a draft")
+        child.expect("generated without a draft model")
         child.expect("Model: other")
         leave(child)

@@ -127,9 +127,9 @@ def test_supported_keywords_are_enforced(schema: Any, good: str, bad: str) -> No
         ({"$ref": "#/$defs/x", "$defs": {"x": {"not": {}}}}, "#/$defs/x/not", 'held to "not"'),
         ({"$ref": "https://example.org/s.json"}, "#/$ref", "schemas are not fetched: copy it under"),
         ({"items": {"$ref": "other.json#/x"}}, "#/items/$ref", "schemas are not fetched"),
-        ({"$ref": "#/$defs/x"}, "#/$ref", "names nothing in this schema"),
-        ({"$ref": "#x"}, "#/$ref", "names nothing in this schema"),
-        ({"$ref": 5}, "#/$ref", "names nothing in this schema"),
+        ({"$ref": "#/$defs/x"}, "#/$ref", "points to nothing in this schema"),
+        ({"$ref": "#x"}, "#/$ref", "points to nothing in this schema"),
+        ({"$ref": 5}, "#/$ref", "points to nothing in this schema"),
         ({"$dynamicRef": "#x"}, "#/$dynamicRef", 'use "$ref"'),
         (
             {"oneOf": [{"type": "number"}, {"type": "null"}, {"type": "integer"}]},
@@ -183,7 +183,7 @@ def test_the_schema_false_and_values_that_are_not_schemas() -> None:
 def test_unchecked_formats_give_a_warning() -> None:
     schema = {"properties": {"a": {"type": "string", "format": "color"}, "b": {"format": "uuid", "type": "string"}}}
     result = adapted(schema)
-    assert result.notes == ["What is not a known format is not checked: color."]
+    assert result.notes == ["Unknown formats are not checked: color."]
     assert result.root["properties"]["a"] == {"type": "string"} and "format" in result.root["properties"]["b"]
 
 

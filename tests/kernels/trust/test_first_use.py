@@ -134,7 +134,7 @@ def test_the_verdict_of_a_good_kernel_is_kept(folder: Path, checks: list[str]) -
         forget()
     assert (checks, told) == ([""], [])
     (finding,) = json.loads(llm("doctor", "--device", "cpu", "--json").stdout)["kernels"]
-    assert finding["level"] == "good" and "gave what the readable model gives" in finding["message"]
+    assert finding["level"] == "good" and "matched the readable model" in finding["message"]
 
 
 def test_replies_of_the_readable_model_do_not_check_kernels(folder: Path, checks: list[str]) -> None:

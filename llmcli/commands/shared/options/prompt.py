@@ -124,7 +124,9 @@ class PromptOptions:
         if self.raw and self.system:
             raise UsageError("--raw leaves out the chat template, so there is no place for a --system prompt.")
         if self.raw and (self.chat_template or self.template_arg):
-            raise UsageError("--raw leaves out the chat template, so --chat-template and --template-arg say nothing.")
+            raise UsageError(
+                "--raw leaves out the chat template, so --chat-template and --template-arg have no effect."
+            )
 
     def variables(self) -> dict[str, object]:
         """The variables of the chat template that --template-arg sets; see `template_variables` for errors."""
