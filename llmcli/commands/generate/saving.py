@@ -81,7 +81,7 @@ def continued(invocation: typer.Context, options: GenerateOptions) -> tuple[Path
         raise UsageError("--log does not go with --fill-in, whose prompt is two texts.")
     name = "--resume" if saving.resume is not None else "--continue"
     if (saving.continue_latest or saving.resume is not None) and (prompt.fill_in is not None or prompt.raw):
-        raise UsageError(f"{name} goes on with a conversation, and --raw and --fill-in leave out the chat template.")
+        raise UsageError(f"{name} continues a conversation, and --raw and --fill-in leave out the chat template.")
     model = options.model.model if is_flag_given(invocation, "model") else None
     path = conversation_path(saving, model)
     if path is None:

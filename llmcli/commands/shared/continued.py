@@ -42,10 +42,8 @@ def conversation_path(saving: SavingOptions, model: str | None) -> Path | None:
         if model is not None and (settings.source == model_source(model) or settings.model == model):
             return _continuable(path)
     if not paths:
-        raise UsageError("There is no conversation to go on with: no chat has been saved, and no run with --log.")
-    raise UsageError(
-        f"There is no conversation with {model} to go on with; --resume ID -m {model} goes on with any other."
-    )
+        raise UsageError("There is no conversation to continue: no chat has been saved, and no run with --log.")
+    raise UsageError(f"There is no conversation with {model} to continue; --resume ID -m {model} continues any other.")
 
 
 def restored_options(
@@ -80,8 +78,8 @@ def _continuable(path: Path) -> Path:
     for _, settings in _settings_of([path]):
         if settings.raw:
             raise UsageError(
-                f"The run {path.stem} continued a text without a chat template, so it is no conversation to go on "
-                "with. --resume ID goes on with another; llm chats list and llm log show them."
+                f"The run {path.stem} continued a text without a chat template, so it cannot be "
+                "continued as a conversation. --resume ID continues another; llm chats list and llm log show them."
             )
     return path
 

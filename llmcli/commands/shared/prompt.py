@@ -37,7 +37,7 @@ def reply_prompt(
         return replace(ReplyPrompt.make(loaded.tokenizer, None, text), control_tokens=options.control_tokens)
     if loaded.template is None:
         if before:
-            raise UsageError(f"{loaded.name} has no chat template, so it cannot go on with a conversation.")
+            raise UsageError(f"{loaded.name} has no chat template, so it cannot continue a conversation.")
         if options.system:
             raise UsageError(f"{loaded.name} has no chat template, so there is no place for a --system prompt.")
         if variables:

@@ -165,10 +165,10 @@ def test_several_replies_are_branches(speaker: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["-c", "hi"], "There is no conversation to go on with"),
+        (["-c", "hi"], "There is no conversation to continue"),
         (["--resume", "none", "hi"], "There is no conversation 'none'; `llm chats list` and `llm log` show them."),
-        (["-c", "hi", "--raw"], "--continue goes on with a conversation, and --raw"),
-        (["--resume", "x", "--fill-in", "a", "b"], "--resume goes on with a conversation, and --raw"),
+        (["-c", "hi", "--raw"], "--continue continues a conversation, and --raw"),
+        (["--resume", "x", "--fill-in", "a", "b"], "--resume continues a conversation, and --raw"),
         (["--fill-in", "a", "b", "--log"], "--log does not go with --fill-in"),
     ],
 )
@@ -186,9 +186,9 @@ def test_raw_text_is_no_conversation(speaker: Path, tmp_path: Path) -> None:
     base = write_puppet(tmp_path / "base", chain(b"Yes."))
     write_text_files(base, template=None)
     result = generate("--resume", runs()[0].stem, "-m", base, "Two?", code=2)
-    assert b"has no chat template, so it cannot go on" in result.stderr
+    assert b"has no chat template, so it cannot continue" in result.stderr
     with_model = generate("-c", "-m", "no/such", "Two?", code=2)
-    assert b"--resume ID -m no/such goes on with any other" in with_model.stderr
+    assert b"--resume ID -m no/such continues any other" in with_model.stderr
 
 
 def test_an_open_conversation_is_not_written_to(speaker: Path) -> None:
