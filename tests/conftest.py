@@ -22,7 +22,7 @@ from hypothesis import settings
 
 from llmcli.kernels.cpu import step
 
-# Before Triton is imported, by whomever: without a GPU its kernels are interpreted.
+# Before Triton is imported anywhere: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

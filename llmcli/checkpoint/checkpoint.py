@@ -48,7 +48,7 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     """The tensors in the files, under their names there."""
     sources: Mapping[str, ParameterSource]
-    """For each parameter of the model, the stored tensors it is made of."""
+    """For each parameter of the model, the stored tensors that make it up."""
     notes: tuple[str, ...]
     """Warnings for the user that stop nothing."""
     read_text_parts: Callable[[], TextParts]

@@ -46,7 +46,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """How a model is to be loaded."""
+    """How a model will be loaded."""
 
     device: torch.device
     dtype: torch.dtype

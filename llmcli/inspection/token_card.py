@@ -194,7 +194,7 @@ class _Reading:
 
     def _see(self, call: AttentionCall) -> None:
         row = call.weights(call.new - 1)[0, :, 0]  # (H, S)
-        # Overwritten by every chunk of the text; the positions are right for the last chunk, whose row counts.
+        # Overwritten by every chunk of the text; the positions are right for the last chunk, and only its row is used.
         first = len(self._context) - call.seen
         if first == 0:
             row[:, 0] = 0

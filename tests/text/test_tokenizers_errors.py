@@ -41,7 +41,7 @@ def test_a_panic_leaves_only_other_output_on_stderr(
 
     with wrap_tokenizer_errors("x"):
         os.write(2, b"before\n")
-        # Inside another's call, from its thread and from one of its own.
+        # Inside another call, from the same thread and from another one.
         read()
         other = threading.Thread(target=read)
         other.start()

@@ -156,7 +156,7 @@ def ambiguous(info: TensorInfo) -> UnsupportedModelError:
     """The error for a tensor whose shape fits several different settings."""
     return UnsupportedModelError(
         f"{info.path}: the shape of {shown(info.name)} fits several of the model's quantization settings, "
-        "which cannot be told apart; use an unquantized or a GGUF version of the model."
+        "which cannot be distinguished; use an unquantized or a GGUF version of the model."
     )
 
 

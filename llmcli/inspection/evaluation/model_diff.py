@@ -72,7 +72,7 @@ class Parting:
     first: Token | None
     second: Token | None
     first_gap: float | None
-    """In the first model, log-probability of its own token minus that of the other model's token, in nats. None if the
+    """In the first model, log-probability of its token minus that of the other model's, in nats. None if the
     other's token is not among its 20 best, or one of them ended."""
     second_gap: float | None
 

@@ -360,7 +360,7 @@ def test_settings_that_fit_the_same_shapes_are_refused(tmp_path: Path) -> None:
     case = make("int4 groups", 96, 48)
     config = json.loads(json.dumps(case.config))
     config["config_groups"]["other"] = {"weights": {"num_bits": 4, "strategy": "group", "group_size": 24}}
-    with pytest.raises(UnsupportedModelError, match="cannot be told apart"):
+    with pytest.raises(UnsupportedModelError, match="cannot be distinguished"):
         opened(tmp_path, named(case), config)
 
 

@@ -91,7 +91,7 @@ def test_c_goes_on_with_model_and_settings_of_the_last_run(speaker: Path, other:
     path = runs()[0]
     second = reply("-c", "Two?")
     assert (second["model"], second["prompt"], second["conversation"]) == ("speaker", "Two?", path.stem)
-    # The prompt of one who wrote all of it at once.
+    # The prompt of the same text written at once.
     before = [{"role": "system", "content": "Be brief."}, *({"role": role, "content": text} for role, text in (
         ("user", "One?"), ("assistant", "Yes."), ("user", "Two?")))]  # fmt: skip
     line = json.dumps({"messages": before}).encode()

@@ -1,4 +1,4 @@
-"""A kernel is checked once on a machine; one that fails is not used, and the user is told why."""
+"""A kernel is checked once on a machine; one that fails is not used, and a message says why."""
 
 from __future__ import annotations
 

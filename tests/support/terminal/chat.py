@@ -27,7 +27,7 @@ def chatting(
 ) -> Iterator[pexpect.spawn]:
     """A chat with `model` that waits for its first message; its data are below `tmp_path`.
 
-    It is forked from a process with everything imported, unless it is to be `real`.
+    It is forked from a process with everything imported, unless `real`.
     """
     env = {
         **environment_of(tmp_path),

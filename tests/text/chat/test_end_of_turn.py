@@ -52,7 +52,7 @@ def ends(source: str, *tokens: str) -> list[str]:
         # No second question, or none without a system prompt.
         ("{% if messages | length > 2 %}{{ raise_exception('one question') }}{% endif %}" + TURNS, ["<|over|>"]),
         ("{% if messages[0].role != 'system' %}{{ raise_exception('who am I?') }}{% endif %}" + TURNS, ["<|over|>"]),
-        # A system prompt of its own at the beginning.
+        # A default system prompt at the beginning.
         ("{% if messages[0].role != 'system' %}<|turn|>system\nBe kind.<|over|>\n{% endif %}" + TURNS, ["<|over|>"]),
     ],
 )

