@@ -9,6 +9,7 @@ from llmcli.commands.chat.slash_command import Command, whole_number
 from llmcli.conversations.tree import Node
 from llmcli.engine import Step
 from llmcli.errors import UsageError
+from llmcli.text.chat.attached_files import without_files
 
 _PREVIEW = 60
 
@@ -123,6 +124,6 @@ class Branches:
 
 
 def preview(text: str) -> str:
-    """The beginning of a message as one line of at most 60 characters."""
-    line = " ".join(text.split())
+    """The beginning of a message, without the files sent with it, as one line of at most 60 characters."""
+    line = " ".join(without_files(text).split())
     return line if len(line) <= _PREVIEW else f"{line[: _PREVIEW - 1]}…"

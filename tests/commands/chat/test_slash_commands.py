@@ -257,6 +257,7 @@ def test_text_from_files_and_the_editor(
     chat("Sum up")
     sent = f"{tmp_path}/a note.txt\n```\nthe text\n```\n\nSum up"
     assert chat.texts[0] == sent
+    assert "2 messages  Sum up / Yes, ok." in chat("/branches")
     (tmp_path / "binary").write_bytes(b"\0\1")
     for wrong in ("/read", "/read /nowhere", f"/read {tmp_path}/binary", f"/read {tmp_path}", "/edit first"):
         with pytest.raises(UsageError):
