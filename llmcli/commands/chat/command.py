@@ -60,11 +60,7 @@ def chat(
 
     names = [*(files or ()), *(prompt_options.file or ())]
     for name in names:
-        if not os.path.lexists(Path(name).expanduser()):
-            raise UsageError(
-                f"There is no file {name!r} to talk about. For a question, start llm chat and type it there, "
-                'or use llm generate "...".'
-            )
+        _check_text_file(name)
     texts = [(name, read_plain_text(name)) for name in names]
     speculator.find()
     load = ChatModelLoader(model_options, prompt_options, sampling_options, speculator, prompt_options.variables())
@@ -82,3 +78,15 @@ def _live_conversation(path: Path | None, *, save: bool) -> LiveConversation:
         terminal.error(damage)
     live.become_chat()
     return live
+
+
+def _check_text_file(name: str) -> None:
+    """Raise `UsageError` if there is no such file, or if it is clearly a model."""
+    path = Path(name).expanduser()
+    if path.is_dir() or path.suffix == ".gguf":
+        raise UsageError(f"{name} is not a text file. A model is given with -m: llm chat -m {name}.")
+    if not os.path.lexists(path):
+        raise UsageError(
+            f"There is no file {name!r} to talk about. A model is given with -m. For a question, start llm chat and "
+            'type it there, or use llm generate "...".'
+        )
