@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 PROMPT = "> "
 _FENCE = '"""'
+# The terminal's answer to the question for the cursor's place, and how long to wait for it.
+_CURSOR = re.compile(rb"\x1b\[(\d+);(\d+)R")
+_LONGEST_ANSWER_S = 0.3
 
 
 class Keyboard:
@@ -38,6 +44,9 @@ class Keyboard:
                 self._tty = stack.enter_context(_open_terminal())
         # The input line is drawn on stderr if standard output is a file.
         self._screen = next((each for each in (sys.stdout, sys.stderr) if terminal.can_redraw(each)), None)
+        self._is_unechoed = False
+        self._typed = b""
+        """What was typed while the terminal was asked for the cursor."""
 
     def messages(self, completer: Completer, toolbar: Callable[[str], str]) -> Iterator[str]:
         """Yield each typed message until Ctrl-D; nothing without a keyboard.
@@ -84,12 +93,51 @@ class Keyboard:
         termios.tcsetattr(self._tty, termios.TCSANOW, settings)
         try:
             self._bracket_pastes(True)
+            self._is_unechoed = True
             yield
         finally:
+            self._is_unechoed = False
             # The terminal may have been closed.
             with suppress(termios.error, OSError):
                 self._bracket_pastes(False)
                 termios.tcsetattr(self._tty, termios.TCSANOW, before)
+            self._keep_typed()
+
+    def cursor(self) -> tuple[int, int] | None:
+        """During a reply: ask the terminal for the row and the column of the cursor, from 0; None if it is silent."""
+        if not self._is_unechoed or self._tty is None or self._screen is None:
+            return None
+        if os.environ.get("PROMPT_TOOLKIT_NO_CPR") == "1":
+            return None
+        self._screen.write("\x1b[6n")
+        self._screen.flush()
+        until = time.monotonic() + _LONGEST_ANSWER_S
+        while (left := until - time.monotonic()) > 0 and select.select([self._tty], [], [], left)[0]:
+            data = os.read(self._tty.fileno(), 1024)
+            if not data:
+                break
+            self._typed += data
+            found = _CURSOR.search(self._typed)
+            if found is not None:
+                self._typed = self._typed[: found.start()] + self._typed[found.end() :]
+                return int(found[1]) - 1, int(found[2]) - 1
+        return None
+
+    def _keep_typed(self) -> None:
+        """Give the line editor what was typed while the terminal was asked for the cursor."""
+        if not self._typed or self._tty is None:
+            return
+        from prompt_toolkit.input import create_input
+        from prompt_toolkit.input.typeahead import store_typeahead
+        from prompt_toolkit.input.vt100_parser import Vt100Parser
+        from prompt_toolkit.key_binding.key_processor import KeyPress
+
+        keys: list[KeyPress] = []
+        parser = Vt100Parser(keys.append)
+        parser.feed(self._typed.decode("utf-8", errors="surrogateescape"))
+        parser.flush()
+        store_typeahead(create_input(self._tty), keys)
+        self._typed = b""
 
     def _bracket_pastes(self, on: bool) -> None:
         """Turn bracketed paste on or off: the terminal then marks pasted text, which becomes one message."""

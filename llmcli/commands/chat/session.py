@@ -218,7 +218,7 @@ class ChatSession:
         if not self.plain and not self.report.probs and terminal.can_draw():
             from llmcli.views.reply.markdown_writer import MarkdownReply
 
-            return MarkdownReply()
+            return MarkdownReply(self.keyboard.cursor)
         from llmcli.views.reply.writer import ReplyWriter
 
         return ReplyWriter(colored=self.report.probs)

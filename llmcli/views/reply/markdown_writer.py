@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +13,7 @@ from rich.text import Text
 from llmcli.views.reply.markdown_blocks import lines_of
 from llmcli.views.reply.markdown_stream import MarkdownStream
 from llmcli.views.terminal import terminal
-from llmcli.views.terminal.live_region import OpenLines
+from llmcli.views.terminal.live_region import OpenLines, rewraps
 from llmcli.views.terminal.sanitize import visible
 from llmcli.views.terminal.unencodable import HANDLER
 
@@ -28,8 +29,9 @@ class MarkdownReply:
     --quiet neither is shown.
     """
 
-    def __init__(self) -> None:
-        self._lines = OpenLines(_write, lambda: terminal.size(sys.stdout))
+    def __init__(self, cursor: Callable[[], tuple[int, int] | None] = lambda: None) -> None:
+        """`cursor` returns the row and column of the cursor on the screen, from 0; None if unknown."""
+        self._lines = OpenLines(_write, lambda: terminal.size(sys.stdout), rewraps=rewraps(), cursor=cursor)
         # Rich also knows "windows", a palette that terminals reached here do not report.
         self._colors = cast("Colors", terminal.console_out().color_system)
         self._answer = MarkdownStream(self._lines, self._colors)

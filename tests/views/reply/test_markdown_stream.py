@@ -25,7 +25,9 @@ BITS = (
 
 
 def stream_on(emulator: Emulator, least_pause_s: float = 0.0) -> MarkdownStream:
-    return MarkdownStream(OpenLines(emulator.write, emulator.size, least_pause_s=least_pause_s, pauses=0), None)
+    return MarkdownStream(
+        OpenLines(emulator.write, emulator.size, least_pause_s=least_pause_s, pauses=0, rewraps=False), None
+    )
 
 
 def pieces(text: str, places: Iterable[int]) -> list[str]:
@@ -81,7 +83,7 @@ def test_only_changed_lines_are_written_in_one_write() -> None:
     stream.push("one two three four five six seven eight nine ten eleven")
     assert emulator.lines() == ["one two three four five six seven eight", "nine ten eleven"]
     stream.push(" twelve")
-    assert emulator.writes[-1] == "\x1b[?2026h\r\x1b[Jnine ten eleven twelve\x1b[?2026l"
+    assert emulator.writes[-1] == "\x1b[?2026h\r\x1b[2Knine ten eleven twelve\x1b[?2026l"
     stream.push("")
     assert len(emulator.writes) == 2
 
