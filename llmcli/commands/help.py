@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 _WIDEST = 100
 """Columns; longer lines of prose are hard to follow."""
-_HINT = "llm help TOPIC shows a page, llm help COMMAND what a command does, llm help WORD the sections that contain it."
+_HINT = (
+    "llm help TOPIC shows a page, llm help COMMAND what a command does, llm help --FLAG the entry of a flag, llm help "
+    "WORD the sections that contain it."
+)
 
 
 @with_options
@@ -28,7 +31,7 @@ def help_(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TOPIC|COMMAND|WORD]...",
+            metavar="[TOPIC|COMMAND|--FLAG|WORD]...",
             autocompletion=TOPICS,
             help="What to look up. Default: the list of topics.",
         ),
@@ -40,7 +43,7 @@ def help_(
     *,
     terminal_options: Annotated[TerminalOptions, only("color")],
 ) -> None:
-    """Show the manual: a page, a command's flags, or all sections that contain a word."""
+    """Show the manual: a page, a command's flags, a flag's entry, or all sections that contain a word."""
     asked = " ".join(words or ())
     if not asked:
         terminal.write_line(_topics())
@@ -56,7 +59,7 @@ def help_(
         if about:
             terminal.note("More about it: " + ", ".join(f"llm help {topic}" for topic in about[:3]) + ".")
     else:
-        found = pages.search(asked)
+        found = pages.about_flag(asked) or pages.search(asked)
         if not found:
             raise UsageError(f"No page of the manual contains {asked!r}. llm help lists the topics.")
         _show("\n".join(f"*llm help {section.topic}*\n\n{section.text}" for section in found), pager=pager)

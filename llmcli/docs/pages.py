@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ TOPICS = (
 )
 """The names of the pages, in the order in which `llm help` lists them."""
 
+_FIRST_CELL = re.compile(r"\| (`.+?)(?<!\\) \|")
 _HEADING = re.compile(r"#{1,6} +(.+)")
 
 
@@ -73,6 +75,12 @@ def search(words: str) -> list[Section]:
     return sorted(found, key=lambda one: wanted not in one.title.casefold())
 
 
+def about_flag(flag: str) -> list[Section]:
+    """The sections with an entry for the flag, each cut down to its title and the table rows of that flag."""
+    every = (one for topic in TOPICS for one in sections(topic))
+    return [Section(one.topic, one.title, rows) for one in every if (rows := _rows(one.text, flag))]
+
+
 def topics_about(command: str) -> list[str]:
     """The pages that mention `llm COMMAND`, the most mentions first."""
     spelled = re.compile(rf"\bllm {re.escape(command)}\b")
@@ -91,6 +99,21 @@ def for_terminal(text: str) -> str:
             line = re.sub(r"<!--.*?-->|^!\[.*]\(.*\)$", "", line)
         lines.append(line)
     return "\n".join(lines)
+
+
+def _rows(text: str, flag: str) -> str:
+    """The first line of a section, and its table rows that begin with the flag, below their tables' heads."""
+    first, *lines = text.split("\n")
+    found: list[str] = []
+    head: list[str] = []
+    for before, line in itertools.pairwise(lines):
+        cell = _FIRST_CELL.match(line)
+        if line.startswith("|---"):
+            head = ["", before, line]
+        elif cell and any(code.split()[0] == flag for code in re.findall(r"`([^`]+)`", cell[1])):
+            found += [*head, line]
+            head = []
+    return "\n".join([first, *found]) + "\n" if found else ""
 
 
 def _as_command(link: re.Match[str]) -> str:

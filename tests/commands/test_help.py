@@ -39,9 +39,17 @@ def test_a_word_is_searched_for() -> None:
     assert "## Flags" not in result
 
 
-def test_the_name_of_an_option_is_searched_for() -> None:
-    result = llm("help", "--dry-base").stdout.decode()
-    assert result.startswith("*llm help usage*") and "| `--dry-base B` |" in result
+def test_a_flag_is_explained_by_its_entry_alone() -> None:
+    result = llm("help", "--dry-base").stdout.decode().splitlines()
+    assert result[:4] == ["*llm help usage*", "", "## Sampling", ""]
+    assert len(result) == 7 and result[6].startswith("| `--dry-base B` |")
+    assert result[4:6] == ["| flag | what it does |", "|---|---|"]
+    assert llm("help", "--min-prob").stdout.startswith(b"*llm help structured-output*")
+    # Of several commands.
+    shared = llm("help", "-f").stdout.decode()
+    assert "`--file FILE`, `-f`" in shared and "`--format FORMAT`, `-f`" in shared
+    # No entry begins with it.
+    assert "## Saved prompts" in llm("help", "--param key=value").stdout.decode()
 
 
 def test_topics_are_wrapped_to_the_width_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
