@@ -24,6 +24,7 @@ from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.huggingface.config import FamilyConfig, family_config, model_config, tensor_names
 from llmcli.checkpoint.huggingface.names import TensorNames, belongs_to_model, is_ignored_name
 from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors
+from llmcli.checkpoint.huggingface.stacked_experts import without_stacks
 from llmcli.checkpoint.native.params import hf_keys
 from llmcli.checkpoint.quantized.settings import quantization_settings
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
@@ -81,7 +82,8 @@ def read_folder(folder: Path) -> FolderContents | None:
     description = family_config(keys)
     tensors: Mapping[str, StoredTensor]
     if weights.layout == "safetensors":
-        tensors = _collapse_quantized(read_weights(indexes, weights, read_safetensors), keys, folder)
+        stored = without_stacks(read_weights(indexes, weights, read_safetensors))
+        tensors = _collapse_quantized(stored, keys, folder)
     else:
         tensors = _read_torch(indexes, weights, keys)
     if description.family.adapters:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
+from llmcli.checkpoint.tensors.gguf_parameter_sources import KeysAndValues
 from llmcli.checkpoint.tensors.parameter_sources import (
     Joined,
     OneRow,
@@ -29,12 +30,16 @@ _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
 _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 _FUSED_GATE_UP = ("mlp.gate_up_proj", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
+_KEYS_AND_VALUES = ("embed_q", "unembed_out")
 _EXPERT_STACKS = ("mlp.experts", "feed_forward.experts", "block_sparse_moe.experts")
 # Other names of two stacks.
 _STACKS = {"gate_up_proj": "fc1.weight", "down_proj": "fc2.weight"}
 # Names of single experts: the prefix before the number, and the names of gate, up and down after it.
 _SINGLE_EXPERTS = (
     ("mlp.experts", "gate_proj", "up_proj", "down_proj"),
+    ("mlp.switch_mlp", "gate_proj", "up_proj", "down_proj"),
+    ("block_sparse_moe.switch_mlp", "gate_proj", "up_proj", "down_proj"),
+    ("feed_forward.experts", "gate_proj", "up_proj", "down_proj"),
     ("block_sparse_moe.experts", "w1", "w3", "w2"),
 )
 
@@ -69,8 +74,11 @@ class HFTensors:
         if local == "mlp.gate.e_score_correction_bias":
             return OneRow(name)
         if self.config.latent is not None:
+            if module == "self_attn.kv_b_proj" and self.names.has(f"{at}self_attn.embed_q.weight"):
+                # As MLX stores it.
+                return KeysAndValues(*(self.names.full(f"{at}self_attn.{part}.weight") for part in _KEYS_AND_VALUES))
             return Source(name, self._latent_pairs(module))
-        if self.family.matrices_transposed and kind == "weight" and module in _TRANSPOSED_MATRICES:
+        if kind == "weight" and module in _TRANSPOSED_MATRICES and self._matrices_transposed():
             return Rearranged(name, transposed=True)
         return Source(name)
 
@@ -90,7 +98,7 @@ class HFTensors:
         if self.family.qkv_order != "joined":
             return Source(fused, pairs, self._qkv_ranges(shape, which), rows)
         start, count = sum(sizes[:which]), sizes[which]
-        if self.family.matrices_transposed and kind == "weight":
+        if kind == "weight" and self._matrices_transposed():
             return Rearranged(fused, transposed=True, picks=(slice(start, start + count),))
         return Source(fused, pairs, ((start, start + count),), rows)
 
@@ -105,6 +113,12 @@ class HFTensors:
         before = (0, sizes[0], sizes[0] + sizes[1]) if by_head else (0, sizes[0] + sizes[2], sizes[0])
         starts = (part * sum(sizes) + before[which] for part in range(parts))
         return tuple((start, start + sizes[which]) for start in starts)
+
+    def _matrices_transposed(self) -> bool:
+        """Whether matrices are stored transposed; MLX stores those of such families straight."""
+        fused = self.names.first_of(self.names.layer(0), FUSED_QKV, "weight")
+        straight = fused is not None and self.stored[fused].shape[:1] != (self.config.hidden_size,)
+        return self.family.matrices_transposed and not straight
 
     def _norm_of_each_head(self, at: str, module: str, kind: str, layer: LayerConfig) -> ParameterSource:
         shape = self.config.heads_of(layer)

@@ -24,6 +24,7 @@ from llmcli.checkpoint.quantized.fp8_fp4 import (
     collapse_mxfp4,
 )
 from llmcli.checkpoint.quantized.gptq_awq import GPTQ_BITS, collapse_awq, collapse_gptq
+from llmcli.checkpoint.quantized.mlx import collapse_mlx
 from llmcli.checkpoint.quantized.settings import quantization_settings
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -37,7 +38,7 @@ _ACTIVATION_PARTS = re.compile(
 _LARGEST_ACTIVATION_PART = 1 << 20
 # Parts of a quantized weight; one that remains means that other parts are missing.
 _WEIGHT_PARTS = re.compile(
-    r".*(\.(qweight|qscale_weight|qzeros|scales|g_idx|SCB|weight_(packed|shape|zero_point|g_idx|global_scale|scale|scale_2)"
+    r".*(\.(qweight|qscale_weight|qzeros|scales|biases|g_idx|SCB|weight_(packed|shape|zero_point|g_idx|global_scale|scale|scale_2)"
     r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*))|_scale_inv|_blocks|_scales)"
 )
 _PLAIN = ("F64", "F32", "F16", "BF16")
@@ -81,7 +82,9 @@ def _method(settings: ConfigKeys) -> str | None:
         return "bitsandbytes"
     if "config_groups" in settings.values:
         return "compressed-tensors"
-    return "modelopt" if "quant_algo" in settings.values else None
+    if "quant_algo" in settings.values:
+        return "modelopt"
+    return "mlx" if {"group_size", "bits"} <= settings.values.keys() else None
 
 
 def _unsupported(settings: ConfigKeys, what: str) -> UnsupportedModelError:
@@ -178,6 +181,7 @@ _METHODS: dict[str, Callable[[TensorPool, ConfigKeys], None]] = {
     "modelopt": _modelopt,
     "mxfp4": _mxfp4,
     "bitsandbytes": _bitsandbytes,
+    "mlx": collapse_mlx,
 }
 
 

@@ -60,6 +60,10 @@ class GridRows:
     """A further scale of the whole tensor, or one for each expert."""
     global_divides: bool = False
     """Whether scales are divided by the global scale instead of multiplied."""
+    global_unit: int = 1
+    """What the global scale is divided by."""
+    fraction: int = 1
+    """Codes are whole multiples of 1 / `fraction`, if they are to be packed."""
 
     def __call__(self, reader: RowReader, start: int, stop: int) -> Tensor:
         """Rows or experts `start` to `stop`, float32 (all rows of these, K)."""
@@ -72,13 +76,19 @@ class GridRows:
         return dequantized(codes, scales, zeros, groups)
 
     def packed(self, reader: RowReader, start: int, stop: int) -> Groups:
-        """Rows `start` to `stop` as codes and scales, for signed 8-bit codes with groups within a row.
+        """Rows `start` to `stop` as codes and scales, for signed codes of up to 8 bits with groups within a row.
 
         A bfloat16 scale of at least 2^-17 is exact in half precision; a smaller one is off by at most 2^-25, which is
-        2^-18 for the largest of its weights.
+        2^-18 for the largest of its weights. A power of two is exact from 2^-24 on.
+
+        Raises:
+            CheckpointError: a scale is too large for half precision.
         """
         codes, scales, _ = self._numbers(reader, start, stop)
-        return grouped(codes + 128, scales, None, self.cell[1])
+        groups = grouped(codes * self.fraction + 128, scales / self.fraction, None, self.cell[1])
+        if not bool(groups.scale.isfinite().all()):
+            raise too_large(self.scale)
+        return groups
 
     @property
     def packable(self) -> bool:
@@ -105,7 +115,7 @@ class GridRows:
         of_row = torch.arange(low, high) // cell_rows - first
         scales = _floats(read(self.scale, first, last))  # (E, cells, G)
         if self.global_scale is not None:
-            factor = read(flat(self.global_scale), 0, 1).float()
+            factor = read(flat(self.global_scale), 0, 1).float() / self.global_unit
             scales = scales / factor if self.global_divides else scales * factor
         scales = scales.index_select(1, of_row).flatten(0, 1)  # (R, G)
         zeros = None
@@ -157,6 +167,14 @@ def ambiguous(info: TensorInfo) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{info.path}: the shape of {shown(info.name)} fits several of the model's quantization settings, "
         "which cannot be distinguished; use an unquantized or a GGUF version of the model."
+    )
+
+
+def too_large(info: TensorInfo) -> CheckpointError:
+    """The error for scales that packed weights cannot hold."""
+    return CheckpointError(
+        f"{info.path}: tensor {shown(info.name)} has numbers above 65504, which packed weights cannot hold. Use "
+        "--dtype bfloat16 to load the model."
     )
 
 

@@ -14,6 +14,10 @@ from llmcli.errors import CheckpointError
 
 def quantization_settings(tensors: Mapping[str, TensorInfo], config: ConfigKeys, folder: Path) -> ConfigKeys | None:
     """The keys that describe the quantization, from any of their places; None if there are none."""
+    mlx = config.get("quantization")
+    if isinstance(mlx, dict) and mlx.keys() & {"bits", "group_size", "mode"}:
+        # MLX may leave a `quantization_config` of the model that it was made from.
+        return ConfigKeys({**mlx, "quant_method": "mlx"}, config.path)
     for keys in (config, config.section("text_config")):
         for name in ("quantization_config", "compression_config"):
             settings = None if keys is None else keys.section(name)

@@ -21,14 +21,18 @@ from llmcli.model.quantized.layout import PackedFormat, wide
 from llmcli.model.quantized.matrix import QuantizedLinear
 from tests.support.models.tiny import edit_config, random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
-from tests.support.quantized.cases import CASES, Case, awq, gptq, make, packed_integers, scaled_int8
+from tests.support.quantized.cases import CASES, Case, awq, gptq, make, mlx, packed_integers, scaled_int8
 from tests.support.quantized.models import MODULE, named, opened
 
 # Groups of inputs are in order, as the configurations say.
-KEPT = ["gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group"]
+KEPT = [
+    "gptq 2 bits", "gptq 3 bits", "gptq 4 bits", "gptq, one group", "gptq v2", "awq", "awq, one group",
+    "mlx 1 bits", "mlx 2 bits", "mlx 3 bits", "mlx 4 bits",
+]  # fmt: skip
 # Zero points are also in the middle.
 KEPT_IN_8_BITS = [
     "gptq 8 bits, symmetric", "gptq 8 bits, symmetric, one group, v2", "int8 packed", "int8 channels, short scales",
+    "mlx mxfp4",
 ]  # fmt: skip
 
 
@@ -153,6 +157,7 @@ def quantized_model(folder: Path, made: Callable[[tuple[int, int], int], Case]) 
     [
         ("gptq 4 bits", None), ("awq", None), ("gptq 4 bits", "int4"), ("awq", "int4"),
         ("gptq 8 bits, symmetric", None), ("gptq 8 bits, symmetric", "int8"), ("int8 packed", None),
+        ("mlx 4 bits", None), ("mlx mxfp4", None),
     ],
 )  # fmt: skip
 def test_models_compute_with_packed_codes(name: str, quantize: str | None, tmp_path: Path) -> None:
@@ -180,6 +185,7 @@ def test_models_compute_with_packed_codes(name: str, quantize: str | None, tmp_p
         (partial(gptq, bits=4, group=128), wide(4)),
         (partial(gptq, bits=3, group=-1, version="gptq_v2"), wide(4)),
         (partial(awq, group=64), wide(4, 32)),
+        (partial(mlx, bits=4, group=32), wide(4, 32)),
         (partial(awq, group=128), wide(4)),
         (partial(gptq, bits=8, group=32, symmetric=True), wide(8, 32)),
         (partial(gptq, bits=8, group=128, symmetric=True), wide(8, 128)),

@@ -218,6 +218,34 @@ def mxfp4(n: int, k: int, rng: torch.Generator) -> Case:
     return Case(tensors, weight, config)
 
 
+def mlx(n: int, k: int, rng: torch.Generator, *, bits: int, group: int = 32, scale: torch.dtype | None = None) -> Case:
+    q, s = codes(0, 1 << bits, (n, k), rng), scales((n, k // group), rng).to(scale or torch.float16)
+    b = (s.float() * -(1 << (bits - 1)) * (torch.rand(s.shape, generator=rng) * 0.4 + 0.8)).to(s.dtype)
+    tensors = {".weight": packed_rows(q, bits).view(torch.uint32), ".scales": s, ".biases": b}
+    shape = (n, k)
+    weight = q.float() * spread(s.float(), 1, group, shape) + spread(b.float(), 1, group, shape)
+    return Case(tensors, weight, {"group_size": group, "bits": bits, "mode": "affine"})
+
+
+def mlx_floats(n: int, k: int, rng: torch.Generator, *, mode: str) -> Case:
+    """The modes of MLX that store 4-bit or 8-bit floats with a scale of 8 bits for each group."""
+    group = 16 if mode == "nvfp4" else 32
+    if mode == "mxfp8":
+        w = fp8_codes((n, k), rng)
+        stored, values = w.view(torch.uint8).view(torch.uint32), w.float()
+    else:
+        q = codes(0, 16, (n, k), rng)
+        stored, values = packed_rows(q, 4).view(torch.uint32), torch.tensor(FP4)[q]
+    if mode == "nvfp4":
+        fp8_scales = (scales((n, k // group), rng) * 10).to(torch.float8_e4m3fn)
+        kept, s = fp8_scales.view(torch.uint8), fp8_scales.float()
+    else:
+        exponents = codes(115, 122, (n, k // group), rng)
+        kept, s = exponents.to(torch.uint8), torch.pow(2.0, exponents - 127)
+    config = {"group_size": group, "bits": 8 if mode == "mxfp8" else 4, "mode": mode}
+    return Case({".weight": stored, ".scales": kept}, values * spread(s, 1, group, (n, k)), config)
+
+
 def bitsandbytes4(
     n: int,
     k: int,
@@ -316,6 +344,9 @@ CASES: dict[str, Maker] = {
     "nf4 nested, stored as bfloat16": partial(bitsandbytes4, kind="nf4", nested=True, storage=torch.bfloat16),
     "fp4": partial(bitsandbytes4, kind="fp4", nested=False, block=128),
     "bitsandbytes int8": bitsandbytes8,
+    **{f"mlx {bits} bits": partial(mlx, bits=bits) for bits in (1, 2, 3, 4, 5, 6, 8)},
+    "mlx 4 bits, long scales": partial(mlx, bits=4, scale=torch.float32),
+    **{f"mlx {mode}": partial(mlx_floats, mode=mode) for mode in ("mxfp4", "nvfp4", "mxfp8")},
 }
 
 
