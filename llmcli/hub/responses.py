@@ -110,7 +110,7 @@ def _check_headers(response: Any) -> None:
         return
     for header, allowed in _HEADERS.items():
         value = response.headers.get(header)
-        # Strip what the library strips.
+        # Strip the same characters as the library.
         if value and not allowed.fullmatch(value.lstrip("W/").strip('"')):
             raise ModelNotFoundError(
                 f"The server calls the content of a file {shown(value)} ({header}), which is not a name that the hub "

@@ -12,7 +12,7 @@ from tests.support.manual import PAGES, README, ROOT, TEXTS, anchors, links, pro
 # Phrases that a reader has to decode.
 _PHRASES = (
     r"whoever|whomever|nobody|so many|(?:is|are|was|be) had|(?:is|are|be) told|lies|of its own|what is there"
-    r"|goes on|go on|gone on|as it stands|looks on"
+    r"|goes on|go on|going on|gone on|as it stands|looks on"
 )
 # With British spellings.
 IDIOMS = re.compile(

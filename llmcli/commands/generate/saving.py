@@ -91,7 +91,7 @@ def continued(invocation: typer.Context, options: GenerateOptions) -> tuple[Path
     tree, _ = read_conversation(path)
     if terminal.is_terminal(sys.stderr):
         title = " ".join(tree.title().split())
-        terminal.note(f"Going on with {path.stem}: {title if len(title) <= _TITLE else title[: _TITLE - 1] + '…'}")
+        terminal.note(f"Continuing {path.stem}: {title if len(title) <= _TITLE else title[: _TITLE - 1] + '…'}")
     if tree.settings is None:
         return path, options
     restored = restored_options(invocation, tree.settings, options.model, prompt)

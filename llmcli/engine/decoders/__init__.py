@@ -1,1 +1,1 @@
-"""Token sources: the ways in which the next token of a reply comes about."""
+"""Token sources: the ways to choose the next token of a reply."""

@@ -189,7 +189,7 @@ def head_count(config: ModelConfig, block: int) -> int:
 
 
 def check_head(config: ModelConfig, block: int, head: int | None) -> None:
-    """Raise `UsageError` if the block has no such query head; None stands for all heads."""
+    """Raise `UsageError` if the block has no such query head; None means all heads."""
     count = head_count(config, block)
     if head is not None and not 0 <= head < count:
         raise UsageError(f"There is no head {head}: block {block} has {count}, numbered from 0.")
