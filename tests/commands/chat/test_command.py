@@ -92,8 +92,8 @@ def test_probabilities_color_the_reply(tmp_path: Path) -> None:
     )
     with chatting(tmp_path, model, "--probs", "--top", "2", TERM="xterm-256color") as child:
         child.sendline("hi")
-        child.expect(r"b\x1b\[37;48;5;\d+mf\x1b\[0m")
-        child.expect_exact("20-50 %")
+        child.expect(r"b\x1b\[38;5;\d+;48;5;\d+mf\x1b\[0m")
+        child.expect_exact("20%+")
         child.expect("could have been")
         child.expect(r"45\.[01]%")
         child.expect(r"30\.0%")

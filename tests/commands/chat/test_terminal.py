@@ -202,7 +202,8 @@ def test_files_are_attached_to_the_first_message(tmp_path: Path, speaker: Path) 
         child.sendline("And?")
         child.expect_exact("Yes, ok.")
         leave(child)
-    assert questions(tmp_path) == ["Which?\n\nText one.\n\nText two.", "And?"]
+    sent = "\n\n".join(f"{tmp_path}/{name}\n```\nText {name}.\n```" for name in ("one", "two"))
+    assert questions(tmp_path) == [f"{sent}\n\nWhich?", "And?"]
 
 
 def test_piped_text_is_answered_before_typed_text(tmp_path: Path, speaker: Path) -> None:
