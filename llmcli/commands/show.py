@@ -111,14 +111,31 @@ def _show_templates(parts: TextParts, *, as_json: bool) -> None:
 
 
 def _how_it_runs(checkpoint: Checkpoint) -> str:
-    """The implementation that would run the model on this machine; for the readable model, also why."""
+    """The implementation that would run the model on this machine, and which weights it would round or decode."""
     from llmcli.device import find_device
     from llmcli.kernels.cpu.build import load_library
     from llmcli.kernels.select import why_no_kernel
 
     device = find_device("auto")
     if reason := why_no_kernel(checkpoint.config, device):
-        return f"on {device.type} by the readable model ({reason})"
+        return f"on {device.type} by the readable model ({reason}){_changed_weights(checkpoint, packed=False)}"
     if device.type == "cuda":
-        return "on cuda by Triton kernels"
-    return f"on {device.type} by the C kernel ({load_library().isa})"
+        import torch
+
+        from llmcli.checkpoint.load_packed import default_packing
+
+        packing = default_packing(checkpoint, torch.device("cuda"))
+        return f"on cuda by Triton kernels{_changed_weights(checkpoint, packed=packing is not None)}"
+    return f"on {device.type} by the C kernel ({load_library().isa}){_changed_weights(checkpoint, packed=True)}"
+
+
+def _changed_weights(checkpoint: Checkpoint, *, packed: bool) -> str:
+    from llmcli.checkpoint.changed_encodings import changed_encodings
+
+    changed = changed_encodings(checkpoint, packed=packed)
+    parts = [
+        f"{', '.join(names)} {what}"
+        for names, what in ((changed.rounded, "rounded to 8 bits"), (changed.decoded, "decoded"))
+        if names
+    ]
+    return f"; weights in memory: {'; '.join(parts)}" if parts else ""

@@ -5,9 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType as Kind
 
-from tests.support.models.tiny import TEMPLATE, write_text_files
+from tests.support.gguf.families import made, quantized
+from tests.support.gguf.writer import write_gguf
+from tests.support.models.tiny import TEMPLATE, tiny_model, write_text_files
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
+from tests.support.quantized.models import save_quantized
 from tests.support.terminal.cli import llm
 
 
@@ -40,3 +44,30 @@ def test_a_model_without_a_template_is_reported(model: Path) -> None:
     result = llm("show", model, "--template")
     assert (result.returncode, result.stdout) == (2, b"")
     assert b"no chat template" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mlx 4 bits", ""),
+        ("mlx 6 bits", "; weights in memory: MLX 6-bit decoded"),
+        ("compressed nvfp4", "; weights in memory: NVFP4 decoded"),
+    ],
+)
+def test_weights_that_are_decoded_are_named(name: str, words: str, tmp_path: Path) -> None:
+    save_quantized(tiny_model("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1), tmp_path, name)
+    runs = json.loads(llm("show", tmp_path, "--json").stdout)["runs"]
+    if "readable model" in runs:
+        pytest.skip("nothing computes with packed weights on this machine")
+    assert runs.partition(")")[2] == words
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "IQ3_S"])
+def test_weights_that_are_rounded_are_named(kind: str, tmp_path: Path) -> None:
+    model = made("llama 3.1", hidden_size=256, intermediate_size=256, num_hidden_layers=1)
+    path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantized(Kind[kind], "ffn"))
+    runs = json.loads(llm("show", path, "--json").stdout)["runs"]
+    if "readable model" in runs:
+        pytest.skip("nothing computes with packed weights on this machine")
+    assert runs.endswith("Q2_K rounded to 8 bits") == (kind == "Q2_K")
+    assert ("in memory" in runs) == (kind == "Q2_K")

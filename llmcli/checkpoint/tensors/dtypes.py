@@ -6,6 +6,7 @@ Names are those of safetensors (`F32`, `BF16`, ...) and ggml (`Q4_K`, ...), whic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ NUMBERS: dict[str, Layout] = {name: Layout(name, 1, size) for name, size in _NUM
 
 LAYOUTS: dict[str, Layout] = {**NUMBERS, **{layout.name: layout for layout in _BLOCKS}}
 """All encodings that can be read, by name."""
+
+CODES_KEPT: dict[str, Literal[4, 8]] = {
+    "Q4_0": 4,
+    "Q4_1": 4,
+    "Q4_K": 4,
+    "Q5_0": 8,
+    "Q8_0": 8,
+    "IQ1_S": 4,
+    "IQ2_XXS": 8,
+    "IQ3_XXS": 8,
+    "IQ3_S": 8,
+    "IQ4_NL": 8,
+    "TQ1_0": 4,
+    "TQ2_0": 4,
+}
+"""Block formats whose codes packed weights keep, and bits of a packed code; the others are rounded to 8 bits."""
 
 UNSUPPORTED_SAFETENSORS_TYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
 """Types of less than a byte in the safetensors format; not supported."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from llmcli.checkpoint.tensors import ggml_blocks, ggml_low_bits
+from llmcli.checkpoint.tensors.dtypes import CODES_KEPT
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.model.quantized.layout import COLUMNS, Bits, narrow
 from llmcli.model.quantized.matrix import Groups
@@ -25,15 +26,15 @@ from llmcli.model.quantized.quantize import quantize
 
 def bits_of(encoding: str) -> Bits | None:
     """Bits per code when a block format is packed; None for plain numbers."""
-    if encoding in ("Q4_0", "Q4_1", "Q4_K", "TQ1_0", "TQ2_0", "IQ1_S"):
-        return 4
+    if encoding in CODES_KEPT:
+        return CODES_KEPT[encoding]
     return 8 if encoding in ENCODINGS and ENCODINGS[encoding].dtype is None else None
 
 
 def groups_of(encoding: str, raw: Tensor) -> Groups:
     """Convert rows of blocks, uint8 (N, blocks of a row, block bytes), to codes and scales."""
     rows, stored = len(raw), raw.flatten(0, 1)
-    if encoding not in _CONVERTERS:
+    if encoding not in CODES_KEPT:
         return quantize(ENCODINGS[encoding].decode(stored).view(rows, -1), narrow(8))
     codes, scale, minimum = _CONVERTERS[encoding](stored)
     return Groups(
