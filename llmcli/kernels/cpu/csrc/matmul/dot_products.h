@@ -1,4 +1,5 @@
-/* Integer dot products of packed weights with quantized activations, for int4.h and int8.h. */
+/* Integer dot products of packed weights with quantized activations, for int4.h and int8.h on
+   processors with AVX-512. */
 #ifndef LLM_CPU_MATMUL_DOT_PRODUCTS_H
 #define LLM_CPU_MATMUL_DOT_PRODUCTS_H
 
@@ -49,14 +50,6 @@ INLINE void multiply_group(const __m512i q[8], const int8_t *codes, const int n,
         }
         dots[i] = _mm512_add_epi32(sums[0], _mm512_add_epi32(sums[2], sums[3]));
     }
-}
-
-#elif defined(USE_AVX2)
-
-INLINE __m256i four_columns(const int8_t *codes) {
-    int32_t four;
-    memcpy(&four, codes, 4);
-    return _mm256_set1_epi32(four);
 }
 
 #endif

@@ -6,7 +6,16 @@
 #include "../abi.h"
 #include "../simd/vector.h"
 
-enum { TILE = 16, GROUP = 32, INPUT_CODES = 64, BLOCK_ROWS = 16 };
+enum { TILE = 16, GROUP = 32, BLOCK_ROWS = 16 };
+
+/* Activations of 16 bits, INPUT_CODES for a group: with AVX-512 the bytes separately, otherwise whole. */
+#ifdef USE_AVX512
+typedef int8_t Code;
+enum { INPUT_CODES = 2 * GROUP };
+#else
+typedef int16_t Code;
+enum { INPUT_CODES = GROUP };
+#endif
 
 /* Bytes of 32 columns of a row block: codes of 4 and of 8 bits, scales and minima of 4-bit weights, and scales of 8-bit
    weights. */

@@ -11,7 +11,7 @@
 static void packed_tile(Weights w, int format, const Input *in, int tile, int width, float *sums,
                         const ReadPlan *plan) {
     int64_t at = (int64_t)tile * TILE * in->groups;
-    const int8_t *codes = in->codes + at * INPUT_CODES;
+    const Code *codes = in->codes + at * INPUT_CODES;
     const float *scale = in->scale + at, *total = in->total + at;
     const int32_t *shift = in->shift + at;
     /* The width is a compile-time constant in each case, so that sums stay in registers. */

@@ -3,14 +3,15 @@
 #ifndef LLM_CPU_MATMUL_PORTABLE_H
 #define LLM_CPU_MATMUL_PORTABLE_H
 
-#include "layout.h"
+#include "weight_prefetch.h"
 #include "../simd/half.h"
 
 #if !defined(USE_AVX512) && !defined(USE_AVX2)
 
 /* `total` is only used with 4 bits, `shift` only with 8. */
-INLINE void portable_tile(Weights w, int groups, const int8_t *codes, const float *scale, const float *total,
-                          const int32_t *shift, const int n, float *sums, const int bits) {
+INLINE void any_tile(Weights w, int groups, const Code *codes, const float *scale, const float *total,
+                     const int32_t *shift, const int n, float *sums, const ReadPlan *plan, const int bits) {
+    (void)plan;
     memset(sums, 0, (size_t)n * BLOCK_ROWS * sizeof *sums);
     for (int g = 0; g < groups; g++) {
         const uint8_t *scales = w.scales + (bits == 8 ? INT8_SCALE_BYTES : INT4_SCALE_BYTES) * g;
@@ -31,12 +32,10 @@ INLINE void portable_tile(Weights w, int groups, const int8_t *codes, const floa
             int32_t dot[BLOCK_ROWS];
             for (int r = 0; r < BLOCK_ROWS; r++) dot[r] = bits == 8 ? shift[g * n + t] : 0;
             for (int j = 0; j < 8; j++) {
-                const int8_t *upper = codes + (int64_t)g * INPUT_CODES * n + 4 * (j * n + t), *lower = upper + 32 * n;
-                int32_t a[4];
-                for (int i = 0; i < 4; i++) a[i] = upper[i] * 256 + lower[i];
+                const Code *a = codes + (int64_t)g * INPUT_CODES * n + 4 * (j * n + t);
                 for (int r = 0; r < BLOCK_ROWS; r++)
                     dot[r] +=
-                        q[j][4 * r] * a[0] + q[j][4 * r + 1] * a[1] + q[j][4 * r + 2] * a[2] + q[j][4 * r + 3] * a[3];
+                        q[j][4 * r] * a[0] + q[j][4 * r + 1] * a[2] + q[j][4 * r + 2] * a[1] + q[j][4 * r + 3] * a[3];
             }
             for (int r = 0; r < BLOCK_ROWS; r++) {
                 float add = (float)dot[r] * (d[r] * scale[g * n + t]);

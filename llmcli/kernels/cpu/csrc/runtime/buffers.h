@@ -14,7 +14,7 @@ static Input new_input(Context *c, int slots, int columns) {
     if (slots % TILE) padded += tile_width(slots % TILE, 0);
     Input in = {.ld = round_up(columns, 16)};
     in.rows = floats(c, padded * in.ld);
-    in.codes = zeros(c, padded * groups * INPUT_CODES);
+    in.codes = zeros(c, padded * groups * INPUT_CODES * (int64_t)sizeof(Code));
     in.scale = floats(c, padded * groups);
     in.total = floats(c, padded * groups);
     in.shift = zeros(c, padded * groups * 4);
