@@ -130,5 +130,5 @@ def test_rows_of_a_batch_give_the_text_of_single_steps(loaded: LoadedModel, samp
     rows = BatchBackend(loaded.model, CpuStep(loaded.model, threads=1), size)
     replies = list(Batch(loaded.model, loaded.tokenizer, rows).run(Request(tuple(ids), params) for ids in prompts))
     assert [
-        (reply.text, reply.generated_tokens, reply.reason) for reply in replies if isinstance(reply, BatchReply)
+        (reply.text, reply.generated_tokens, reply.finish_reason) for reply in replies if isinstance(reply, BatchReply)
     ] == expected

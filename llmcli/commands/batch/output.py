@@ -110,7 +110,7 @@ def result_line(
             "generated_tokens": outcome.generated_tokens,
             "text": outcome.text,
             "thinking": outcome.thinking or None,
-            "finish_reason": outcome.reason,
+            "finish_reason": outcome.finish_reason,
             "seed": seed,
         }
     )

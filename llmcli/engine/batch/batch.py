@@ -42,13 +42,16 @@ class Request:
 
 @dataclass(frozen=True)
 class BatchReply:
-    """The reply to a request."""
+    """The reply to a request. `str(reply)` is its text."""
 
     text: str
     thinking: str
     prompt_tokens: int
     generated_tokens: int
-    reason: FinishReason
+    finish_reason: FinishReason
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass

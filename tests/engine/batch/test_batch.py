@@ -63,7 +63,7 @@ def together(batch: Batch, asked: Sequence[Request]) -> list[tuple[str, str, int
     replies: list[tuple[str, str, int]] = []
     for reply, request in zip(batch.run(asked), asked, strict=True):
         assert isinstance(reply, BatchReply) and reply.prompt_tokens == len(request.ids)
-        replies.append((reply.text, reply.reason, reply.generated_tokens))
+        replies.append((reply.text, reply.finish_reason, reply.generated_tokens))
     return replies
 
 
@@ -102,7 +102,7 @@ def test_a_full_context_and_prompts_too_long(request: pytest.FixtureRequest, whi
     for index in (0, 2, 3):
         reply = replies[index]
         assert isinstance(reply, BatchReply)
-        assert (reply.text, reply.reason, reply.generated_tokens) == alone(loaded, asked[index], 20)
+        assert (reply.text, reply.finish_reason, reply.generated_tokens) == alone(loaded, asked[index], 20)
     with pytest.raises(UsageError, match="made for up to 128"):
         loaded.batch_engine(context_length=129)
     for size in (0, MOST_ROWS + 1):
