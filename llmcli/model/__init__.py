@@ -10,6 +10,7 @@ options. Nothing here depends on files or on the names of model families.
 from typing import TYPE_CHECKING
 
 from llmcli.model.config import (
+    Alibi,
     ClampedGLU,
     ExpertsConfig,
     Heads,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from llmcli.model.transformer import Transformer
 
 __all__ = [
+    "Alibi",
     "ClampedGLU",
     "DynamicScaling",
     "ExpertsConfig",

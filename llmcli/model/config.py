@@ -70,6 +70,14 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Alibi:
+    """Scores fall linearly with the distance, with a slope for each head (Press et al. 2021, arXiv:2108.12409)."""
+
+    as_score: bool = False
+    """Round the biases to bfloat16 and multiply them by the scale of the scores, as Falcon does."""
+
+
+@dataclass(frozen=True)
 class LatentConfig:
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): sizes of its parts."""
 
@@ -194,6 +202,8 @@ class ModelConfig:
     """Factor on the scores; None: `1 / sqrt(size of a query head)`."""
     attention_softcap: float | None = None
     """Scores `s` become `cap * tanh(s / cap)`."""
+    alibi: Alibi | None = None
+    """Scores are biased by distance; None: they are not."""
     sinks: bool = False
     """Each head has a learned score in the softmax that stands for attending to nothing."""
     latent: LatentConfig | None = None
@@ -204,6 +214,8 @@ class ModelConfig:
     head_bias: bool = False
     learned_positions: bool = False
     """Add a learned vector for each position to the embedding."""
+    embed_norm: bool = False
+    """Normalize the embeddings."""
     embed_scale: float = 1.0
     """Factor on the embeddings."""
     embed_scale_rounded: bool = False

@@ -42,6 +42,8 @@ def _transformer(config: ModelConfig) -> _Named:
     yield "embed_tokens.weight", ParameterInfo((config.vocab_size, hidden))
     if config.learned_positions:
         yield "embed_positions.weight", ParameterInfo((config.context_length, hidden))
+    if config.embed_norm:
+        yield from _within("embed_norm", _norm((hidden,), config.norm))
     for index, layer in enumerate(config.layers):
         yield from _within(f"layers.{index}", _block(config, layer))
     yield from _within("norm", _norm((hidden,), config.norm))

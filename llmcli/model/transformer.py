@@ -36,6 +36,7 @@ class Transformer(nn.Module):
         self.embed_positions = (
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
         )
+        self.embed_norm = make_norm(config.hidden_size, config.norm_eps, config.norm) if config.embed_norm else None
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
         self.lm_head: nn.Linear | QuantizedLinear = nn.Linear(
@@ -165,7 +166,7 @@ class Transformer(nn.Module):
             x = x * (torch.tensor(factor, dtype=x.dtype).item() if self.config.embed_scale_rounded else factor)
         if self.embed_positions is not None:
             x = x + self.embed_positions.weight[positions]
-        return x
+        return x if self.embed_norm is None else self.embed_norm(x)
 
     def _places(self, start: int, new: int, expected: int) -> list[Positions]:
         """Positions, rotations and mask of the tokens `start` to `start + new`, for each kind of layer.
@@ -207,9 +208,11 @@ class Transformer(nn.Module):
             return y
 
         head = {"norm": self.norm, "lm_head": self.lm_head}
-        embedding = {"embed_tokens": self.embed_tokens}
+        embedding: dict[str, nn.Module] = {"embed_tokens": self.embed_tokens}
         if self.embed_positions is not None:
             embedding["embed_positions"] = self.embed_positions
+        if self.embed_norm is not None:
+            embedding["embed_norm"] = self.embed_norm
         return first_not_finite(embedded, list(self.layers), run, embedding, head)
 
     def _capped(self, logits: Tensor) -> Tensor:

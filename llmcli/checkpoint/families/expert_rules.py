@@ -95,6 +95,12 @@ def aria_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     return [_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
 
 
+def dbrx_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """DBRX: every layer; the weights are divided by their sum unless the norm is null."""
+    normalized = keys.get("moe_normalize_expert_weights") is not None
+    return [_experts(keys, "intermediate_size", normalized=normalized)] * layers
+
+
 def gpt_oss_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """gpt-oss: every layer; biases in router and experts, and a clamped GLU."""
     glu = ClampedGLU(keys.number("swiglu_alpha"), keys.positive("swiglu_limit"))

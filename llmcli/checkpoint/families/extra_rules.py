@@ -8,7 +8,8 @@ from typing import Any
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.families.rope_keys import rope_section, yarn_mscale
-from llmcli.model import LatentConfig
+from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.model import Alibi, LatentConfig
 
 
 def no_extras(keys: ConfigKeys) -> dict[str, Any]:
@@ -62,6 +63,11 @@ def cohere_extras(keys: ConfigKeys) -> dict[str, Any]:
     return {"logit_scale": keys.number("logit_scale"), "qk_norm": "each_head" if keys.flag("use_qk_norm") else None}
 
 
+def compass_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Cohere's Compass: a factor on the logits, one if null."""
+    return {"logit_scale": 1.0 if keys.get("logit_scale") is None else keys.number("logit_scale")}
+
+
 def stablelm_extras(keys: ConfigKeys) -> dict[str, Any]:
     """StableLM: optional parallel blocks, and optional norms of queries and keys."""
     return {
@@ -78,6 +84,74 @@ def gpt_neox_extras(keys: ConfigKeys) -> dict[str, Any]:
 def gpt2_extras(keys: ConfigKeys) -> dict[str, Any]:
     """GPT-2: learned positions; attention scores may be unscaled."""
     return {"learned_positions": True, "attention_scale": None if keys.flag("scale_attn_weights") else 1.0}
+
+
+def gpt_bigcode_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """StarCoder 1: like GPT-2; all heads may share one key head."""
+    return gpt2_extras(keys) | ({"num_kv_heads": 1} if keys.flag("multi_query") else {})
+
+
+def gpt_neo_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """GPT-Neo: learned positions, and scores that are not scaled."""
+    return {"learned_positions": True, "attention_scale": 1.0}
+
+
+def gpt_neox_japanese_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """GPT-NeoX Japanese: a bias of attention's output, which is zero in all layers but the last."""
+    size = keys.integer("intermediate_multiple_size") * keys.integer("hidden_size")
+    return {"placement": "pre", "intermediate_size": size, "o_bias": True}
+
+
+def opt_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """OPT: learned positions; two sizes have embeddings of another size, which are projected."""
+    size = keys.optional_integer("word_embed_proj_dim")
+    if size is not None and size != keys.integer("hidden_size"):
+        raise UnsupportedModelError(
+            f"{keys.path} has word_embed_proj_dim = {size}: embeddings of another size than hidden_size are not "
+            "supported."
+        )
+    return {"learned_positions": True}
+
+
+def biogpt_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """BioGPT and XGLM: one vector for each position, and embeddings scaled like Gemma's."""
+    scale = keys.integer("hidden_size") ** 0.5 if keys.flag("scale_embedding") else 1.0
+    return {"learned_positions": True, "embed_scale": scale}
+
+
+def persimmon_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Persimmon: norms of queries and keys can be switched off."""
+    return {"qk_norm": "head" if keys.flag("qk_layernorm") else None}
+
+
+def falcon_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Falcon: three generations, with one key head, one for each query head, or groups."""
+    heads = keys.integer("num_attention_heads")
+    if keys.flag("new_decoder_architecture"):
+        kv_heads = keys.optional_integer("num_kv_heads") or heads
+        placement = "parallel_shared" if keys.optional_integer("num_ln_in_parallel_attn") == 1 else "parallel"
+    else:
+        kv_heads = 1 if keys.flag("multi_query") else heads
+        placement = "parallel_shared" if keys.flag("parallel_attn") else "pre"
+    if heads % kv_heads:
+        raise CheckpointError(f"{keys.path}: {heads} attention heads cannot share {kv_heads} key-value heads evenly.")
+    alibi = Alibi(as_score=True) if keys.flag("alibi") else None
+    return {"num_kv_heads": kv_heads, "placement": placement, "alibi": alibi}
+
+
+def bloom_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """BLOOM: scores biased by distance, and a norm of the embeddings."""
+    return {"alibi": Alibi(), "embed_norm": True}
+
+
+def mpt_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """MPT: scores biased by distance; queries, keys and values may be clamped."""
+    return {
+        "alibi": Alibi(),
+        "qkv_clip": keys.optional_positive("clip_qkv"),
+        "attention_scale": keys.optional_positive("softmax_scale"),
+        "intermediate_size": keys.integer("expansion_ratio") * keys.integer("hidden_size"),
+    }
 
 
 def olmo_extras(keys: ConfigKeys) -> dict[str, Any]:

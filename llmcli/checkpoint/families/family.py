@@ -39,6 +39,8 @@ class Family:
     lists_layer_types: bool = False
     """Whether `layer_types` may list the type of each layer; otherwise the family's rule decides."""
     biases: BiasKeys = field(default_factory=BiasKeys)
+    sections: tuple[str, ...] = ()
+    """Nested objects whose keys count as keys of the file."""
     supported_values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Keys that `transformers` reads, with the only values that this program supports; an absent key is fine too."""
 
@@ -54,6 +56,12 @@ class Family:
     qkv_order: Literal["joined", "by_head", "by_quarter"] = "joined"
     """Rows of the fused query-key-value tensor: all queries, all keys, all values; for each key head its query heads,
     the key and the value; or queries, values, keys of each quarter of the heads."""
+    first_position: int = 0
+    """The row of the learned positions that belongs to the first token."""
+    sinusoids: bool = False
+    """Whether positions are sines and cosines, which the files do not hold."""
+    last_output_bias: str | None = None
+    """The name of the bias of attention's output that only the last layer has."""
     adapters: bool = False
     """Whether the files hold low-rank adapters for images and sound, which text does not go through."""
     experts_transposed: bool = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from llmcli.checkpoint.families.config_keys import ConfigKeys
+from typing import Any
+
+from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
 from llmcli.checkpoint.families.rope_keys import original_context, rope_section
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import QueryScaling
@@ -83,6 +85,21 @@ def ends_full(keys: ConfigKeys, layers: int) -> list[str]:
     return [FULL if index < 2 or index % 4 == 1 or index == layers - 1 else SLIDING for index in range(layers)]
 
 
+def gpt_neo_types(keys: ConfigKeys, layers: int) -> list[str]:
+    """GPT-Neo: a list of "global" and "local", or lists of them with counts; by default they alternate."""
+    listed, counted = keys.get("attention_layers"), keys.get("attention_types")
+    if listed is None and counted is None:
+        return [SLIDING if index % 2 else FULL for index in range(layers)]
+    parts: Any = counted if listed is None else [(listed, 1)]
+    try:
+        kinds = [kind for part, count in parts for _ in range(min(count, layers)) for kind in part]
+        return [{"global": FULL, "local": SLIDING}[kind] for kind in kinds]
+    except (TypeError, ValueError, KeyError):
+        raise CheckpointError(
+            f"{keys.path} lists {in_short(parts)} as attention layers; global and local, with counts, are needed."
+        ) from None
+
+
 def chunked_where_rotated(keys: ConfigKeys, layers: int) -> list[str]:
     """Llama 4: chunked attention in layers with RoPE, full attention in the others."""
     return [CHUNKED if on else FULL for on in listed_rope(keys, [""] * layers)]
@@ -122,6 +139,17 @@ def listed_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
 def sliding_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
     """Cohere 2: only sliding-window layers have RoPE."""
     return [kind == SLIDING for kind in kinds]
+
+
+def rope_without_alibi(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Falcon: every layer, unless scores are biased by distance."""
+    return [not keys.flag("alibi")] * len(kinds)
+
+
+def rope_where_stated(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Cohere's Compass: no RoPE in layers of a type for which `rope_parameters` has null."""
+    rope = keys.section("rope_parameters")
+    return [rope is None or kind not in rope.values or rope.get(kind) is not None for kind in kinds]
 
 
 def sliding_rope_if_any(keys: ConfigKeys, kinds: list[str]) -> list[bool]:

@@ -7,7 +7,6 @@ from llmcli.errors import UnsupportedModelError
 
 _RECURRENT = "layers with a recurrent state"
 _SPARSE = "attention that an index selects keys for"
-_ALIBI = "attention biased by distance (ALiBi)"
 _ENCODER = "an encoder"
 _PER_LAYER = "embeddings for each layer and caches shared by layers"
 
@@ -45,7 +44,6 @@ _REASONS: dict[str, str] = {
         _RECURRENT,
     ),
     **dict.fromkeys(("deepseek_v32", "deepseek_v4", "glm_moe_dsa", "minimax_m3"), _SPARSE),
-    **dict.fromkeys(("mpt", "bloom"), _ALIBI),
     **dict.fromkeys(("t5", "mt5", "bart", "mbart", "pegasus", "marian", "whisper", "t5gemma"), _ENCODER),
     **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), _PER_LAYER),
     **dict.fromkeys(("bert", "roberta", "deberta", "modernbert"), "attention to later tokens"),
@@ -78,8 +76,6 @@ def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
             raise _unsupported(keys, model_type, f"{_RECURRENT} ({name})")
     if keys.get("is_causal") is False or keys.get("use_bidirectional_attention") in (True, "all"):
         raise _unsupported(keys, model_type, "attention to later tokens, so it embeds texts and does not write them")
-    if keys.get("alibi") is True:
-        raise _unsupported(keys, model_type, _ALIBI)
     if keys.get("per_layer_config"):
         raise _unsupported(keys, model_type, "layers of different sizes (per_layer_config)")
     if keys.get("is_encoder_decoder") is True:

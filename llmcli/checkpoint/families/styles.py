@@ -19,4 +19,14 @@ BASE: dict[str, object] = {
 LAYER_EPS = {"rms_norm_eps": ("layer_norm_eps",)}
 EXPERT_COUNT = {"num_experts": ("num_experts", "num_local_experts")}
 WINDOW_PATTERN = {"sliding_window_pattern": ("sliding_window_pattern", "_sliding_window_pattern")}
+GPT2_ALIASES: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("n_embd", "hidden_size"),
+    "num_hidden_layers": ("n_layer", "num_hidden_layers"),
+    "num_attention_heads": ("n_head", "num_attention_heads"),
+    "num_key_value_heads": (),
+    "max_position_embeddings": ("n_positions", "max_position_embeddings"),
+    "intermediate_size": ("n_inner",),
+    "hidden_act": ("activation_function",),
+    "rms_norm_eps": ("layer_norm_epsilon",),
+}
 LAYER_NORM_BASE = {**BASE, "rms_norm_eps": 1e-5}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -69,7 +69,9 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
             f"{keys.path} describes a model of type {model_type!r}, which is not supported; "
             f"supported are {', '.join(sorted(FAMILIES))}."
         )
-    keys = ConfigKeys(keys.values, keys.path, family.defaults, family.aliases)
+    nested = [part.values for part in map(keys.section, family.sections) if part is not None]
+    values = ChainMap(keys.values, *nested) if nested else keys.values  # type: ignore[arg-type]
+    keys = ConfigKeys(values, keys.path, family.defaults, family.aliases)
     refuse_unknown_values(keys, model_type, family)
     if inner is not None and keys.get("final_logit_softcapping") is not None:
         # `transformers` applies it to the bare text model only; other programs to both.

@@ -35,10 +35,11 @@ _OLD_BUFFERS = re.compile(
 _SYNONYMS: dict[str, tuple[str, ...]] = {
     "embed_tokens": ("wte", "embed_in", "word_embeddings"),
     "embed_positions": ("wpe",),
+    "embed_norm": ("word_embeddings_layernorm",),
     "norm": ("ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f"),
-    "lm_head": ("embed_out",),
-    "input_layernorm": ("ln_1", "self_attn_layer_norm", "norm_1"),
-    "post_attention_layernorm": ("ln_2", "final_layer_norm", "norm_2"),
+    "lm_head": ("embed_out", "output_projection"),
+    "input_layernorm": ("ln_1", "ln_attn", "self_attn_layer_norm", "norm_1"),
+    "post_attention_layernorm": ("ln_2", "ln_mlp", "final_layer_norm", "norm_2"),
     "self_attn.q_proj": ("attn.attention.q_proj", "attn.q_proj"),
     "self_attn.k_proj": ("attn.attention.k_proj", "attn.k_proj"),
     "self_attn.v_proj": ("attn.attention.v_proj", "attn.v_proj"),
@@ -81,6 +82,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "block_sparse_moe.router",
         "block_sparse_moe.router.layer",
         "feed_forward.router",
+        "ffn.router.layer",
     ),
     "mlp.shared_expert.gate_proj": (
         "mlp.shared_experts.gate_proj",
@@ -120,6 +122,8 @@ _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
         "block_sparse_moe.e_score_correction_bias",
     ),
 }
+# Modules around others: a layer with an adapter, and DBRX's attention with both norms.
+_AROUND = re.compile(r"\.(base_layer|norm_attn_norm)\.")
 _LAYERS = re.compile(r"((?:layers|h|blocks)\.)0\..+")
 _LAST = re.compile(r"(.+)\.(weight|bias)")
 _EMBEDDINGS = {f"{name}.weight" for name in ("embed_tokens", *_SYNONYMS["embed_tokens"])}
@@ -138,8 +142,7 @@ class TensorNames:
                 continue
             prefix = next((prefix for prefix in _PREFIXES if full.startswith(prefix)), "")
             # If two names end alike, the first is used; the other one is reported as unused.
-            # A layer with an adapter has its own weights under a further name.
-            name = full.removeprefix(prefix).replace(".base_layer.", ".")
+            name = _AROUND.sub(".", full.removeprefix(prefix))
             self._full.setdefault(name, full)
             if name in _EMBEDDINGS:
                 self._prefix = prefix

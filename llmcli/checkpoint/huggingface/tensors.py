@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
+from llmcli.checkpoint.tensors.computed_sources import Sinusoids, Turned, Zeros
 from llmcli.checkpoint.tensors.gguf_parameter_sources import KeysAndValues
 from llmcli.checkpoint.tensors.parameter_sources import (
     Joined,
@@ -56,6 +57,8 @@ class HFTensors:
     def source(self, parameter: str) -> ParameterSource:
         """How to read a parameter; if its tensor is missing, a source with the name it should have."""
         layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
+        if local == "embed_positions.weight":
+            return self._positions(self.names.find("", local))
         if layer is None:
             return Source(self.names.find("", local))
         at, of = self.names.layer(int(layer)), self.config.layers[int(layer)]
@@ -63,6 +66,9 @@ class HFTensors:
         if experts is not None and local.startswith("mlp.experts."):
             return self._experts(at, local.removeprefix("mlp.experts."), experts)
         module, _, kind = local.rpartition(".")
+        if local == "self_attn.o_proj.bias" and self.family.last_output_bias is not None:
+            name = at + self.family.last_output_bias
+            return Source(self.names.full(name)) if self.names.has(name) else Zeros((self.config.hidden_size,))
         if module in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
             return self._projection(at, module, kind, of)
         if module in ("self_attn.q_norm", "self_attn.k_norm") and self.config.qk_norm == "each_head":
@@ -101,6 +107,13 @@ class HFTensors:
         if kind == "weight" and self._matrices_transposed():
             return Rearranged(fused, transposed=True, picks=(slice(start, start + count),))
         return Source(fused, pairs, ((start, start + count),), rows)
+
+    def _positions(self, name: str) -> ParameterSource:
+        """The vectors of positions: of a table whose first rows may belong to no token, or computed."""
+        first, count = self.family.first_position, self.config.context_length
+        if self.family.sinusoids:
+            return Sinusoids(first, count, self.config.hidden_size)
+        return Source(name, None, ((first, first + count),), first + count) if first else Source(name)
 
     def _qkv_ranges(self, shape: Heads, which: int) -> tuple[tuple[int, int], ...]:
         """The rows of queries (0), keys (1) or values (2) in a fused tensor that keeps parts of the three together."""
@@ -163,6 +176,8 @@ class HFTensors:
             for name in (what, _STACKS.get(what, what)):
                 if self.names.has(f"{at}{stack}.{name}"):
                     return self._packed(f"{at}{stack}.{name}", what, experts)
+        if self.names.has(f"{at}ffn.experts.mlp.w1"):
+            return self._experts_in_rows(f"{at}ffn.experts.mlp.", experts, gate_up=gate_up)
         for stack, gate, up, down in _SINGLE_EXPERTS:
             if self.names.has(f"{at}{stack}.0.{gate}.weight"):
                 parts = (gate, up) if gate_up else (down,)
@@ -173,6 +188,15 @@ class HFTensors:
                     )
                 )
         return Source(self.names.full(f"{at}mlp.experts.{what}"))
+
+    def _experts_in_rows(self, stack: str, experts: ExpertsConfig, *, gate_up: bool) -> ParameterSource:
+        """DBRX: the rows of all experts in one matrix, and those of the second projection transposed."""
+        size, rows = experts.intermediate_size, experts.count * experts.intermediate_size
+        parts = [((start, start + size),) for start in range(0, rows, size)]
+        if not gate_up:
+            return Stacked(tuple(Turned(Source(self.names.full(f"{stack}w2"), None, part, rows)) for part in parts))
+        names = [self.names.full(f"{stack}{which}") for which in ("w1", "v1")]
+        return Stacked(tuple(Joined(tuple(Source(name, None, part, rows) for name in names)) for part in parts))
 
     def _packed(self, stack: str, what: str, experts: ExpertsConfig) -> ParameterSource:
         """The stack `stack` in one tensor, perhaps transposed, or with alternating rows of gate and up."""

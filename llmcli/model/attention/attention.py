@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.model.attention.rope import rotate
-from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, alibi_slopes
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
 from llmcli.model.norm import make_norm, root_mean_square
@@ -51,7 +51,14 @@ class Attention(nn.Module):
         self.k_norm = self._norm(config, heads.kv_count)
         scale = heads.key_dim**-0.5 if config.attention_scale is None else config.attention_scale
         same = heads.key_dim == heads.value_dim
-        self.attend = SoftmaxAttention(scale, softcap=config.attention_softcap, fused=same)
+        slopes = None if config.alibi is None else alibi_slopes(heads.count)
+        self.attend = SoftmaxAttention(
+            scale,
+            softcap=config.attention_softcap,
+            fused=same,
+            slopes=slopes,
+            biases_as_scores=config.alibi is not None and config.alibi.as_score,
+        )
         self.sinks = nn.Parameter(torch.empty(heads.count)) if config.sinks else None
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:

@@ -24,21 +24,30 @@ class SoftmaxAttention(nn.Module):
     A module without parameters, so a forward hook can observe its queries, keys and values.
     """
 
+    slopes: Tensor | None
+
     def __init__(
         self,
         scale: float,
         *,
         softcap: float | None = None,
         fused: bool = True,
+        slopes: list[float] | None = None,
+        biases_as_scores: bool = False,
         scores_at_once: int = _SCORES_AT_ONCE,
     ) -> None:
         """`scale` is the factor on the scores; with a `softcap` c, scores s become c tanh(s / c) (Gemma 2,
         arXiv:2408.00118, section 2). `fused` kernels need values of the size of keys, and no softcap.
+        With `slopes`, one for each head, scores fall linearly with the distance; with `biases_as_scores`, these biases
+        are rounded to bfloat16 and multiplied by the scale.
         At most `scores_at_once` scores are in memory at a time, and never fewer than those of one query and one head.
         """
         super().__init__()
         self.scale, self.softcap, self.scores_at_once = scale, softcap, scores_at_once
-        self.fused = fused and softcap is None
+        self.fused = fused and softcap is None and slopes is None
+        self.biases_as_scores = biases_as_scores
+        # Computed from the configuration, so they are neither in the checkpoint nor ever on the `meta` device.
+        self.register_buffer("slopes", None if slopes is None else torch.tensor(slopes, device="cpu"), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
         """Attend from `q` (B, H, T, D) to `k` (B, K, S, D) and `v` (B, K, S, D'); returns (B, H, T, D').
@@ -87,12 +96,21 @@ class SoftmaxAttention(nn.Module):
         scores = scores.float().reshape(batch, heads, new, seen) * self.scale
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
+        if self.slopes is not None:
+            scores = scores + self._biases(self.slopes, seen)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         if sinks is None:
             return scores.softmax(-1)
         column = sinks.float().view(1, heads, 1, 1).expand(batch, heads, new, 1)
         return torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
+
+    def _biases(self, slopes: Tensor, seen: int) -> Tensor:
+        """What is added to the scores of S keys: (H, 1, S). The same shift of all keys changes no weight."""
+        keys = torch.arange(seen, device=slopes.device)
+        if self.biases_as_scores:
+            return (slopes[:, None, None].bfloat16() * keys).float() * self.scale
+        return slopes[:, None, None].float() * (keys + 1 - seen)
 
     def _explicitly(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None) -> Tensor:
         batch, heads, new, _ = q.shape
@@ -107,6 +125,13 @@ class SoftmaxAttention(nn.Module):
             mixed = weights.reshape(batch, kv_heads, -1, seen) @ v  # (B, K, H/K * T, D')
             parts.append(mixed.view(batch, heads, -1, v.shape[3]))
         return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """One slope for each head: geometric down to 1/256, and for other numbers than powers of two more between them."""
+    whole = 1 << (heads - 1).bit_length()
+    slopes = [2.0 ** (-8 * index / whole) for index in range(1, whole + 1)]
+    return slopes if whole == heads else [*slopes[1::2], *slopes[0::2]][:heads]
 
 
 def _are_numbers(q: Tensor, k: Tensor) -> bool:

@@ -53,8 +53,9 @@ QUICK_FIRST = [
 ]
 # Newer families with variants whose keys no other family has.
 OWN_VARIANTS = {
-    "aria_text", "ernie4_5", "ernie4_5_moe", "exaone_moe", "glm4_moe", "glm4_moe_lite", "granitemoe_swa", "hy_v3",
-    "mellum", "sarvam_mla", "sarvam_moe",
+    "aria_text", "codegen", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "falcon", "glm4_moe", "glm4_moe_lite",
+    "gpt_bigcode", "gpt_neox_japanese", "gptj", "granitemoe_swa", "hy_v3", "mellum", "mpt", "opt", "persimmon",
+    "sarvam_mla", "sarvam_moe",
 }  # fmt: skip
 WITH_VARIANTS = [
     model_type if model_type in _QUICK else pytest.param(model_type, marks=pytest.mark.slow)

@@ -12,7 +12,7 @@ from llmcli.engine import Engine, SamplingParams, Step
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.cpu.support import unsupported
 from tests.support.kernels.cpu_step import library
-from tests.support.models.newer_cases import NEWER, NO_KERNEL
+from tests.support.models.newer_cases import EAGER_IS_WRONG, NEWER, NO_KERNEL
 from tests.support.models.tiny import random_ids, save, tiny_model
 
 IDS = random_ids(50)
@@ -28,6 +28,8 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_logits_and_greedy_tokens_equal_those_of_transformers(case: str, tmp_path: Path) -> None:
     model_type, overrides = NEWER[case]
     model = tiny_model(model_type, **overrides)
+    if case in EAGER_IS_WRONG:
+        model.config._attn_implementation = "sdpa"
     loaded = llmcli.load(save(model, tmp_path), dtype="float32", device="cpu")
     engine = Engine(loaded.model, loaded.tokenizer)
     events = engine.stream(IDS[:35], SamplingParams(temperature=0, max_tokens=40))

@@ -27,8 +27,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hybrid that does not say": ({"model_type": "granitemoehybrid"}, "recurrent state"),
     "recurrent keys": ({"model_type": "new", "ssm_state_size": 4}, "ssm_state_size"),
     "sparse attention": ({"model_type": "deepseek_v32"}, "index"),
-    "alibi": ({"model_type": "bloom"}, "ALiBi"),
-    "alibi by key": ({"model_type": "falcon", "alibi": True}, "ALiBi"),
     "encoder": ({"model_type": "t5"}, "encoder"),
     "embedding model": ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "later tokens"),
     "not causal": ({"model_type": "qwen2", "is_causal": False}, "later tokens"),

@@ -20,6 +20,7 @@ _RECURRENT = "of recurrent layers; a model that has one is refused"
 _TOKEN = "an id for the tokenizer and for the end of a reply; the embedding of the id is computed like any other"
 
 HARMLESS: Mapping[str, str] = {
+    "_is_quantized": "whether transformers has quantized the model in memory",
     "architectures": "names the Python class; the model type decides",
     "transformers_version": "the release that wrote the file",
     "dtype": "a hint; the tensors say in which type they are",
@@ -45,6 +46,11 @@ HARMLESS: Mapping[str, str] = {
     "resid_pdrop": _DROPOUT,
     "hidden_dropout": _DROPOUT,
     "embedding_dropout": _DROPOUT,
+    **dict.fromkeys(("activation_dropout", "dropout", "emb_pdrop", "embed_dropout", "layerdrop"), _DROPOUT),
+    **dict.fromkeys(("attention_probs_dropout_prob", "hidden_dropout_prob", "resid_dropout"), _DROPOUT),
+    "init_std": _TRAINING,
+    "moe_jitter_eps": _TRAINING,
+    "decoder_start_token_id": _TOKEN,
     "residual_dropout": _DROPOUT,
     "bos_token_id": _TOKEN,
     "eos_token_id": _TOKEN,
@@ -55,6 +61,13 @@ HARMLESS: Mapping[str, str] = {
 
 HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
     "aria_text": {"vision_feature_layer": "of the wrapper, whose source the text model shares"},
+    "biogpt": {"layer_norm_eps": "transformers never passes it on: all norms have 1e-5"},
+    "bloom": {"slow_but_exact": "the order in which parts of matrices are added, which is rounding"},
+    "codegen": {"n_ctx": "the older name of n_positions, which is read"},
+    "cohere_compass_text": {
+        "pooling": "of models that embed texts, not of those that write",
+        "video_token_id": "of the wrapper, whose source the text model shares",
+    },
     "deepseek_v2": {"norm_topk_prob": "transformers never divides the weights of this family's experts by their sum"},
     "ernie4_5_moe": {"moe_norm_min": "the least sum of the chosen weights of a softmax, which is never that small"},
     "gemma3_text": {"attn_logit_softcapping": "transformers stores it, and never applies it to this family's scores"},
@@ -72,6 +85,11 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
             _CLASSIFIER,
         ),
     },
+    "gpt_bigcode": {
+        "attention_softmax_in_fp32": "the type of the softmax, which is rounding",
+        "scale_attention_softmax_in_fp32": "the type in which scores are scaled, which is rounding",
+    },
+    "gpt_neox_japanese": {"is_decoder": "transformers warns of a wrong value, and computes the same"},
     "gpt_neox": {"is_decoder": "transformers warns of a wrong value, and computes the same"},
     "granitemoehybrid": {
         **dict.fromkeys(
@@ -96,6 +114,12 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
         "mtp_mlp_layer_types": "of layers for multi-token prediction",
     },
     "minicpm3": {"logits_scaling": "computed from dim_model_base, which is read"},
+    "mpt": {
+        "embedding_fraction": "of training only",
+        "init_device": "of training only",
+        "learned_pos_emb": "transformers never makes such positions; MPT's own code does so only without ALiBi",
+        "norm_type": "transformers has one kind of norm, that of all published files",
+    },
     "youtu": {"embedding_initializer_range": _TRAINING},
 }
 """In single families, by `model_type`."""

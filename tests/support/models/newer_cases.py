@@ -38,11 +38,18 @@ MULTIPLIERS = {
 MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 WINDOWS = {"sliding_window": 6, "layer_types": MIXED}
 
+GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # Parts for images and sound, which text does not go through.
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
-NO_KERNEL = {"glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent"}
-"""Cases with latent attention, which the C kernel does not compute."""
+NO_KERNEL = {
+    "glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent",
+    "falcon rw", "bloom", "bloom, six heads", "mpt",
+}  # fmt: skip
+"""Cases with latent attention or scores biased by distance, which the C kernel does not compute."""
+
+EAGER_IS_WRONG = {"falcon rw"}
+"""Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
 
 NEWER: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {"head_dim": 16, **EPS}),
@@ -164,6 +171,58 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "aria": ("aria_text", {**EPS, "moe_num_experts": 4, "moe_topk": 2}),
+    "gpt-j": ("gptj", {**GPT2_SIZES, "rotary_dim": 4, "layer_norm_epsilon": 3e-4}),
+    "codegen": ("codegen", {**GPT2_SIZES, "rotary_dim": 4}),
+    "gpt-neo": (
+        "gpt_neo",
+        {
+            "num_layers": 3,
+            "num_heads": 4,
+            "window_size": 6,
+            "attention_types": [[["global", "local"], 1], [["local"], 1]],
+        },
+    ),
+    "starcoder": ("gpt_bigcode", {**GPT2_SIZES, "layer_norm_epsilon": 3e-4}),
+    "starcoder, a key for each head": ("gpt_bigcode", {**GPT2_SIZES, "multi_query": False, "n_inner": 40}),
+    "gpt-neox japanese": ("gpt_neox_japanese", {"intermediate_multiple_size": 2}),
+    "opt": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "biogpt": ("biogpt", {"layer_norm_eps": 3e-4}),
+    "xglm": ("xglm", {"d_model": 32, "num_layers": 3, "attention_heads": 4, "ffn_dim": 48}),
+    "persimmon": ("persimmon", {"layer_norm_eps": 3e-4}),
+    "falcon 7b": ("falcon", {"layer_norm_epsilon": 3e-4, "bias": True, "ffn_hidden_size": 40}),
+    "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon 11b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    "falcon rw": (
+        "falcon",
+        {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, "num_attention_heads": 4},
+    ),
+    "bloom": ("bloom", {"n_layer": 3, "n_head": 4, "layer_norm_epsilon": 3e-4}),
+    "bloom, six heads": ("bloom", {"n_layer": 3, "n_head": 6, "hidden_size": 48}),
+    "mpt": (
+        "mpt",
+        {"d_model": 48, "n_heads": 6, "n_layers": 3, "max_seq_len": 128, "layer_norm_epsilon": 3e-4}
+        | {"attn_config": {"clip_qkv": 0.5}},
+    ),
+    "dbrx": (
+        "dbrx",
+        {
+            "d_model": 32,
+            "n_heads": 4,
+            "n_layers": 3,
+            "max_seq_len": 128,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": 1e4},
+            "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2},
+        },
+    ),
+    "compass": (
+        "cohere_compass_text",
+        {
+            **WINDOWS,
+            "logit_scale": 0.3,
+            "layer_norm_eps": 3e-4,
+            "rope_parameters": {"sliding_attention": ROPE, "full_attention": None},
+        },
+    ),
     "flint": (
         "flint",
         {

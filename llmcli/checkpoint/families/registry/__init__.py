@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.registry import (
+    classic,
     cohere,
     deepseek,
     exaone,
@@ -24,6 +25,22 @@ from llmcli.checkpoint.families.registry import (
     routed,
 )
 
-_LINEAGES = (cohere, deepseek, exaone, gemma, glm, gpt, granite, llama, microsoft, mistral, olmo, others, qwen, routed)
+_LINEAGES = (
+    classic,
+    cohere,
+    deepseek,
+    exaone,
+    gemma,
+    glm,
+    gpt,
+    granite,
+    llama,
+    microsoft,
+    mistral,
+    olmo,
+    others,
+    qwen,
+    routed,
+)
 
 FAMILIES: dict[str, Family] = {name: family for lineage in _LINEAGES for name, family in lineage.FAMILIES.items()}

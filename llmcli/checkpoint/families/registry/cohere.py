@@ -15,6 +15,17 @@ from llmcli.checkpoint.families.styles import (
 _COHERE = {**LAYER_NORM_BASE, "logit_scale": 0.0625, "max_position_embeddings": 8192}
 
 FAMILIES: dict[str, Family] = {
+    # The text model of North-Micro-Vision.
+    "cohere_compass_text": Family(
+        {**_COHERE, "logit_scale": 1.0, "sliding_window": 4096},
+        aliases=LAYER_EPS,
+        norm=LAYER_NORM_WITHOUT_BIAS,
+        placement="parallel_shared",
+        lists_layer_types=True,
+        rope_on=layer_rules.rope_where_stated,
+        rope=RopeRules(by_layer_type=True),
+        extras=extra_rules.compass_extras,
+    ),
     "cohere": Family(
         {**_COHERE, "rope_theta": 5e5},
         aliases=LAYER_EPS,

@@ -9,6 +9,7 @@ from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import (
     BASE,
     EXPERT_COUNT,
+    GPT2_ALIASES,
     LATE_RMS,
     LAYER_EPS,
     LAYER_NORM,
@@ -18,16 +19,7 @@ from llmcli.checkpoint.families.styles import (
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         {**LAYER_NORM_BASE, "hidden_act": "gelu_new", "scale_attn_weights": True, "max_position_embeddings": 1024},
-        aliases={
-            "hidden_size": ("n_embd", "hidden_size"),
-            "num_hidden_layers": ("n_layer", "num_hidden_layers"),
-            "num_attention_heads": ("n_head", "num_attention_heads"),
-            "num_key_value_heads": (),
-            "max_position_embeddings": ("n_positions", "max_position_embeddings"),
-            "intermediate_size": ("n_inner",),
-            "hidden_act": ("activation_function",),
-            "rms_norm_eps": ("layer_norm_epsilon",),
-        },
+        aliases=GPT2_ALIASES,
         norm=LAYER_NORM,
         gated=False,
         rope_on=layer_rules.never_rope,

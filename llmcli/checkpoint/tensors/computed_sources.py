@@ -1,0 +1,88 @@
+"""Parameter sources that few checkpoints need: values that no file holds, and the rows of a matrix as columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmcli.checkpoint.tensors.parameter_sources import Source
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors.reader import TensorReader
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A parameter that the files leave out because it is zero."""
+
+    size: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """No tensor is read."""
+        return ()
+
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
+        """The shape that is needed."""
+        return self.size
+
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        target.zero_()
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """Vectors of `count` positions from `first` on: sines, then cosines (Vaswani et al. 2017, section 3.5)."""
+
+    first: int
+    count: int
+    width: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """No tensor is read."""
+        return ()
+
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
+        """(positions, width)."""
+        return self.count, self.width
+
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        import torch
+
+        half = self.width // 2
+        # Frequencies from 1 down to 1/10000, both included.
+        frequencies = torch.exp(torch.arange(half).float() * -(math.log(10000) / max(1, half - 1)))
+        angles = torch.arange(self.first, self.first + self.count)[:, None].float() * frequencies
+        target.zero_()
+        target[:, : 2 * half] = torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+@dataclass(frozen=True)
+class Turned:
+    """The transpose of some rows of a matrix."""
+
+    source: Source
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one tensor that is read."""
+        return self.source.names
+
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
+        """(columns, rows) of the rows that are read."""
+        rows, *rest = self.source.shape(stored)
+        return (*rest, rows)
+
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        rows = target.new_empty(target.shape[::-1])
+        self.source.read_into(stored, reader, rows)
+        target.copy_(rows.T)
