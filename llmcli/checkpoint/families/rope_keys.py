@@ -114,7 +114,8 @@ def _scaling(
 ) -> RopeScaling | None:
     kind = own.text("rope_type") or own.text("type") or "default"
     kind = dict(rules.old_names).get(kind, kind)
-    if kind == "default":
+    # Positions of images have three axes; of text, all three are the same.
+    if kind in ("default", "mrope"):
         return None
     if kind == "linear":
         return LinearScaling(own.positive("factor"))

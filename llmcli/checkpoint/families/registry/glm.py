@@ -33,13 +33,15 @@ _GLM_MOE = {
 _GLM_ALIASES = {"num_experts": ("n_routed_experts", "num_local_experts")}
 
 
+_GLM4_NORMS = {"attention_output_norm": "post_self_attn_layernorm", "mlp_output_norm": "post_mlp_layernorm"}
+
 FAMILIES: dict[str, Family] = {
     "glm4": Family(
         {**BASE, "rms_norm_eps": 1.5625e-07, "head_dim": 128, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}
         | {"max_position_embeddings": 131072},
         placement="sandwich",
         rope=RopeRules(partial=True),
-        own_names={"attention_output_norm": "post_self_attn_layernorm", "mlp_output_norm": "post_mlp_layernorm"},
+        own_names=_GLM4_NORMS,
         paired=True,
     ),
     "glm": Family(
@@ -81,5 +83,20 @@ FAMILIES: dict[str, Family] = {
         rope=RopeRules(partial=True),
         experts=expert_rules.deepseek_v3_experts,
         extras=extra_rules.glm_moe_extras,
+    ),
+    # GLM-4.1V and 4.6V-Flash.
+    "glm4v_text": Family(
+        {**BASE, "rms_norm_eps": 1e-5, "num_key_value_heads": 2, "max_position_embeddings": 32768},
+        placement="sandwich",
+        rope=RopeRules(partial=True),
+        own_names=_GLM4_NORMS,
+        paired=True,
+    ),
+    # GLM-4.5V and 4.6V.
+    "glm4v_moe_text": Family(
+        {**_GLM_MOE, "partial_rotary_factor": 0.5, "max_position_embeddings": 65536},
+        aliases=_GLM_ALIASES,
+        rope=RopeRules(partial=True),
+        experts=expert_rules.deepseek_v3_experts,
     ),
 }

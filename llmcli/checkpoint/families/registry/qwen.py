@@ -17,9 +17,11 @@ _QWEN_MOE = {
     "decoder_sparse_step": 1,
 }
 
+# Qwen 1.5, 2, 2.5.
+_QWEN2 = Family(_QWEN, layer_types=layer_rules.upper_sliding, lists_layer_types=True, biases=ALWAYS)
+
 FAMILIES: dict[str, Family] = {
-    # Qwen 1.5, 2, 2.5.
-    "qwen2": Family(_QWEN, layer_types=layer_rules.upper_sliding, lists_layer_types=True, biases=ALWAYS),
+    "qwen2": _QWEN2,
     "qwen2_moe": Family(
         {
             **_QWEN_MOE,
@@ -87,5 +89,17 @@ FAMILIES: dict[str, Family] = {
         lists_layer_types=True,
         rope_on=layer_rules.sliding_rope,
         experts=expert_rules.flint_experts,
+    ),
+    "qwen2_vl_text": _QWEN2,
+    "qwen2_5_vl_text": _QWEN2,
+    "qwen3_vl_text": Family({**_QWEN, "rope_theta": 5e5, "head_dim": 128, "sliding_window": None}, qk_norm="head"),
+    # The weights of its experts are always divided by their sum.
+    "qwen3_vl_moe_text": Family(
+        {**_QWEN_MOE, "rope_theta": 5e5, "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4}
+        | {"moe_intermediate_size": 1408, "max_position_embeddings": 128000, "norm_topk_prob": True},
+        aliases={**EXPERT_COUNT, "norm_topk_prob": ()},
+        qk_norm="head",
+        experts=expert_rules.qwen_experts,
+        experts_transposed=True,
     ),
 }
