@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from llmcli.commands.shared.saved_conversations import Format, print_conversatio
 from llmcli.errors import LlmcliError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.fit import shortened
 
 if TYPE_CHECKING:
     from llmcli.conversations.tree import Tree
@@ -49,7 +51,9 @@ def list_chats(
     widths = [max((len(str(each[key])) for each in rows), default=0) for key in ("messages", "model")]
     for each in rows:
         messages, model = str(each["messages"]).rjust(widths[0]), str(each["model"]).ljust(widths[1])
-        terminal.write_line(f"{each['id']}  {messages} messages  {model}  {each['title']}")
+        line = f"{each['id']}  {messages} messages  {model}  {each['title']}"
+        is_shown = terminal.is_terminal(sys.stdout)
+        terminal.write_line(shortened(line, terminal.size(sys.stdout).columns) if is_shown else line)
 
 
 @app.command("show")

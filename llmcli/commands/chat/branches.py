@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+from rich.cells import cell_len
 
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, whole_number
@@ -10,8 +13,11 @@ from llmcli.conversations.tree import Node
 from llmcli.engine import Step
 from llmcli.errors import UsageError
 from llmcli.text.chat.attached_files import without_files
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.fit import shortened
 
 _PREVIEW = 60
+_BETWEEN = " / "
 
 
 class Branches:
@@ -23,7 +29,7 @@ class Branches:
     def commands(self) -> list[Command]:
         """The slash commands of this group."""
         return [
-            Command("clear", self._clear, "forget the conversation, keep the system prompt"),
+            Command("clear", self._clear, "begin anew; what was said, the system prompt and the settings are kept"),
             Command("undo", self._undo, "take back your last message and its reply"),
             Command("retry", self._retry, "generate another reply to your last message"),
             Command(
@@ -36,8 +42,19 @@ class Branches:
         ]
 
     def _clear(self, _argument: str) -> None:
-        self._session.live.go_to(0)
-        self._session.note("The conversation is forgotten.")
+        session, tree = self._session, self._session.live.tree
+        before = tree.head
+        session.live.go_to(0)
+        kept = [f"what was said (/branches {self._number_of(before)} goes back to it)"] if before else []
+        kept += ["the system prompt"] if session.conversation.system else []
+        session.note(f"The conversation begins anew. Kept: {', '.join([*kept, 'the model'])} and all settings.")
+
+    def _number_of(self, node: int) -> int:
+        """The number of the first branch with message `node`."""
+        tree = self._session.live.tree
+        return next(
+            number for number, leaf in enumerate(tree.leaves(), 1) if any(each.n == node for each in tree.path(leaf.n))
+        )
 
     def _undo(self, _argument: str) -> None:
         question = self._last_question()
@@ -106,11 +123,12 @@ class Branches:
             session.live.go_to(leaves[number - 1].n)
             session.note(f"On branch {number}, after: {preview(leaves[number - 1].text)}")
             return
-        for number, leaf in enumerate(leaves, 1):
-            path = tree.path(leaf.n)
-            here = ">" if leaf.n == tree.head else " "
-            last = " / ".join(preview(node.text) for node in path[-2:])
-            session.say(f"{here}{number}  {len(path)} messages  {last}")
+        paths = [tree.path(leaf.n) for leaf in leaves]
+        numbers, lengths = len(str(len(paths))), max(len(messages(len(path))) for path in paths)
+        for number, path in enumerate(paths, 1):
+            here = ">" if path[-1].n == tree.head else " "
+            head = f"{here}{number:>{numbers}}  {messages(len(path)):>{lengths}}  "
+            session.say(head + _exchange(path[-2:], terminal.row_width() - cell_len(head)))
 
     def _last_question(self) -> Node:
         tree = self._session.live.tree
@@ -123,7 +141,21 @@ class Branches:
         return path[-2]
 
 
-def preview(text: str) -> str:
-    """The beginning of a message, without the files sent with it, as one line of at most 60 characters."""
-    line = " ".join(without_files(text).split())
-    return line if len(line) <= _PREVIEW else f"{line[: _PREVIEW - 1]}…"
+def _exchange(nodes: Sequence[Node], columns: int) -> str:
+    """A message and its reply in one line of at most `columns` cells; a short message leaves its room to the reply."""
+    first, *rest = (preview(node.text, columns) for node in nodes)
+    if not rest:
+        return first
+    room = columns - len(_BETWEEN)
+    first = shortened(first, max(room - cell_len(rest[0]), room // 2))
+    return first + _BETWEEN + shortened(rest[0], room - cell_len(first))
+
+
+def messages(count: int) -> str:
+    """A number of messages: "1 message" or "2 messages"."""
+    return f"{count} message{'' if count == 1 else 's'}"
+
+
+def preview(text: str, columns: int = _PREVIEW) -> str:
+    """The beginning of a message, without the files sent with it, as one line of at most `columns` cells."""
+    return shortened(" ".join(without_files(text).split()), columns)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import replace
 
+from rich.cells import cell_len
+
 from llmcli.commands.chat.branches import preview
 from llmcli.commands.chat.session import NEARLY_FULL, ChatSession
 from llmcli.commands.chat.slash_command import Command, named
@@ -157,7 +159,8 @@ class Context:
         rows += [(node.model or "you", node.text, node.n in left_out) for node in tree.path()]
         counts = [self._count(text) for _, text, _ in rows]
         for (author, text, out), count in zip(rows, counts, strict=True):
-            session.say(f"{count:6}  {author}: {preview(text)}{'  (not read any more)' if out else ''}")
+            head, end = f"{count:6}  {author}: ", "  (not read any more)" if out else ""
+            session.say(head + preview(text, max(terminal.row_width() - cell_len(head + end), 20)) + end)
         session.say(f"{session.used():6}  of {session.conversation.engine.context_length}, the template included")
 
     def _count(self, text: str) -> int:

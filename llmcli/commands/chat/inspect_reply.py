@@ -1,12 +1,13 @@
-"""Inspect a token of the last reply in a chat: `/why N`, `/lens N`, `/attention N`; its thought: `/thought`."""
+"""Inspect a token or word of the last reply in a chat: `/why`, `/lens`, `/attention`; its thought: `/thought`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llmcli.commands.chat.reply_words import FoundWord, find_word
 from llmcli.commands.chat.session import ChatSession, SaidReply
-from llmcli.commands.chat.slash_command import Command, whole_number
+from llmcli.commands.chat.slash_command import Command
 from llmcli.errors import UsageError
 from llmcli.views.inspect.readable_difference import TokenProbabilities, difference_note
 from llmcli.views.terminal import terminal
@@ -28,43 +29,57 @@ class ReplyInspector:
     def commands(self) -> list[Command]:
         """The slash commands of this group."""
         return [
-            Command("why", self._why, "explain token N of the last reply; without N, its last token", "[N]"),
-            Command("lens", self._lens, "what the model would have said after each block", "[N]"),
-            Command("attention", self._attention, "what was read to say it", "[N]"),
+            Command(
+                "why", self._why, "explain a token or word of the last reply; without, its last token", "[N or WORD]"
+            ),
+            Command("lens", self._lens, "what the model would have said after each block", "[N or WORD]"),
+            Command("attention", self._attention, "what was read to say it", "[N or WORD]"),
             Command("thought", self._thought, "what was thought before the last answer"),
         ]
 
     def _why(self, argument: str) -> None:
-        """Show the alternatives with the effect of each sampling filter, the attention, and the heads and neurons."""
-        from llmcli.engine.sampling.trace import choices
+        """Show the alternatives with the effect of each sampling filter, the attention, and the heads and neurons.
+
+        Of a word of several tokens, show the alternatives of each and the rest for the first.
+        """
         from llmcli.inspection.reply_distribution import card_of_reply
         from llmcli.inspection.token_card import inspect_token
         from llmcli.views.inspect.token_card import NOTE, CardView
-        from llmcli.views.reply import sampling_trace as choices_view
 
         session = self._session
-        reply, number = self._find(argument)
+        reply, numbers = self._find(argument)
+        number = numbers[0]
         ids, at = [*reply.prompt, *reply.ids], len(reply.prompt) + number
-        params = session.params_of(reply.node)
         tokenizer = session.loaded.tokenizer
         logits = self._logits(reply, number)
-        found = choices(logits, params, ids[:at], tokenizer, top=_CANDIDATES, taken=ids[at])
-        self._show(
-            choices_view.choice_table(found, ids[at], params, tokenizer.token_bytes),
-            f"{choices_view.NOTE} /branch {number} K continues with alternative K instead.",
-        )
+        self._show_choices(reply, number, logits)
+        for other in numbers[1:]:
+            self._show_choices(reply, other, self._logits(reply, other))
         with progress_bar(unit="steps") as progress:
             card = inspect_token(session.loaded, ids, at, progress=progress)
         own = card_of_reply(card, logits, tokenizer)
         self._show(CardView(own), NOTE)
         self._note_difference(number, card.token.bytes, own.token.prob, card.token.prob)
 
+    def _show_choices(self, reply: SaidReply, number: int, logits: Tensor) -> None:
+        """Show what else could have been sampled from `logits` (V,) as token `number` of the reply."""
+        from llmcli.engine.sampling.trace import choices
+        from llmcli.views.reply.sampling_trace import NOTE, choice_table
+
+        tokenizer, params = self._session.loaded.tokenizer, self._session.params_of(reply.node)
+        before, taken = [*reply.prompt, *reply.ids[:number]], reply.ids[number]
+        found = choices(logits, params, before, tokenizer, top=_CANDIDATES, taken=taken)
+        self._show(
+            choice_table(found, taken, params, tokenizer.token_bytes),
+            f"{NOTE} /branch {number} K continues with alternative K instead.",
+        )
+
     def _lens(self, argument: str) -> None:
         from llmcli.inspection.reply_distribution import lens_of_reply
         from llmcli.inspection.residual.logit_lens import lens
         from llmcli.views.inspect.logit_lens import NOTE, LensView
 
-        reply, number = self._find(argument)
+        reply, (number, *_) = self._find(argument)
         logits = self._logits(reply, number)
         with progress_bar(unit="tokens") as progress:
             found = lens(
@@ -84,7 +99,7 @@ class ReplyInspector:
         from llmcli.inspection.attention.summary import summary
         from llmcli.views.inspect.attention import NOTE, attention_view
 
-        reply, number = self._find(argument)
+        reply, (number, *_) = self._find(argument)
         with progress_bar(unit="tokens") as progress:
             found = summary(
                 self._session.loaded,
@@ -117,18 +132,52 @@ class ReplyInspector:
         if note is not None:
             self._session.note(note)
 
-    def _find(self, argument: str) -> tuple[SaidReply, int]:
-        """The last reply, and the index of the requested token in it.
+    def _find(self, argument: str) -> tuple[SaidReply, range]:
+        """The last reply, and the numbers of the tokens in it that are asked for: one, or those of a word.
 
         Raises:
-            UsageError: there is no such token.
+            UsageError: there is no such token or word.
         """
         reply = self._session.last_reply()
-        number = whole_number(argument or "-1", "the number of a token. Without a number it is the last")
-        if not -len(reply.ids) <= number < len(reply.ids):
-            raise UsageError(f"There is no token {number}: the last reply has {len(reply.ids)}, numbered from 0.")
-        return reply, number % len(reply.ids)
+        count = len(reply.ids)
+        try:
+            number = int(argument or "-1")
+        except ValueError:
+            return reply, self._find_word(argument, reply)
+        if not -count <= number < count:
+            raise UsageError(
+                f"There is no token {number}: the last reply has {count}, numbered from 0. For the word, write it in "
+                f'quotes: "{number}".'
+            )
+        return reply, range(number % count, number % count + 1)
+
+    def _find_word(self, argument: str, reply: SaidReply) -> range:
+        """The tokens of a word; say which they are, and how to reach its other tokens and occurrences."""
+        found = find_word(argument, [self._session.loaded.tokenizer.token_bytes(token) for token in reply.ids])
+        if found is None:
+            raise UsageError(
+                f"“{argument}” is not in the last reply. Give a word of it, or the number of a token: the reply has "
+                f"{len(reply.ids)}, numbered from 0, and /top 1 lists them from the next reply on."
+            )
+        self._session.say(_about(found))
+        return found.tokens
 
     def _show(self, view: RenderableType, note: str) -> None:
         terminal.console_out().print(view)
         self._session.note(note)
+
+
+def _about(found: FoundWord) -> str:
+    first, last = found.tokens[0], found.tokens[-1]
+    sentences = [
+        f"“{found.word}” is token {first} of the reply."
+        if first == last
+        else f"“{found.word}” is tokens {first} to {last} of the reply; what follows the alternatives is of the first."
+    ]
+    if found.occurrences > 1:
+        other = found.occurrence % found.occurrences + 1
+        sentences.append(
+            f"It is in the reply {found.occurrences} times, and this is number {found.occurrence}; "
+            f"/why {found.word} {other} explains number {other}."
+        )
+    return " ".join(sentences)

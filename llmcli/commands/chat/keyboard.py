@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, TextIO
 
 from llmcli.paths import data_folder
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.colors import GREEN
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.styles import BaseStyle
 
 PROMPT = "> "
 _FENCE = '"""'
@@ -59,9 +61,10 @@ class Keyboard:
             read = self._plain_message
         else:
             session = self._session(completer, toolbar)
+            colored = terminal.shows_color(self._screen)
 
             def read() -> str:
-                return session.prompt(PROMPT)
+                return session.prompt([("class:mark", PROMPT)] if colored else PROMPT)
 
         while True:
             try:
@@ -180,6 +183,7 @@ class Keyboard:
             multiline=True,
             prompt_continuation="  ",
             key_bindings=_keys(),
+            style=_style() if colors else None,
         )
 
 
@@ -202,6 +206,13 @@ def is_open_fence(text: str) -> bool:
     '''Whether `text` begins with `"""` and lacks the closing `"""`.'''
     inner = text.strip()
     return inner.startswith(_FENCE) and (len(inner) < 2 * len(_FENCE) or not inner.endswith(_FENCE))
+
+
+def _style() -> BaseStyle:
+    """The user's messages stand out from the model's by weight, and by the color of the mark before them."""
+    from prompt_toolkit.styles import Style
+
+    return Style.from_dict({"": "bold", "mark": GREEN, "bottom-toolbar": "nobold", "completion-menu": "nobold"})
 
 
 def _keys() -> KeyBindings:

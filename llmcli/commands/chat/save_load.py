@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcli.commands.chat.branches import preview
+from llmcli.commands.chat.branches import messages, preview
+from llmcli.commands.chat.keyboard import PROMPT
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command
 from llmcli.commands.shared.prompt_input import decode_input
@@ -17,9 +18,13 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.sizes import size
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.colors import GREEN
+from llmcli.views.terminal.fit import shortened
 
 _LARGEST_BYTES = 64 << 20
 _LISTED = 20
+# Cells of a model's name in a list.
+_LONGEST_MODEL = 30
 
 
 class Sessions:
@@ -48,9 +53,10 @@ class Sessions:
         for path in paths[:_LISTED]:
             here = ">" if path == self._session.saved_as() else " "
             try:
-                self._session.say(f"{here}{path.stem}  {summary(read_conversation(path)[0])}")
+                about = summary(read_conversation(path)[0], terminal.row_width())
             except LlmcliError as error:
-                self._session.say(f"{here}{path.stem}  ({error})")
+                about = f"({error})"
+            self._session.say(shortened(f"{here}{path.stem}  {about}", terminal.row_width()))
         if not paths:
             self._session.say("No conversation has been saved.")
 
@@ -94,10 +100,10 @@ class Sessions:
         introduce(session)
 
 
-def summary(tree: Tree) -> str:
-    """One line about a conversation: its length, model and title."""
-    model = tree.settings.model if tree.settings else "?"
-    return f"{len(tree.path())} messages, {model}: {preview(tree.title())}"
+def summary(tree: Tree, columns: int = 60) -> str:
+    """One line about a conversation: its length, model and title, which takes at most `columns` cells."""
+    model = shortened(tree.settings.model, _LONGEST_MODEL) if tree.settings else "?"
+    return f"{messages(len(tree.path()))}, {model}: {preview(tree.title(), columns)}"
 
 
 def introduce(session: ChatSession) -> None:
@@ -116,14 +122,17 @@ def introduce(session: ChatSession) -> None:
 
 
 def show_messages(nodes: Sequence[Node]) -> None:
-    """Print messages in full on stderr: the user's with > before each line, replies unchanged."""
+    """Print messages in full on stderr as they were shown: the user's with > before each line, replies unchanged."""
     from rich.text import Text
 
     for node in nodes:
         if node.is_reply:
-            terminal.console_err().print(Text(node.text.strip("\n")), soft_wrap=True)
-        else:
-            terminal.say("\n".join(f"> {line}" for line in node.text.strip("\n").split("\n")))
+            terminal.say(f"{node.model}:")
+            terminal.console_err().print(Text(f"{node.text.strip(chr(10))}\n"), soft_wrap=True)
+            continue
+        for line in node.text.strip("\n").split("\n"):
+            question = Text.assemble((PROMPT, f"bold {GREEN}"), (line, "bold"))
+            terminal.console_err().print(question, soft_wrap=True)
 
 
 def _imported(path: Path, session: ChatSession) -> LiveConversation:

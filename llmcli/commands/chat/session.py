@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -171,6 +172,7 @@ class ChatSession:
                 recorder.add(event.text)
             writer.show(apart(event))
 
+        self._name_the_speaker()
         interruption = Interruption()
         # Both under one change of the terminal mode: text typed between two changes would be lost.
         with self.keyboard.without_echo():
@@ -203,10 +205,21 @@ class ChatSession:
         self.last_stats = finish.stats
         self.last_steps = with_attention.steps
         self._finished(finish, said=recorder.has_begun)
+        self._leave_a_line()
         if with_attention.interrupted:
             self.note("Interrupted; the attention was not read to the end.")
         if with_attention.error is not None:
             raise with_attention.error
+
+    def _name_the_speaker(self) -> None:
+        """On a terminal: the model's name above its reply, which sets it apart from the user's messages."""
+        if terminal.is_terminal(sys.stdout):
+            self.note(f"{self.loaded.name}:")
+
+    def _leave_a_line(self) -> None:
+        """On a terminal: a blank line after a reply."""
+        if terminal.is_terminal(sys.stdout):
+            self.note("")
 
     def _note_once(self, notes: Sequence[str]) -> None:
         for note in notes:

@@ -15,6 +15,7 @@ from llmcli.engine import SamplingParams
 from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.fit import hanging
 from llmcli.views.terminal.sanitize import visible
 
 _TEXTS = ("logit_bias", "dry_sequence_breakers", "stop")
@@ -172,7 +173,7 @@ class ModelSettings:
         ]
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
-            session.say(f"{name.ljust(width)}  {value}")
+            session.say(hanging(f"{name.ljust(width)}  ", value, terminal.row_width()))
 
     def _template(self, _argument: str) -> None:
         template = self._session.conversation.template

@@ -10,6 +10,8 @@ from llmcli.commands.chat.save_load import Sessions
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.settings import ModelSettings
 from llmcli.commands.chat.slash_command import Command, obey
+from llmcli.views.terminal import terminal
+from llmcli.views.terminal.fit import hanging
 
 
 class Commands:
@@ -50,7 +52,7 @@ class Commands:
         heads = {command.name: f"/{command.name} {command.argument}".rstrip() for command in self.table.values()}
         width = max(map(len, heads.values()))
         for name, command in self.table.items():
-            self._session.say(f"{heads[name].ljust(width)}  {command.what}")
+            self._session.say(hanging(f"{heads[name].ljust(width)}  ", command.what, terminal.row_width()))
         self._session.say(
             'Alt-Enter begins a new line, as does Enter between """ and """. Tab completes, Ctrl-R searches. '
             "Ctrl-C ends a reply, Ctrl-D leaves. For a message that begins with a slash, write //."

@@ -97,6 +97,11 @@ def size(stream: TextIO) -> os.terminal_size:
     return os.terminal_size((found.columns or 80, found.lines or 24))
 
 
+def row_width() -> int:
+    """Columns for a row of a list on stderr; 120 if it is not a terminal."""
+    return size(sys.stderr).columns if is_terminal(sys.stderr) else 120
+
+
 def stdout() -> TextIO:
     """Standard output; `OSError` if the program was started without one."""
     if sys.stdout is None:

@@ -31,7 +31,7 @@ def test_a_conversation_with_commands_and_history(tmp_path: Path) -> None:
             ("/retry", "Yes, ok."),
             ("/stats", "first token"),
             ("/system Be brief.", "System prompt: Be brief."),
-            ("/clear", "forgotten"),
+            ("/clear", "begins anew"),
             ("/retry", "Nothing has been said yet"),
             ("/sistem", "Did you mean /system?"),
             ("/help", "/exit"),
@@ -160,7 +160,7 @@ def test_inspecting_a_token_of_the_last_reply(tmp_path: Path) -> None:
         child.sendline("/attention 4")
         child.expect_exact("There is no token 4: the last reply has 4")
         child.sendline("/why x")
-        child.expect_exact("is not the number of a token")
+        child.expect_exact("is not in the last reply")
         leave(child)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 import llmcli
 from llmcli.commands.chat.completion import CommandCompleter
@@ -93,6 +94,39 @@ def yes(tmp_path: Path) -> Path:
     return write_puppet(tmp_path / "yes", chain(b"Yes, ok."))
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_rows_of_lists_fit_the_width(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    chat = start(write_puppet(tmp_path / "roomy", chain(b"Yes, ok."), context=4000))
+    chat("世界" * 60 + "\nand a second line")
+    chat("/retry")
+    chat("🙂 " * 100)
+    monkeypatch.setattr(terminal, "row_width", lambda: columns)
+    for command, rows in (("/branches", 2), ("/sessions", 1), ("/tokens", 5)):
+        lines = chat(command).splitlines()
+        assert len(lines) == rows
+        assert all(cell_len(line) <= columns for line in lines)
+        assert max(map(cell_len, lines)) >= columns - 2
+    for command in ("/help", "/show"):
+        lines = chat(command).splitlines()
+        # The last paragraph is broken by the terminal; a path stays whole.
+        assert all(cell_len(line) <= columns for line in lines[:-1])
+        assert all(line.startswith((" " * 8, "/")) for line in lines[:-1]) or command == "/show"
+
+
+def test_clear_says_what_is_kept(start: Start, yes: Path) -> None:
+    chat = start(yes)
+    assert chat("/clear") == "The conversation begins anew. Kept: the model and all settings.\n"
+    chat("One?")
+    chat("/undo")
+    chat("/system Be brief.")
+    chat("Two?")
+    assert "Kept: what was said (/branches 2 goes back to it), the system prompt, the model and all" in chat("/clear")
+    chat("/branches 2")
+    assert chat.texts == ["Two?", "Yes, ok."]
+
+
 def test_undo_retry_clear_and_branches(start: Start, yes: Path) -> None:
     chat = start(yes)
     for command in ("/undo", "/retry", "/branches", "/history", "/why", "/copy", "/edit last"):
@@ -112,7 +146,7 @@ def test_undo_retry_clear_and_branches(start: Start, yes: Path) -> None:
     assert chat.texts == ["One?", "Yes, ok.", "Two?", "Yes, ok."]
     with pytest.raises(UsageError, match="no branch 4"):
         chat("/branches 4")
-    assert "forgotten" in chat("/clear")
+    assert "/branches 1 goes back" in chat("/clear")
     assert chat.texts == []
     path = chat.session.saved_as()
     assert path is not None
@@ -167,6 +201,28 @@ def test_why_shows_the_effect_of_each_filter(start: Start, tmp_path: Path) -> No
     assert "out" in said
     assert "/branch 2 K" in said
     assert "neurons" in said
+
+
+def test_why_and_lens_find_a_word(start: Start, tmp_path: Path) -> None:
+    chat = start(write_puppet(tmp_path / "again", loop(b"on, ")))
+    chat("/set max-tokens 10")
+    chat("hi")
+    assert chat.texts[-1] == "on, on, on"
+    said = chat("/why on")
+    assert "“on” is tokens 0 to 1 of the reply" in said
+    assert "3 times, and this is number 1; /why on 2 explains number 2." in said
+    # The alternatives of both tokens, the rest of the first.
+    assert "/branch 0 K" in said and "/branch 1 K" in said and said.count("neurons") == 1
+    said = chat("/lens on 2")
+    assert "“on” is tokens 4 to 5" in said and "/why on 3 explains number 3" in said and "expect noise" in said
+    assert "/why on 1 explains number 1" in chat("/attention on 3")
+    said = chat("/attention n,")
+    assert "“n,” is tokens 1 to 2" in said and "2 times" in said
+    for wrong in ("/why Rome", "/why on 4", '/why "4"'):
+        with pytest.raises(UsageError, match="is not in the last reply"):
+            chat(wrong)
+    with pytest.raises(UsageError, match=r'There is no token 10.*in quotes: "10"'):
+        chat("/why 10")
 
 
 def test_set_accepts_filters_with_several_values(start: Start, yes: Path) -> None:
@@ -301,10 +357,12 @@ def test_a_saved_conversation_loads_with_the_same_prompt_ids(start: Start, yes: 
     assert loaded.splitlines() == [
         "Continuing 4 messages, yes: One?",
         "> Two?",
+        "yes:",
         "Yes, ok.",
+        "",
         "/history prints all of it.",
     ]
-    assert chat("/history").splitlines() == ["> One?", "Yes, ok.", "> Two?", "Yes, ok."]
+    assert chat("/history").splitlines() == ["> One?", "yes:", "Yes, ok.", "", "> Two?", "yes:", "Yes, ok.", ""]
     # The same ids, including the system prompt.
     assert chat.session.prompt("Three?") == prompt
     with pytest.raises(UsageError, match="you are in"):

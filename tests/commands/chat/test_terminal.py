@@ -225,6 +225,21 @@ def test_piped_text_is_answered_before_typed_text(tmp_path: Path, speaker: Path)
     assert questions(tmp_path) == ["Some notes.", "And?"]
 
 
+@pytest.mark.parametrize("colors", [True, False])
+def test_the_user_and_the_model_can_be_told_apart(tmp_path: Path, speaker: Path, colors: bool) -> None:
+    with chatting(tmp_path, speaker, TERM="xterm-256color", NO_COLOR="" if colors else "1") as child:
+        child.sendline("One?")
+        # The name of the model, its reply as plain text, and a blank line before the next message.
+        child.expect(r"speaker:(\x1b\[0m)?\r\n(\x1b\[\?2004h)?Yes, ok\.\r\n(\x1b\[\?2004l)?\r\n")
+        child.expect_exact(READY)
+        child.send("Two")
+        child.expect_exact("Two")
+        assert ">" in child.before and ("38;5;29" in child.before) is colors
+        child.sendline("?")
+        child.expect_exact("Yes, ok.")
+        leave(child)
+
+
 def test_leaving_a_chat_notes_how_to_resume_it(tmp_path: Path, speaker: Path) -> None:
     with chatting(tmp_path, speaker) as child:
         child.sendline("/show")
@@ -238,5 +253,5 @@ def test_leaving_a_chat_notes_how_to_resume_it(tmp_path: Path, speaker: Path) ->
         assert f"llm chat -c continues this conversation; later, llm chat --resume {path.stem} does." in child.before
     with chatting(tmp_path, speaker, "-c") as child:
         child.sendline("/history")
-        child.expect("> A question[?].*Yes, ok[.]")
+        child.expect("> .*A question[?].*speaker:.*Yes, ok[.]")
         leave(child)
