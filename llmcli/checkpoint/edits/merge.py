@@ -201,7 +201,7 @@ def _describe_folder(checkpoint: Checkpoint, to: Path) -> None:
     path = checkpoint.path / "config.json"
     if checkpoint.format not in _FOLDER_FORMATS or not path.exists():
         raise UnsupportedModelError(
-            f"{checkpoint.path} is in the layout {checkpoint.format}, whose params.json cannot be converted to a "
+            f"{checkpoint.path} is in the layout {checkpoint.format}; its params.json cannot be converted to a "
             "config.json. Merge the Hugging Face version of the model, or use the edits with -e."
         )
     _copy_beside(checkpoint.path, to)

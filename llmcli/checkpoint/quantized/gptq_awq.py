@@ -177,8 +177,8 @@ def collapse_gptq(
         check_shape(qzeros, (groups, outputs * its_bits // 32), scales)
         if outputs * its_bits % 32:
             raise CheckpointError(
-                f"{qweight.path}: tensor {shown(qweight.name)} has {outputs} columns, "
-                f"whose {its_bits}-bit zero points do not fill words."
+                f"{qweight.path}: tensor {shown(qweight.name)} has {outputs} columns; "
+                f"their {its_bits}-bit zero points do not fill whole words."
             )
         if g_idx is not None:
             check_shape(g_idx, (inputs,), qweight)

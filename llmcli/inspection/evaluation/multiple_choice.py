@@ -198,6 +198,7 @@ def _check(answers: Mapping[str, tuple[int, ...]], whole: bool) -> None:
         for length in range(1, len(ids)):
             if ids[:length] in by_ids:
                 raise UsageError(
-                    f"{text!r} begins with the answer {by_ids[ids[:length]]!r}, whose probability would include it, "
-                    "since a raw text may continue after an answer. Add to the shorter answer what follows it."
+                    f"{text!r} begins with the answer {by_ids[ids[:length]]!r}: the probability of the shorter "
+                    "answer would include the longer one, since a raw text may continue. Add to the shorter one what "
+                    "follows it."
                 )

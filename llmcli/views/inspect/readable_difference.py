@@ -43,6 +43,6 @@ def difference_note(tokens: Sequence[TokenProbabilities]) -> str | None:
     of = f"most for token {most.index}" if len(apart) > 1 else f"for token {most.index}"
     count = f" ({len(apart)} of {len(tokens)} tokens)" if len(tokens) > 1 else ""
     return (
-        "These internals come from the readable model, whose probabilities differ from the reply's by more than 1 %"
+        "These internals come from the readable model; its probabilities differ from the reply's by more than 1 %"
         f"{count}, {of} {token_label(most.data)}: {percent(most.readable)}, in the reply {percent(most.reply)}."
     )
