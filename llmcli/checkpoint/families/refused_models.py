@@ -10,7 +10,7 @@ _SPARSE = "attention that an index selects keys for"
 _ENCODER = "an encoder"
 _PER_LAYER = "embeddings for each layer and caches shared by layers"
 
-_REASONS: dict[str, str] = {
+REASONS: dict[str, str] = {
     **dict.fromkeys(
         (
             "mamba",
@@ -40,10 +40,25 @@ _REASONS: dict[str, str] = {
             "olmo_hybrid",
             "bailing_hybrid",
             "zaya",
+            "lara_mini",
+            "lfm3",
+            "qwen4_exp",
+            "qwen4_exp_text",
         ),
         _RECURRENT,
     ),
-    **dict.fromkeys(("deepseek_v32", "deepseek_v4", "glm_moe_dsa", "minimax_m3"), _SPARSE),
+    **dict.fromkeys(("deepseek_v32", "deepseek_v4", "glm_moe_dsa", "minimax_m3", "minimax_m3_vl_text"), _SPARSE),
+    **dict.fromkeys(("axk2", "hy_v4", "dots3_note", "dots3_note_text", "mistral_large4"), _SPARSE),
+    **dict.fromkeys(("inkling_text", "inkling2_text", "inkling2_loop_text"), "convolutions within attention"),
+    **dict.fromkeys(("dory", "hrm_text"), "layers that run several times"),
+    **dict.fromkeys(("ctrl", "openai-gpt"), "norms of the sums of the residual stream"),
+    "mllama": "attention to images in some of its layers",
+    "blt": "patches of bytes instead of tokens",
+    "cpmant": "attention biased by relative positions",
+    "diffllama": "differences of two softmaxes",
+    "doge": "attention with a learned mask",
+    "jetmoe": "mixtures of attention heads",
+    "longcat_flash": "experts that do nothing",
     **dict.fromkeys(("t5", "mt5", "bart", "mbart", "pegasus", "marian", "whisper", "t5gemma"), _ENCODER),
     **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), _PER_LAYER),
     **dict.fromkeys(("bert", "roberta", "deberta", "modernbert"), "attention to later tokens"),
@@ -60,8 +75,8 @@ def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
     Raises:
         UnsupportedModelError: names the feature.
     """
-    if model_type in _REASONS:
-        raise _unsupported(keys, model_type, _REASONS[model_type])
+    if model_type in REASONS:
+        raise _unsupported(keys, model_type, REASONS[model_type])
     # Granite hybrids have Mamba keys even without Mamba layers; their layer types decide.
     kinds = keys.get("layer_types") or keys.get("layers_block_type")
     if isinstance(kinds, list):

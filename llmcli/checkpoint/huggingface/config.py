@@ -27,7 +27,7 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 # Multimodal models, and the type of their text model if the file does not state it.
-_WRAPPERS = {
+WRAPPERS = {
     "gemma3": "gemma3_text",
     "mistral3": "mistral",
     "llama4": "llama4_text",
@@ -45,6 +45,7 @@ _WRAPPERS = {
     "kimi_k25": "deepseek_v3",
     "exaone4_5": "exaone4",
     "aria": "aria_text",
+    "fuyu": "persimmon",
     "aya_vision": "cohere2",
     "cohere2_vision": "cohere2",
     "cohere_compass": "cohere_compass_text",
@@ -68,15 +69,15 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
         UnsupportedModelError: an unknown family, or a feature that this program lacks.
     """
     model_type = keys.text("model_type")
-    inner = keys.section("text_config") if model_type in _WRAPPERS else None
+    inner = keys.section("text_config") if model_type in WRAPPERS else None
     if inner is not None:
-        model_type = inner.text("model_type") or _WRAPPERS[str(model_type)]
+        model_type = inner.text("model_type") or WRAPPERS[str(model_type)]
         # `tie_word_embeddings` is stated outside of `text_config`.
         tied = {"tie_word_embeddings": keys.get("tie_word_embeddings")}
         keys = ConfigKeys({**inner.values, **tied}, keys.path)
-    elif model_type in _WRAPPERS:
+    elif model_type in WRAPPERS:
         # Some conversions store a text model alone under the type of the multimodal model.
-        model_type = _WRAPPERS[model_type]
+        model_type = WRAPPERS[model_type]
     refuse_unsupported(keys, model_type)
     family = FAMILIES.get(model_type or "")
     if family is None or model_type is None:

@@ -48,6 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
     "aria": {"moe_num_experts": 4, "moe_topk": 2},
     "exaone4_5": {"model_type": "exaone4", **WINDOWS},
     "kimi_k25": {"model_type": "deepseek_v3", **LATENT_EXPERTS},
+    "fuyu": {"model_type": "persimmon"},
     "voxtral": {"model_type": "llama", "head_dim": 8},
     "mistral3": {"model_type": "mistral4", **LATENT_EXPERTS},
 }
