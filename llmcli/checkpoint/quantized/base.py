@@ -7,13 +7,12 @@ without it.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from llmcli.checkpoint.files.weight_file import shown
+from llmcli.checkpoint.tensors.last_read import last_read
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError
 from llmcli.model.quantized.layout import COLUMNS, Bits, wide
@@ -233,26 +232,10 @@ def read_groups(reader: RowReader, info: TensorInfo, groups: int) -> Tensor:
     return table
 
 
-class _LastRead(threading.local):
-    """The tensors that each thread read last; one cache for all threads would be evicted all the time."""
-
-    def __init__(self) -> None:
-        self.last: WeakKeyDictionary[RowReader, tuple[tuple[TensorInfo, ...], tuple[Tensor, ...]]]
-        self.last = WeakKeyDictionary()
-
-
-_KEPT = _LastRead()
-
-
 def read_whole(reader: RowReader, infos: tuple[TensorInfo, ...]) -> tuple[Tensor, ...]:
     """All values of tensors that belong together, cached until the thread asks for others.
 
     For layouts in which rows of the weight are columns in the file: the rows are needed in chunks, and each chunk
     would otherwise read the whole tensors again.
     """
-    last = _KEPT.last.get(reader)
-    if last is None or last[0] != infos:
-        _KEPT.last.pop(reader, None)
-        last = infos, tuple(reader.read_rows(info, 0, info.rows) for info in infos)
-        _KEPT.last[reader] = last
-    return last[1]
+    return last_read(reader, infos, lambda: tuple(reader.read_rows(info, 0, info.rows) for info in infos))

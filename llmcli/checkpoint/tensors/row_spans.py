@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.tensors.gguf_parameter_sources import SideBySide
+from llmcli.checkpoint.tensors.last_read import last_read
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Source, Stacked
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.checkpoint.tensors.tensor_info import RowReader
 
 
 @dataclass(frozen=True)
@@ -25,14 +32,14 @@ def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index:
     """The row ranges of a source, in order; none if it is not a mere concatenation of rows."""
     match source:
         case Source():
-            tensor = _flat(stored[source.name])
-            shape = stored[source.name].shape
+            tensor = stored[source.name]
+            shape = tensor.shape
             if source.ranges is not None:
                 for start, stop in source.ranges:
                     yield RowSpan(tensor, start, stop, index, source.pairs)
             elif len(shape) == 3:
                 for matrix in range(shape[0]):
-                    yield RowSpan(tensor, matrix * shape[1], (matrix + 1) * shape[1], matrix, source.pairs)
+                    yield RowSpan(_matrix(tensor, matrix), 0, shape[1], matrix, source.pairs)
             else:
                 yield RowSpan(tensor, 0, shape[0], index, source.pairs)
         case Joined():
@@ -46,8 +53,44 @@ def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index:
                 yield from spans_of(Source(name), stored)
 
 
-def _flat(tensor: StoredTensor) -> StoredTensor:
-    """A stack of matrices as one matrix, if its rows can be read one by one."""
-    if isinstance(tensor, TensorInfo) and len(tensor.shape) == 3:
-        return replace(tensor, shape=(tensor.shape[0] * tensor.shape[1], tensor.shape[2]))
-    return tensor
+@dataclass(frozen=True)
+class MatrixOfStack:
+    """A matrix of a stack (E, N, K) whose rows cannot be read one by one; a `StoredTensor`."""
+
+    stack: StoredTensor
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The name of the stack."""
+        return self.stack.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, K)."""
+        return self.stack.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        """The matrix's share of the stack's bytes."""
+        return self.stack.nbytes // self.stack.shape[0]
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the stack."""
+        return self.stack.encoding
+
+    def read_rows(self, reader: RowReader, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop`; the whole matrix is read and decoded once."""
+
+        def read() -> tuple[Tensor]:
+            return (self.stack.read_rows(reader, self.index, self.index + 1).view(self.shape),)
+
+        return last_read(reader, (self.name, self.index), read)[0][start:stop]
+
+
+def _matrix(stack: StoredTensor, index: int) -> StoredTensor:
+    if not isinstance(stack, TensorInfo):
+        return MatrixOfStack(stack, index)
+    size = stack.nbytes // stack.rows
+    return replace(stack, shape=stack.shape[1:], offset=stack.offset + index * size, nbytes=size)

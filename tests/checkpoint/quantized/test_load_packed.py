@@ -14,11 +14,12 @@ import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.load_packed import Packing, PackingSizes, attach_packed_matrices, planned_formats, read_packed
 from llmcli.checkpoint.quantized.base import QuantizedTensor
+from llmcli.checkpoint.tensors.parameter_sources import Source
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError
 from llmcli.model.meta_device import meta_model
-from llmcli.model.quantized.layout import PackedFormat, wide
-from llmcli.model.quantized.matrix import QuantizedLinear
+from llmcli.model.quantized.layout import PackedFormat, narrow, wide
+from llmcli.model.quantized.matrix import PackedMatrix, QuantizedLinear
 from tests.support.models.tiny import edit_config, random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import CASES, Case, awq, gptq, make, mlx, packed_integers, scaled_int8
@@ -215,3 +216,17 @@ def test_long_groups_are_kept_on_a_gpu(
             read_packed(checkpoint.sources[parameter], checkpoint.tensors, reader, matrix)
             # Codes and scales are unchanged; only minima are rounded, and they are at most 16 x 0.025.
             assert float((matrix[0] - case.weight).abs().max()) <= (16 * 0.025 * 2**-11 if kept.bits == 4 else 0)
+
+
+def test_matrices_of_a_quantized_stack_are_quantized_again(tmp_path: Path) -> None:
+    """gpt-oss stores its experts so; a chunk has fewer rows than a matrix."""
+    rng = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (3, 40, 2, 16), generator=rng, dtype=torch.uint8)
+    scales = torch.randint(118, 122, (3, 40, 2), generator=rng, dtype=torch.uint8)
+    stored = opened(tmp_path, {"e.down_proj_blocks": blocks, "e.down_proj_scales": scales}, {"quant_method": "mxfp4"})
+    matrix = PackedMatrix(narrow(8), 40, 64, dtype=torch.float32, count=3)
+    with TensorReader() as reader:
+        read_packed(Source("e.down_proj"), stored, reader, matrix, sizes=PackingSizes(values=1 << 10))
+        expected = stored["e.down_proj"].read_rows(reader, 0, 3).view(3, 40, 64)
+    for index in range(3):
+        assert float((matrix[index] - expected[index]).norm() / expected[index].norm()) < 0.006
