@@ -101,7 +101,7 @@ def _read_by_a_token(config: ModelConfig, nbytes: Callable[[str], int]) -> int:
     """Bytes of all weights that one decode step reads; `nbytes` gives the bytes of a parameter by name."""
     total = 0
     for name, _ in meta_model(config).named_parameters():
-        if name.startswith("embed_") and not (name == "embed_tokens.weight" and config.tie_embeddings):
+        if "embed_" in name and not (name == "embed_tokens.weight" and config.tie_embeddings):
             continue  # a step reads one row
         read = nbytes(name)
         if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:

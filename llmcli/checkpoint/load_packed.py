@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.quantized.base import QuantizedTensor
+from llmcli.checkpoint.stored_tables import stored_tables
+from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
@@ -33,8 +35,10 @@ from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from llmcli.model.quantized.quantize import quantize
+from llmcli.model.quantized.stored_embedding import StoredEmbedding, StoredFormat
 from llmcli.sizes import size
 
+Storage: TypeAlias = PackedFormat | StoredFormat
 Packing: TypeAlias = Literal["stored", "int8", "int4"]
 """Pack tensors that are stored quantized; or all large matrices, in 8 or 4 bits (embedding and head always in 8)."""
 
@@ -70,8 +74,13 @@ def default_packing(checkpoint: Checkpoint, device: torch.device) -> Packing | N
     """The default packing for a device: "stored" if its kernel reads stored blocks, else None (dense weights)."""
     if device.type == "cpu":
         return "stored"
-    planned = planned_formats(meta_model(checkpoint.config), "stored", checkpoint, device)
+    planned = packed_formats(planned_formats(meta_model(checkpoint.config), "stored", checkpoint, device))
     return "stored" if device.type == "cuda" and planned and reads_packed(checkpoint.config, planned) else None
+
+
+def packed_formats(planned: Mapping[str, Storage]) -> dict[str, PackedFormat]:
+    """Those of the `planned` formats that are packed."""
+    return {name: kept for name, kept in planned.items() if isinstance(kept, PackedFormat)}
 
 
 def planned_formats(
@@ -80,16 +89,17 @@ def planned_formats(
     checkpoint: Checkpoint | None,
     device: torch.device,
     sizes: PackingSizes = PACKING_SIZES,
-) -> dict[str, PackedFormat]:
-    """Choose the packed format of each parameter of `model` that is packed, by parameter name.
+) -> dict[str, Storage]:
+    """Choose the format of each parameter of `model` that is packed or stays as it is stored, by parameter name.
 
     `checkpoint` holds the stored tensors; None for a model without files. GPUs use long groups, except for small
     models, which lose quality by them. If the files store quantized values in short groups, all parameters with the
     same number of bits get short groups: kernels read matrices of one layout in one launch.
     """
+    tables = stored_tables(checkpoint) if checkpoint is not None and packing in (None, "stored") else {}
     if packing is None:
-        return {}
-    parameters = dict.fromkeys(parameter for _, _, parameter in _packable(model))
+        return dict[str, Storage](tables)
+    parameters = dict.fromkeys(parameter for _, _, parameter in _packable(model) if parameter not in tables)
     found = {parameter: _bits(parameter, packing, checkpoint) for parameter in parameters}
     short = checkpoint is not None and any(_in_short_groups(tensor) for tensor in checkpoint.tensors.values())
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -99,13 +109,15 @@ def planned_formats(
     }
     if kept[8].group is None and checkpoint is not None and any(map(_in_8_bit_groups, checkpoint.tensors.values())):
         kept[8] = wide(8, kept[4].group)
-    return {parameter: kept[bits] for parameter, bits in found.items() if bits is not None}
+    return {**tables, **{parameter: kept[bits] for parameter, bits in found.items() if bits is not None}}
 
 
 def attach_packed_matrices(
-    model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype, device: torch.device
+    model: Transformer, planned: Mapping[str, Storage], dtype: torch.dtype, device: torch.device
 ) -> dict[str, PackedMatrix]:
     """Replace parameters of `model` by packed matrices, not yet filled; returns these by parameter name.
+
+    Formats that are not packed are left to `attach_stored_tables`.
 
     Raises:
         OutOfMemoryError: they do not fit into memory.
@@ -115,11 +127,12 @@ def attach_packed_matrices(
     large = sum(parameter.numel() for parameter in model.parameters()) >= _LARGE
     pages = Pages(_WEIGHTS_AT_ONCE) if large and device.type == "cpu" else None
     for path, module, parameter in list(_packable(model)):
-        if parameter not in planned:
+        kept = planned.get(parameter)
+        if not isinstance(kept, PackedFormat):
             continue
         if parameter not in made:
             shape = model.get_parameter(parameter).shape
-            made[parameter] = _matrix(planned[parameter], shape, dtype, device, pages)
+            made[parameter] = _matrix(kept, shape, dtype, device, pages)
         matrix = made[parameter]
         owner, _, name = path.rpartition(".")
         replacement: nn.Module = matrix
@@ -133,6 +146,26 @@ def attach_packed_matrices(
         setattr(model.get_submodule(owner), name, replacement)
     if (unpacker := unpacker_for(device)) is not None:
         unpacker.register(made.values())
+    return made
+
+
+def attach_stored_tables(
+    model: Transformer, planned: Mapping[str, Storage], dtype: torch.dtype, device: torch.device
+) -> dict[str, StoredEmbedding]:
+    """Replace embeddings of `model` by tables in the bits of their file, not yet filled; returns these by parameter.
+
+    Raises:
+        OutOfMemoryError: they do not fit into memory.
+    """
+    made = {}
+    for parameter, kept in planned.items():
+        if isinstance(kept, StoredFormat):
+            rows, columns = model.get_parameter(parameter).shape
+            decode = ENCODINGS[kept.encoding].decode
+            with memory_for_weights(kept.nbytes(rows, columns)):
+                made[parameter] = StoredEmbedding(kept, decode, rows, columns, dtype=dtype, device=device)
+            owner, _, name = parameter.removesuffix(".weight").rpartition(".")
+            setattr(model.get_submodule(owner), name, made[parameter])
     return made
 
 
@@ -208,7 +241,9 @@ def _matrix(
 
 def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bits | None:
     if packing != "stored":
-        return 8 if packing == "int8" or parameter.startswith(("embed_tokens", "lm_head")) else 4
+        return (
+            8 if packing == "int8" or parameter.startswith(("embed_tokens", "per_layer_embeddings", "lm_head")) else 4
+        )
     assert checkpoint is not None
     source = checkpoint.sources[parameter]
     bits = {_kept_bits(checkpoint.tensors[name]) for name in source.names}

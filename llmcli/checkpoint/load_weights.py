@@ -19,6 +19,7 @@ from llmcli.checkpoint.load_packed import (
     Packing,
     PackingSizes,
     attach_packed_matrices,
+    attach_stored_tables,
     block_packer,
     memory_for_weights,
     planned_formats,
@@ -26,6 +27,7 @@ from llmcli.checkpoint.load_packed import (
 )
 from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
 from llmcli.checkpoint.pinned_staging import Ring, device_copy, stream, streamed_spans
+from llmcli.checkpoint.stored_tables import read_table
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.row_spans import RowSpan
 from llmcli.device import one_thread
@@ -33,6 +35,7 @@ from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.matrix import PackedMatrix
+from llmcli.model.quantized.stored_embedding import StoredEmbedding
 
 # Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus transfers at most 50 GB/s.
 _DEVICE_READERS = 8
@@ -66,16 +69,21 @@ def load_weights(
     dtypes = {name: torch.float32 if one.float32 else dtype for name, one in parameters_of(checkpoint.config).items()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
-    packed = attach_packed_matrices(model, planned_formats(model, packing, checkpoint, device, sizes), dtype, device)
+    planned = planned_formats(model, packing, checkpoint, device, sizes)
+    packed = attach_packed_matrices(model, planned, dtype, device)
+    tables = attach_stored_tables(model, planned, dtype, device)
     in_main_memory = _is_main_memory(device)
     packer = block_packer() if packed and in_main_memory else None
     threads = torch.get_num_threads() if in_main_memory else _DEVICE_READERS
     ring = Ring(device_copy(device), 2 * threads)
-    dense = [name for name in shapes if name not in packed]
+    dense = [name for name in shapes if name not in packed and name not in tables]
     streamed = {} if in_main_memory else _streamed(checkpoint, dense, ring)
 
-    def read(name: str, values: torch.Tensor | PackedMatrix, reader: TensorReader) -> str:
+    def read(name: str, values: torch.Tensor | PackedMatrix | StoredEmbedding, reader: TensorReader) -> str:
         if stopped.is_set():
+            return name
+        if isinstance(values, StoredEmbedding):
+            read_table(checkpoint, name, reader, values, stopped.is_set)
             return name
         if isinstance(values, PackedMatrix):
             read_packed(checkpoint.sources[name], checkpoint.tensors, reader, values, packer, sizes)
@@ -87,7 +95,9 @@ def load_weights(
             _assign(model, name, values.to(device))
         return name
 
-    def allocate(name: str) -> torch.Tensor | PackedMatrix:
+    def allocate(name: str) -> torch.Tensor | PackedMatrix | StoredEmbedding:
+        if name in tables:
+            return tables[name]
         if name in packed:
             return packed[name]
         return _allocate(shapes[name], dtypes[name], device if name in streamed else torch.device("cpu"))

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.checkpoint.load_packed import Packing, planned_formats
+from llmcli.checkpoint.load_packed import Packing, Storage, packed_formats, planned_formats
 from llmcli.device import memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.base import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import LayerConfig, ModelConfig, Transformer
 from llmcli.model.parameters import parameters_of
-from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 from llmcli.sizes import size
 
@@ -59,7 +58,7 @@ class LoadRequest:
 
 def footprint(
     model: Transformer,
-    planned: Mapping[str, PackedFormat],
+    planned: Mapping[str, Storage],
     dtype: torch.dtype,
     context: int | None,
     device: torch.device,
@@ -68,14 +67,14 @@ def footprint(
     weights = sum(parameter_bytes(model, planned, dtype).values())
     tokens = min(context or _DEFAULT_CONTEXT, model.config.context_length)
     working = _working(model.config, tokens, dtype, device)
-    if device.type == "cuda" and planned:
-        largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in planned)
+    if device.type == "cuda" and (packed := packed_formats(planned)):
+        largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in packed)
         working += UNPACKED_BYTES * min(DEVICE_VALUES_AT_ONCE, largest)
     return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
 
 
-def parameter_bytes(model: Transformer, planned: Mapping[str, PackedFormat], dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of each parameter: packed if in `planned`, float32 if it must be, else in `dtype`."""
+def parameter_bytes(model: Transformer, planned: Mapping[str, Storage], dtype: torch.dtype) -> dict[str, int]:
+    """Bytes of each parameter: in the format of `planned`, float32 if it must be, else in `dtype`."""
     found = {}
     for name, parameter in parameters_of(model.config).items():
         if name in planned:
@@ -150,7 +149,7 @@ def _fitting_settings(
 
 def _longest_context(
     model: Transformer,
-    planned: Mapping[str, PackedFormat],
+    planned: Mapping[str, Storage],
     dtype: torch.dtype,
     context: int,
     device: torch.device,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.checkpoint.load_packed import default_packing, planned_formats
+from llmcli.checkpoint.load_packed import default_packing, packed_formats, planned_formats
 from llmcli.checkpoint.memory_estimate import parameter_bytes
 from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype, memory
@@ -66,7 +66,7 @@ def _memory(checkpoint: Checkpoint, device: str, dtype: str) -> Iterator[Finding
     planned = planned_formats(model, packing, checkpoint, where)
     needed = sum(parameter_bytes(model, planned, kind).values())
     _, free = memory(where)
-    kept = "the bits they are stored in" if planned else str(kind).removeprefix("torch.")
+    kept = "the bits they are stored in" if packed_formats(planned) else str(kind).removeprefix("torch.")
     words = f"the weights take {size(needed)} in {kept} on {where}"
     if free is not None and needed > free:
         yield Finding("problem", "memory", f"{words}, of which {size(free)} are free")

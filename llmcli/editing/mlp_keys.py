@@ -25,8 +25,12 @@ def editable_layers(config: ModelConfig, name: str) -> list[int]:
     """The blocks with a dense feed-forward network, whose output comes from a single matrix.
 
     Raises:
-        UnsupportedModelError: there are none.
+        UnsupportedModelError: there are none, or blocks read more than the residual stream.
     """
+    if reason := config.why_not_restartable:
+        raise UnsupportedModelError(
+            f"{name} cannot be edited: {reason}, so an edit cannot be computed from one block's output."
+        )
     dense = [index for index, layer in enumerate(config.layers) if layer.experts is None]
     if not dense:
         raise UnsupportedModelError(

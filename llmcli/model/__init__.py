@@ -3,8 +3,9 @@
 Token -> embedding -> blocks of attention and feed-forward around a residual stream -> norm -> logits: `transformer.py`
 holds the whole path and `block.py` one layer of it. `attention/attention.py` (with `scaled_dot_product.py`, the
 softmax, and `rope.py`), `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box of the diagram each. Some
-models have `attention/latent_attention.py` and `mixture_of_experts.py` in their place. `config.py` holds the sizes and
-options. Nothing here depends on files or on the names of model families.
+models have `attention/latent_attention.py` and `mixture_of_experts.py` or `experts_beside.py` in their place, or
+`per_layer_embeddings.py` besides. `config.py` holds the sizes and options. Nothing here depends on files or on the
+names of model families.
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from llmcli.model.config import (
     LayerConfig,
     ModelConfig,
     NormStyle,
+    PerLayerConfig,
     QueryScaling,
 )
 from llmcli.model.rope_config import (
@@ -50,6 +52,7 @@ __all__ = [
     "LongRopeScaling",
     "ModelConfig",
     "NormStyle",
+    "PerLayerConfig",
     "QueryScaling",
     "RopeConfig",
     "RopeScaling",

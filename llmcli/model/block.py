@@ -5,15 +5,18 @@ Dimension letters: B batch, T new tokens, C hidden size.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from llmcli.model.attention.attention import Attention, Positions
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, Placement
+from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import Scale, make_norm
+from llmcli.model.per_layer_embeddings import PerLayerInput
 
 
 class Block(nn.Module):
@@ -24,7 +27,8 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__()
-        both = config.placement != "parallel_shared"
+        normed_inside = layer.experts is not None and layer.experts.own_norms
+        both = config.placement != "parallel_shared" and not normed_inside
         self.input_layernorm = _norm(config, present=config.placement != "post")
         self.self_attn = _attention(config, layer, index)
         self.post_attention_layernorm = _norm(config, present=both and config.placement != "post")
@@ -50,6 +54,24 @@ class OutputNormBlock(Block):
         x = x + self.attention_output_norm(self.self_attn(self.input_layernorm(x), place, cache))
         x = x + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(x)))
         return x  # noqa: RET504
+
+
+class ScaledBlock(OutputNormBlock):
+    """A layer that may add its part of the per-layer embeddings, and multiplies its output by a number (Gemma 4)."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__(config, layer, index)
+        self.index = index
+        self.per_layer_input = None if config.per_layer is None else PerLayerInput(config, config.per_layer)
+        self.layer_scalar = nn.Parameter(torch.empty(1))
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = super().forward(x, place, cache)
+        if self.per_layer_input is not None:
+            assert place.per_layer is not None
+            x = x + self.per_layer_input(x, place.per_layer[:, :, self.index])
+        return x * self.layer_scalar
 
 
 class ParallelBlock(Block):
@@ -85,6 +107,8 @@ _KINDS: dict[Placement, type[Block]] = {
 def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     """Make the block of a layer, of the kind that the configuration calls for."""
     kind = _KINDS[config.placement] if config.residual_scale == 1 else OutputNormBlock
+    if config.layer_scale:
+        kind = ScaledBlock
     return kind(config, layer, index)
 
 
@@ -104,6 +128,7 @@ def _attention(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module
 
 def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:
     if layer.experts is not None:
-        return MixtureOfExperts(config, layer.experts)
+        mixture = ExpertsBesideDense if layer.experts.own_norms else MixtureOfExperts
+        return mixture(config, layer.experts)
     kind = FeedForward if config.gated else PlainFeedForward
     return kind(config.hidden_size, config.width_of(layer), config.activation, bias=config.mlp_bias)

@@ -98,6 +98,16 @@ class LatentConfig:
 
 
 @dataclass(frozen=True)
+class PerLayerConfig:
+    """Per-layer embeddings: a table with a small vector of each token for every layer (Gemma 3n and 4)."""
+
+    vocab_size: int
+    """Tokens in the table; later ones have the vectors of token 0."""
+    size: int
+    """Values of a layer's vector."""
+
+
+@dataclass(frozen=True)
 class ClampedGLU:
     """The expert activation of gpt-oss: `(clip(up) + 1) * min(gate, limit) * sigmoid(alpha * min(gate, limit))`."""
 
@@ -139,6 +149,12 @@ class ExpertsConfig:
     """Size of the shared expert, which every token goes through; 0: none."""
     shared_gate: bool = False
     """The shared expert's output is multiplied by a learned sigmoid gate."""
+    router_scale: bool = False
+    """The router's input is normalized and multiplied by a learned vector."""
+    expert_scale: bool = False
+    """Each expert has a learned factor on its weights, applied after they are normalized."""
+    own_norms: bool = False
+    """Experts and shared expert each have norms of their input and output; the router reads the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,10 @@ class LayerConfig:
     """The shape of the attention; None: that of `ModelConfig`."""
     intermediate_size: int | None = None
     """Of the feed-forward network that is not experts; None: that of `ModelConfig`."""
+    kv_from: int | None = None
+    """An earlier layer, whose keys and values this layer reads instead of computing and caching its own."""
+    key_is_value: bool = False
+    """Values are the projected keys, before their norm and rotation."""
 
     @property
     def is_windowed(self) -> bool:
@@ -196,6 +216,8 @@ class ModelConfig:
     norm: NormStyle = field(default_factory=NormStyle)
     placement: Placement = "pre"
     qk_norm: QKNorm | None = None
+    value_norm: bool = False
+    """Normalize each head of the values, without a weight."""
     qkv_clip: float | None = None
     """Clamp queries, keys and values to this magnitude."""
     attention_scale: float | None = None
@@ -225,6 +247,9 @@ class ModelConfig:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     """Logits `z` become `cap * tanh(z / cap)`."""
+    per_layer: PerLayerConfig | None = None
+    layer_scale: bool = False
+    """Multiply each layer's output, residual stream included, by a learned number."""
     tie_embeddings: bool = False
     """The output head is the embedding matrix itself."""
 
@@ -232,6 +257,14 @@ class ModelConfig:
     def num_layers(self) -> int:
         """Number of blocks."""
         return len(self.layers)
+
+    @property
+    def why_not_restartable(self) -> str | None:
+        """Why blocks cannot be run on a residual stream alone, as words after a colon; None: they can."""
+        if self.per_layer is not None:
+            return "its blocks also read embeddings of their own"
+        shared = any(layer.kv_from is not None for layer in self.layers)
+        return "some blocks read keys and values of earlier blocks" if shared else None
 
     def heads_of(self, layer: LayerConfig) -> Heads:
         """The shape of a layer's attention."""
@@ -244,12 +277,13 @@ class ModelConfig:
     def cached_widths(self, layer: LayerConfig) -> tuple[int, int, int]:
         """The shape of a layer's cache for one position: heads, size of a key, size of a value.
 
-        Latent attention caches one row for all heads, the latent and the rotated key, and no separate values.
+        A layer that reads another layer's keys and values caches nothing: 0 heads. Latent attention caches one row for
+        all heads, the latent and the rotated key, and no separate values.
         """
         if self.latent is not None:
             return 1, self.latent.rank + self.latent.rope_dim, 0
         heads = self.heads_of(layer)
-        return heads.kv_count, heads.key_dim, heads.value_dim
+        return heads.kv_count if layer.kv_from is None else 0, heads.key_dim, heads.value_dim
 
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
         """Bytes of the KV cache for one position in all layers."""

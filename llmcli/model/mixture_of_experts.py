@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llmcli.model.config import ExpertsConfig, ModelConfig
 from llmcli.model.feed_forward import ACTIVATIONS, FeedForward
+from llmcli.model.norm import root_mean_square
 from llmcli.model.quantized.matrix import PackedMatrix
 
 
@@ -21,17 +22,26 @@ class Router(nn.Module):
     e_score_correction_bias: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, hidden: int, experts: ExpertsConfig) -> None:
+    scale: Tensor | None
+    per_expert_scale: Tensor | None
+
+    def __init__(self, hidden: int, experts: ExpertsConfig, eps: float) -> None:
+        """`eps` is that of the norm of the input, if there is one."""
         super().__init__()
-        self.experts = experts
+        self.experts, self.eps = experts, eps
         self.weight = nn.Parameter(torch.empty(experts.count, hidden))
         self.register_parameter("bias", nn.Parameter(torch.empty(experts.count)) if experts.router_bias else None)
+        self.register_parameter("scale", nn.Parameter(torch.empty(hidden)) if experts.router_scale else None)
+        factors = nn.Parameter(torch.empty(experts.count)) if experts.expert_scale else None
+        self.register_parameter("per_expert_scale", factors)
         selection = nn.Parameter(torch.empty(experts.count)) if experts.selection_bias else None
         self.register_parameter("e_score_correction_bias", selection)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the chosen experts of tokens `x` (N, C) and their weights in float32, both (N, k)."""
         experts = self.experts
+        if self.scale is not None:
+            x = root_mean_square(x, self.eps).to(x.dtype) * self.scale * x.shape[-1] ** -0.5
         if experts.float32_router:
             logits = F.linear(x.float(), self.weight.float())
         else:
@@ -46,6 +56,8 @@ class Router(nn.Module):
         if experts.normalized:
             # The constant of DeepSeek-V3; a softmax never comes near it.
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        if self.per_expert_scale is not None:
+            weights = weights * self.per_expert_scale[chosen]
         return chosen, weights * experts.scale
 
     def _eligible(self, scores: Tensor) -> Tensor:
@@ -138,7 +150,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: ModelConfig, experts: ExpertsConfig) -> None:
         super().__init__()
         self.config = experts
-        self.gate = Router(config.hidden_size, experts)
+        self.gate = Router(config.hidden_size, experts, config.norm_eps)
         self.experts = ExpertWeights(config, experts)
         self.shared_expert = self.shared_expert_gate = None
         if experts.shared_size:
@@ -165,6 +177,14 @@ class MixtureOfExperts(nn.Module):
         if self.shared_expert_gate is not None:
             shared = torch.sigmoid(self.shared_expert_gate(x)) * shared
         return routed + shared
+
+    def experts_input(self, x: Tensor) -> Tensor:
+        """What the experts read where the mixture reads `x`, any shape (..., C)."""
+        return x
+
+    def shared_input(self, x: Tensor) -> Tensor:
+        """What the shared expert reads where the mixture reads `x`, any shape (..., C)."""
+        return x
 
     def _routed(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum of the outputs of the chosen experts, (N, C)."""

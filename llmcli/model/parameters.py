@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmcli.model.config import ExpertsConfig, Heads, LatentConfig, LayerConfig, ModelConfig, NormStyle
+from llmcli.model.config import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle, PerLayerConfig
 
 Shape = tuple[int, ...]
 _Named = Iterator[tuple[str, "ParameterInfo"]]
@@ -44,6 +44,8 @@ def _transformer(config: ModelConfig) -> _Named:
         yield "embed_positions.weight", ParameterInfo((config.context_length, hidden))
     if config.embed_norm:
         yield from _within("embed_norm", _norm((hidden,), config.norm))
+    if config.per_layer is not None:
+        yield from _within("per_layer_embeddings", _per_layer_embeddings(config, config.per_layer))
     for index, layer in enumerate(config.layers):
         yield from _within(f"layers.{index}", _block(config, layer))
     yield from _within("norm", _norm((hidden,), config.norm))
@@ -53,15 +55,31 @@ def _transformer(config: ModelConfig) -> _Named:
     yield from _within("lm_head", iter(head.items()))
 
 
+def _per_layer_embeddings(config: ModelConfig, per_layer: PerLayerConfig) -> _Named:
+    width = config.num_layers * per_layer.size
+    yield "embed_tokens.weight", ParameterInfo((per_layer.vocab_size, width))
+    yield from _within("projection", _linear(config.hidden_size, width))
+    yield from _within("norm", _norm((per_layer.size,), config.norm))
+
+
+def _per_layer_input(config: ModelConfig, per_layer: PerLayerConfig) -> _Named:
+    yield from _within("gate", _linear(config.hidden_size, per_layer.size))
+    yield from _within("projection", _linear(per_layer.size, config.hidden_size))
+    yield from _within("norm", _norm((config.hidden_size,), config.norm))
+
+
 def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
+    if config.layer_scale:
+        yield "layer_scalar", ParameterInfo((1,))
     norm = dict(_norm((config.hidden_size,), config.norm))
     if config.placement != "post":
         yield from _within("input_layernorm", iter(norm.items()))
     if config.latent is None:
-        yield from _within("self_attn", _attention(config, config.heads_of(layer)))
+        yield from _within("self_attn", _attention(config, layer))
     else:
         yield from _within("self_attn", _latent_attention(config, config.latent))
-    if config.placement not in ("post", "parallel_shared"):
+    normed_inside = layer.experts is not None and layer.experts.own_norms
+    if config.placement not in ("post", "parallel_shared") and not normed_inside:
         yield from _within("post_attention_layernorm", iter(norm.items()))
     if layer.experts is not None:
         yield from _within("mlp", _mixture_of_experts(config, layer.experts))
@@ -70,17 +88,23 @@ def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
     if config.placement in ("post", "sandwich") and config.residual_scale == 1:
         yield from _within("attention_output_norm", iter(norm.items()))
         yield from _within("mlp_output_norm", iter(norm.items()))
+    if config.per_layer is not None:
+        yield from _within("per_layer_input", _per_layer_input(config, config.per_layer))
 
 
-def _attention(config: ModelConfig, shape: Heads) -> _Named:
+def _attention(config: ModelConfig, layer: LayerConfig) -> _Named:
+    shape = config.heads_of(layer)
     hidden, size = config.hidden_size, shape.key_dim
     if config.sinks:
         yield "sinks", ParameterInfo((shape.count,))
     yield from _within("q_proj", _linear(hidden, shape.count * size, bias=config.qkv_bias))
-    yield from _within("k_proj", _linear(hidden, shape.kv_count * size, bias=config.qkv_bias))
-    yield from _within("v_proj", _linear(hidden, shape.kv_count * shape.value_dim, bias=config.qkv_bias))
+    if layer.kv_from is None:
+        yield from _within("k_proj", _linear(hidden, shape.kv_count * size, bias=config.qkv_bias))
+    if layer.kv_from is None and not layer.key_is_value:
+        yield from _within("v_proj", _linear(hidden, shape.kv_count * shape.value_dim, bias=config.qkv_bias))
     yield from _within("o_proj", _linear(shape.count * shape.value_dim, hidden, bias=config.o_bias))
-    for name, heads in (("q_norm", shape.count), ("k_norm", shape.kv_count)):
+    normed = {"q_norm": shape.count} | ({"k_norm": shape.kv_count} if layer.kv_from is None else {})
+    for name, heads in normed.items():
         if config.qk_norm == "head":
             yield from _within(name, _norm((size,), config.norm))
         elif config.qk_norm == "whole":
@@ -118,6 +142,10 @@ def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> _Named:
     yield "gate.weight", ParameterInfo((count, hidden), float32=experts.float32_router)
     if experts.router_bias:
         yield "gate.bias", ParameterInfo((count,))
+    if experts.router_scale:
+        yield "gate.scale", ParameterInfo((hidden,))
+    if experts.expert_scale:
+        yield "gate.per_expert_scale", ParameterInfo((count,))
     if experts.selection_bias:
         yield "gate.e_score_correction_bias", ParameterInfo((count,), float32=True)
     yield "experts.gate_up_proj", ParameterInfo((count, 2 * size, hidden))
@@ -129,6 +157,9 @@ def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> _Named:
         yield from _within("shared_expert", _feed_forward(config, experts.shared_size, gated=True))
     if experts.shared_gate:
         yield from _within("shared_expert_gate", _linear(hidden, 1))
+    if experts.own_norms:
+        for name in ("shared_norm", "shared_output_norm", "experts_norm", "experts_output_norm"):
+            yield from _within(name, _norm((hidden,), config.norm))
 
 
 def _linear(inputs: int, outputs: int, *, bias: bool = False) -> _Named:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from llmcli.errors import NotFiniteError, PromptTooLongError
+from llmcli.errors import NotFiniteError, PromptTooLongError, UnsupportedModelError
 from llmcli.model.attention.attention import Positions
 from llmcli.model.attention.rope import Rope
 from llmcli.model.attention.scaled_dot_product import visible_keys
@@ -20,6 +20,7 @@ from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_finite_logits, check_logits, first_not_finite, located
 from llmcli.model.norm import make_norm
+from llmcli.model.per_layer_embeddings import PerLayerEmbeddings
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
 from llmcli.model.rope_config import RopeConfig
 
@@ -37,6 +38,7 @@ class Transformer(nn.Module):
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
         )
         self.embed_norm = make_norm(config.hidden_size, config.norm_eps, config.norm) if config.embed_norm else None
+        self.per_layer_embeddings = None if config.per_layer is None else PerLayerEmbeddings(config, config.per_layer)
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
         self.lm_head: nn.Linear | QuantizedLinear = nn.Linear(
@@ -91,7 +93,8 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.begin(new)
         embedded = self._embed(ids, slice(start, start + new))  # (B, T, C)
-        places = self._places(start, new, cache.expected_length if cache is not None else 0)
+        expected = cache.expected_length if cache is not None else 0
+        places = self._places(start, new, expected, self._per_layer(ids, embedded))
         x = self._run_blocks(embedded, places, cache)
         if only_last:
             x = x[:, -1:]
@@ -109,7 +112,12 @@ class Transformer(nn.Module):
 
         `x` (B, T, C) is the residual stream before block `first`: of whole texts, or from position `start` on of texts
         whose beginning is in `cache`, which is not advanced. Earlier blocks are not run, so repeated calls are cheap.
+
+        Raises:
+            UnsupportedModelError: blocks read more than the residual stream, see `why_not_restartable`.
         """
+        if reason := self.config.why_not_restartable:
+            raise UnsupportedModelError(f"The model cannot be run from a block on: {reason}.")
         return self._run_blocks(x, self._places(start, x.shape[1], 0), cache, slice(first, stop))
 
     def forward_at(
@@ -126,12 +134,13 @@ class Transformer(nn.Module):
         position. `rotations` are the position's cosines and sines; `mask` gives for a kind of layer which of the
         positions that `cache` returns are visible, (1, S).
         """
+        x, lent = self._embed(ids, position), dict[int, tuple[Tensor, Tensor]]()
+        per_layer = self._per_layer(ids, x)
         places = [
-            Positions(position, None if layer.rope is None else rotations[layer.rope], mask(layer))
+            Positions(position, None if layer.rope is None else rotations[layer.rope], mask(layer), lent, per_layer)
             for layer in self._kinds
         ]
-        x = self._run_blocks(self._embed(ids, position), places, cache)
-        return self._head(x)
+        return self._head(self._run_blocks(x, places, cache))
 
     def unembed(self, x: Tensor) -> Tensor:
         """Apply the final norm and the output head to a residual stream `x` (..., C): logits (..., V).
@@ -168,10 +177,15 @@ class Transformer(nn.Module):
             x = x + self.embed_positions.weight[positions]
         return x if self.embed_norm is None else self.embed_norm(x)
 
-    def _places(self, start: int, new: int, expected: int) -> list[Positions]:
+    def _per_layer(self, ids: Tensor, embedded: Tensor) -> Tensor | None:
+        """The per-layer embeddings (B, T, L, P) of tokens `ids` (B, T) with embeddings (B, T, C), if there are any."""
+        return None if self.per_layer_embeddings is None else self.per_layer_embeddings(ids, embedded)
+
+    def _places(self, start: int, new: int, expected: int, per_layer: Tensor | None = None) -> list[Positions]:
         """Positions, rotations and mask of the tokens `start` to `start + new`, for each kind of layer.
 
-        `expected` is the text's expected length in tokens, on which some rotations depend.
+        `expected` is the text's expected length in tokens, on which some rotations depend. `per_layer` are the tokens'
+        per-layer embeddings.
         """
         positions = torch.arange(start, start + new, device=self.device)
         length = max(start + new, expected)
@@ -179,11 +193,14 @@ class Transformer(nn.Module):
             config: rope(positions, self.dtype, length)
             for config, rope in zip(self._distinct_ropes, self.ropes, strict=True)
         }
+        lent: dict[int, tuple[Tensor, Tensor]] = {}
         return [
             Positions(
                 positions,
                 None if layer.rope is None else rotations[layer.rope],
                 visible_keys(layer, start, new, self.device),
+                lent,
+                per_layer,
             )
             for layer in self._kinds
         ]

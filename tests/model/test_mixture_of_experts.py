@@ -115,7 +115,7 @@ def test_experts_are_chosen_within_the_best_groups() -> None:
     logits = torch.logit(scores)
 
     def chosen(experts: ExpertsConfig, bias: torch.Tensor | None = None) -> tuple[set[int], list[float]]:
-        router = Router(1, experts).requires_grad_(False)
+        router = Router(1, experts, 1e-6).requires_grad_(False)
         router.weight.copy_(logits[:, None])
         if bias is not None:
             assert router.e_score_correction_bias is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
@@ -199,6 +200,26 @@ def _deepseek(
     if first is None:
         first = keys.integer("first_k_dense_replace", minimum=0)
     return [experts if sparse else None for sparse in _sparse_layers(keys, layers, first=first)]
+
+
+def gemma4_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Gemma 4: experts beside the dense network of every layer, if `enable_moe_block` is set."""
+    if not keys.flag("enable_moe_block"):
+        return [None] * layers
+    experts = _experts(
+        keys,
+        "moe_intermediate_size",
+        normalized=True,
+        shared_size=keys.integer("intermediate_size"),
+        router_scale=True,
+        expert_scale=True,
+        own_norms=True,
+    )
+    shared = keys.optional_integer("num_kv_shared_layers", minimum=0) or 0
+    if not keys.flag("use_double_wide_mlp"):
+        return [experts] * layers
+    wide = replace(experts, shared_size=2 * experts.shared_size)
+    return [experts if index < layers - shared else wide for index in range(layers)]
 
 
 def _experts(keys: ConfigKeys, size_key: str, **options: Any) -> ExpertsConfig:

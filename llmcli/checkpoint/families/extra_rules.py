@@ -9,7 +9,7 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.families.rope_keys import rope_section, yarn_mscale
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model import Alibi, LatentConfig
+from llmcli.model import Alibi, LatentConfig, PerLayerConfig
 
 
 def no_extras(keys: ConfigKeys) -> dict[str, Any]:
@@ -38,6 +38,23 @@ def gemma3_scales(keys: ConfigKeys) -> dict[str, Any]:
         "attention_scale": keys.positive("query_pre_attn_scalar") ** -0.5,
         "logit_softcap": keys.optional_positive("final_logit_softcapping"),
     }
+
+
+def gemma4_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Gemma 4: unscaled scores, normalized values, a factor on each layer, and in small models per-layer embeddings."""
+    return gemma_scales(keys) | {
+        "attention_scale": 1.0,
+        "logit_softcap": keys.optional_positive("final_logit_softcapping"),
+        "value_norm": True,
+        "layer_scale": True,
+        "per_layer": per_layer(keys),
+    }
+
+
+def per_layer(keys: ConfigKeys) -> PerLayerConfig | None:
+    """Gemma 3n and 4: per-layer embeddings, if `hidden_size_per_layer_input` is not 0."""
+    size = keys.optional_integer("hidden_size_per_layer_input", minimum=0)
+    return PerLayerConfig(keys.integer("vocab_size_per_layer_input"), size) if size else None
 
 
 def granite_scales(keys: ConfigKeys) -> dict[str, Any]:

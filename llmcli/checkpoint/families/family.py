@@ -32,10 +32,13 @@ class Family:
     query_scaling: Callable[[ConfigKeys, list[bool]], list[QueryScaling | None]] = layer_rules.no_query_scaling
     experts: Callable[[ConfigKeys, int], list[ExpertsConfig | None]] | None = None
     heads: Callable[[ConfigKeys, list[str]], list[Heads | None]] = shape_rules.same_heads
-    widths: Callable[[ConfigKeys, int], list[int | None]] = shape_rules.same_widths
+    layer_extras: Callable[[ConfigKeys, list[str]], list[dict[str, Any]]] = shape_rules.no_layer_extras
+    """Further fields of `LayerConfig`, for each layer."""
     extras: Callable[[ConfigKeys], dict[str, Any]] = extra_rules.no_extras
     """Further fields of `ModelConfig`."""
 
+    capped_in_wrappers: bool = False
+    """Whether `final_logit_softcapping` also applies to the text model inside a multimodal one."""
     lists_layer_types: bool = False
     """Whether `layer_types` may list the type of each layer; otherwise the family's rule decides."""
     biases: BiasKeys = field(default_factory=BiasKeys)

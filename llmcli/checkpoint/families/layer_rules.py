@@ -100,6 +100,11 @@ def gpt_neo_types(keys: ConfigKeys, layers: int) -> list[str]:
         ) from None
 
 
+def mostly_sliding_then_full(keys: ConfigKeys, layers: int) -> list[str]:
+    """Gemma 4: like `mostly_sliding`, and the last layer always has full attention."""
+    return [*mostly_sliding(keys, layers)[:-1], FULL]
+
+
 def chunked_where_rotated(keys: ConfigKeys, layers: int) -> list[str]:
     """Llama 4: chunked attention in layers with RoPE, full attention in the others."""
     return [CHUNKED if on else FULL for on in listed_rope(keys, [""] * layers)]

@@ -80,7 +80,8 @@ def _refuse_rotation(part: ConfigKeys, name: str, model_type: str, family: Famil
     for key, values in _ROTATION_KEYS.items():
         if (value := part.get(key)) is not None and value not in values:
             raise _unsupported(part, model_type, f"{name}.{key}", value)
-    _refuse_partial(part, f"{name}.", model_type, family)
+    if part.get("rope_type") != "proportional" or not family.rope.by_layer_type:
+        _refuse_partial(part, f"{name}.", model_type, family)
 
 
 def _refuse_partial(keys: ConfigKeys, prefix: str, model_type: str, family: Family) -> None:

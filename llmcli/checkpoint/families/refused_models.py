@@ -60,11 +60,13 @@ REASONS: dict[str, str] = {
     "jetmoe": "mixtures of attention heads",
     "longcat_flash": "experts that do nothing",
     **dict.fromkeys(("t5", "mt5", "bart", "mbart", "pegasus", "marian", "whisper", "t5gemma"), _ENCODER),
-    **dict.fromkeys(("gemma3n", "gemma3n_text", "gemma4", "gemma4_text"), _PER_LAYER),
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), _PER_LAYER),
     **dict.fromkeys(("bert", "roberta", "deberta", "modernbert"), "attention to later tokens"),
     "phimoe": "experts chosen by sparse mixing",
     "phi3small": "block-sparse attention",
 }
+# Families whose sizes of single layers are read.
+_SIZES_BY_LAYER = ("gemma4_text", "gemma4_unified_text")
 _STATE_TYPES = ("mamba", "linear_attention", "conv", "hybrid", "recurrent")
 _STATE_KEYS = ("ssm_", "linear_conv")
 
@@ -91,7 +93,7 @@ def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
             raise _unsupported(keys, model_type, f"{_RECURRENT} ({name})")
     if keys.get("is_causal") is False or keys.get("use_bidirectional_attention") in (True, "all"):
         raise _unsupported(keys, model_type, "attention to later tokens, so it embeds texts and does not write them")
-    if keys.get("per_layer_config"):
+    if keys.get("per_layer_config") and model_type not in _SIZES_BY_LAYER:
         raise _unsupported(keys, model_type, "layers of different sizes (per_layer_config)")
     if keys.get("is_encoder_decoder") is True:
         raise _unsupported(keys, model_type, _ENCODER)

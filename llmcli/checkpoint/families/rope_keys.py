@@ -13,6 +13,7 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import (
     DynamicScaling,
+    FrequencyFactors,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
@@ -21,6 +22,8 @@ from llmcli.model import (
     YarnScaling,
 )
 
+NOT_ROTATED = 1e30
+"""Divisor of the frequencies of values that do not rotate, as GGUF files have it."""
 LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 
@@ -63,11 +66,21 @@ def rope_config(
     partial = own if own.get("partial_rotary_factor") is not None else keys
     share = None if rules.restated else partial.optional_positive("partial_rotary_factor")
     size = None if rules.size_key is None else keys.optional_integer(rules.size_key)
-    rotary_dim = int(head_dim * share) if share is not None else size or head_dim
+    proportional = own.text("rope_type") == "proportional"
+    rotary_dim = int(head_dim * share) if share is not None and not proportional else size or head_dim
     if theta <= 1 or not 0 < rotary_dim <= head_dim or rotary_dim % 2:
         raise CheckpointError(f"{keys.path} asks for RoPE over {rotary_dim} of {head_dim} values with theta {theta}.")
+    if proportional:
+        return RopeConfig(theta, rotary_dim, _proportional(own, head_dim, share or 1.0), rules.float32)
     scaling = None if unscaled else _scaling(keys, own, rules, context_length, rotary_dim)
     return RopeConfig(theta, rotary_dim, scaling, rules.float32)
+
+
+def _proportional(own: ConfigKeys, head_dim: int, share: float) -> FrequencyFactors:
+    """The frequencies of the whole head, of which only the first `share` rotate (Gemma 4)."""
+    rotating = min(int(share * head_dim // 2), head_dim // 2)
+    factor = own.optional_positive("factor") or 1.0
+    return FrequencyFactors((factor,) * rotating + (NOT_ROTATED,) * (head_dim // 2 - rotating))
 
 
 def rope_section(keys: ConfigKeys, layer_type: str) -> ConfigKeys:

@@ -29,6 +29,8 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
 # Multimodal models, and the type of their text model if the file does not state it.
 WRAPPERS = {
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
     "mistral3": "mistral",
     "llama4": "llama4_text",
     **dict.fromkeys(("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "perception_lm"), "llama"),
@@ -89,7 +91,8 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
     values = ChainMap(keys.values, *nested) if nested else keys.values  # type: ignore[arg-type]
     keys = ConfigKeys(values, keys.path, family.defaults, family.aliases)
     refuse_unknown_values(keys, model_type, family)
-    if inner is not None and keys.get("final_logit_softcapping") is not None:
+    capped = keys.get("final_logit_softcapping") is not None
+    if inner is not None and capped and not family.capped_in_wrappers:
         # `transformers` applies it to the bare text model only; other programs to both.
         raise UnsupportedModelError(
             f"{keys.path} has text_config.final_logit_softcapping = {keys.get('final_logit_softcapping')!r}, which is "
@@ -223,10 +226,10 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
             experts=mixture,
             query_scaling=scaling,
             heads=shape,
-            intermediate_size=width,
+            **further,
         )
-        for kind, rotates, mixture, scaling, shape, width in zip(
-            kinds, on, experts, scalings, heads, family.widths(keys, count), strict=True
+        for kind, rotates, mixture, scaling, shape, further in zip(
+            kinds, on, experts, scalings, heads, family.layer_extras(keys, kinds), strict=True
         )
     )
     return layers if thetas is None else tuple(map(_with_theta, layers, thetas))

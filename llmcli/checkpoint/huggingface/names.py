@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from llmcli.model import ModelConfig
+
 # Longest first; without its prefix a name is the name inside the language model.
 _PREFIXES = (
     "model.language_model.model.",
@@ -22,7 +24,7 @@ _PREFIXES = (
 )
 # Vision and audio parts, and layers for multi-token prediction; none is needed for text.
 _OTHER_PARTS = re.compile(
-    r"(model\.|language_model\.)*(visual|vision_(tower|model|encoder|adapter|projection|embed_tokens|projector)"
+    r"(model\.|language_model\.)*(visual|vision_(tower|model|embedder|encoder|adapter|projection|embed_tokens|projector)"
     r"|multi_modal_projector|mm_projector|embed_(vision|audio)|image_newline|audio_(tower|embed|encoder)|connector|mtp"
     r"|embed_tokens_extend)(\..*)?"
 )
@@ -75,6 +77,12 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "ffn.down_proj",
         "fc2",
     ),
+    "per_layer_embeddings.embed_tokens": ("embed_tokens_per_layer",),
+    "per_layer_embeddings.projection": ("per_layer_model_projection",),
+    "per_layer_embeddings.norm": ("per_layer_projection_norm",),
+    "per_layer_input.gate": ("per_layer_input_gate",),
+    "per_layer_input.projection": ("per_layer_projection",),
+    "per_layer_input.norm": ("post_per_layer_input_norm",),
     "mlp.gate": (
         "mlp.router",
         "mlp.router.gate",
@@ -113,6 +121,8 @@ FUSED_QKV = (
 )
 # The same for parameters that are not a module's weight or bias.
 _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
+    "mlp.gate.scale": ("router.scale",),
+    "mlp.gate.per_expert_scale": ("router.per_expert_scale",),
     "self_attn.sinks": ("self_attn.softmax_offset",),
     "mlp.gate.e_score_correction_bias": (
         "mlp.moe_statics.e_score_correction_bias",
@@ -193,6 +203,13 @@ def belongs_to_model(full: str) -> bool:
 def is_ignored_name(full: str) -> bool:
     """Whether a tensor is not needed to generate text."""
     return _OTHER_PARTS.fullmatch(full) is not None or _OLD_BUFFERS.fullmatch(full) is not None
+
+
+def is_unread_kv(full: str, config: ModelConfig) -> bool:
+    """Whether a tensor belongs to keys or values of a layer that reads another layer's; `transformers` ignores it."""
+    match = re.search(r"\blayers\.(\d+)\.self_attn\.[kv]_(proj|norm)\.", full)
+    index = int(match[1]) if match is not None and len(match[1]) < 6 else len(config.layers)
+    return index < len(config.layers) and config.layers[index].kv_from is not None
 
 
 def is_extra_layer(full: str, first: int, count: int) -> bool:

@@ -32,7 +32,7 @@ _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 _FUSED_GATE_UP = ("mlp.gate_up_proj", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
 _KEYS_AND_VALUES = ("embed_q", "unembed_out")
-_EXPERT_STACKS = ("mlp.experts", "feed_forward.experts", "block_sparse_moe.experts")
+_EXPERT_STACKS = ("mlp.experts", "feed_forward.experts", "block_sparse_moe.experts", "experts")
 # Other names of two stacks.
 _STACKS = {"gate_up_proj": "fc1.weight", "down_proj": "fc2.weight"}
 # Names of single experts: the prefix before the number, and the names of gate, up and down after it.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llmcli.engine.prefill import read_chunks
 from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.inspection.core.hooks import Part, on_added, on_feed_forward, on_heads, on_residual
+from llmcli.inspection.core.hooks import Part, check_additive, on_added, on_feed_forward, on_heads, on_residual
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import Transformer
 
@@ -48,7 +48,10 @@ def trace(
     Raises:
         PromptTooLongError: the text is longer than the model's context.
         UsageError: there is no text, or no such position.
+        UnsupportedModelError: `parts` are wanted of a model whose residual stream is not their sum.
     """
+    if parts:
+        check_additive(model.config)
     if not positions or positions[0] < 0 or positions[-1] >= len(ids):
         raise UsageError(f"There is no such position: the text has {len(ids)} tokens, numbered from 0.")
     layers = model.config.num_layers

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from llmcli.errors import UsageError
+from llmcli.errors import UnsupportedModelError, UsageError
 from llmcli.model import ModelConfig, Transformer
 from llmcli.model.attention.attention import Attention
 from llmcli.model.attention.latent_attention import LatentAttention
@@ -193,6 +193,23 @@ def check_head(config: ModelConfig, block: int, head: int | None) -> None:
     count = head_count(config, block)
     if head is not None and not 0 <= head < count:
         raise UsageError(f"There is no head {head}: block {block} has {count}, numbered from 0.")
+
+
+def check_additive(config: ModelConfig) -> None:
+    """Raise `UnsupportedModelError` if the last residual stream is not a sum of outputs that the parts are known of.
+
+    That is the embedding and the outputs of all attention and feed-forward networks in most models.
+    """
+    if config.layer_scale or config.per_layer is not None:
+        raise UnsupportedModelError(
+            "The logits of this model cannot be split into contributions of its parts: its blocks also multiply the "
+            "residual stream, or add embeddings of their own."
+        )
+    if len({(heads.count, heads.value_dim) for heads in map(config.heads_of, config.layers)}) > 1:
+        raise UnsupportedModelError(
+            "The logits of this model cannot be split into contributions of its parts: its blocks have heads of "
+            "different numbers or sizes."
+        )
 
 
 def adder(block: Block, part: Part) -> nn.Module:

@@ -21,6 +21,7 @@ from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.loaded_model import LoadedModel
 from llmcli.model.block import OutputNormBlock
+from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.mixture_of_experts import ExpertWeights, MixtureOfExperts
 
@@ -59,13 +60,13 @@ def firing(network: nn.Module, x: Tensor) -> list[Firing]:
     found = []
     for expert, weight in zip(chosen[0].tolist(), weights[0].tolist(), strict=True):
         read, written = (weight, 1.0) if network.config.scales_input else (1.0, weight)
-        activations = _expert_fired(network.experts, expert, rows * read)[0]
+        activations = _expert_fired(network.experts, expert, network.experts_input(rows) * read)[0]
         found.append(Firing(expert, activations, network.experts.down_proj[expert], written))
     if network.shared_expert is not None:
         shared = network.shared_expert
         gate = network.shared_expert_gate
         weight = 1.0 if gate is None else float(torch.sigmoid(gate(rows)))
-        found.append(Firing("shared", _fired(shared, rows)[0], shared.down_proj.weight, weight))
+        found.append(Firing("shared", _fired(shared, network.shared_input(rows))[0], shared.down_proj.weight, weight))
     return found
 
 
@@ -77,8 +78,9 @@ def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> l
     rows = x.to(network.dtype)
     if not isinstance(expert, int):
         assert network.shared_expert is not None
-        return _listed(_fired(network.shared_expert, rows)[:, neuron])
+        return _listed(_fired(network.shared_expert, network.shared_input(rows))[:, neuron])
     chosen, weights = network.gate(rows)  # (N, k)
+    rows = network.experts_input(rows)
     if network.config.scales_input:
         rows = rows * (weights * (chosen == expert)).sum(1, keepdim=True).to(rows.dtype)
     fired = _listed(_expert_fired(network.experts, expert, rows)[:, neuron])
@@ -98,7 +100,14 @@ def width(network: nn.Module, expert: Expert) -> int | None:
 
 
 def written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
-    """What a neuron writes at an activation of 1, (C,)."""
+    """What a neuron writes at an activation of 1, (C,); behind a norm of the mixture, without that norm's scale."""
+    if isinstance(network, ExpertsBesideDense):
+        norm = network.experts_output_norm if isinstance(expert, int) else network.shared_output_norm
+        return _through(norm, _written(network, neuron, expert).float())
+    return _written(network, neuron, expert)
+
+
+def _written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
     if isinstance(network, MixtureOfExperts):
         if isinstance(expert, int):
             return network.experts.down_proj[expert][:, neuron]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.model.parameters import parameters_of
 
+# A part of a parameter's name, and its box; the first that fits. The gates of per-layer embeddings are feed-forward.
+_BOXES = (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_", "embeddings"), ("per_layer", "feed_forward"))
+
 
 @dataclass(frozen=True)
 class ModelAccount:
@@ -62,9 +65,6 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
 
 def box_of(parameter: str) -> str:
     """The component that a parameter belongs to, by its name: a field of `ModelAccount`."""
-    if "norm" in parameter:
+    if "norm" in parameter or "layer_scalar" in parameter:
         return "norms"
-    for part, box in (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_", "embeddings")):
-        if part in parameter:
-            return box
-    return "output_head"
+    return next((box for part, box in _BOXES if part in parameter), "output_head")

@@ -6,7 +6,7 @@ C hidden size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ class Positions:
     """Cosines and sines of the positions; None: no rotary positions."""
     mask: Tensor | None
     """The keys each token sees, as a mask (T, S); None: causal."""
+    lent: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Keys and values that layers of this pass lend to later ones, by layer; one dictionary for all kinds of layers."""
+    per_layer: Tensor | None = None
+    """The tokens' per-layer embeddings, (B, T, L, P) for L layers."""
 
 
 class Attention(nn.Module):
@@ -40,15 +44,21 @@ class Attention(nn.Module):
         self.clip = config.qkv_clip
         self.query_scaling = layer.query_scaling
         self.rotated_norm_eps = config.norm_eps if config.qk_norm == "rotated" and layer.rope is not None else None
+        self.kv_from, self.key_is_value = layer.kv_from, layer.key_is_value
+        self.lends = any(other.kv_from == index for other in config.layers)
+        self.value_norm_eps = config.norm_eps if config.value_norm else None
         hidden, bias = config.hidden_size, config.qkv_bias
         queries, keys, values = heads.rows
         self.q_proj = nn.Linear(hidden, queries, bias=bias)
-        self.k_proj = nn.Linear(hidden, keys, bias=bias)
-        self.v_proj = nn.Linear(hidden, values, bias=bias)
+        if self.kv_from is None:
+            self.k_proj = nn.Linear(hidden, keys, bias=bias)
+        if self.kv_from is None and not self.key_is_value:
+            self.v_proj = nn.Linear(hidden, values, bias=bias)
         self.o_proj = nn.Linear(heads.count * heads.value_dim, hidden, bias=config.o_bias)
         self.whole_norm = config.qk_norm == "whole"
         self.q_norm = self._norm(config, heads.count)
-        self.k_norm = self._norm(config, heads.kv_count)
+        if self.kv_from is None:
+            self.k_norm = self._norm(config, heads.kv_count)
         scale = heads.key_dim**-0.5 if config.attention_scale is None else config.attention_scale
         same = heads.key_dim == heads.value_dim
         slopes = None if config.alibi is None else alibi_slopes(heads.count)
@@ -63,21 +73,34 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
-        q = self._split(self.q_proj(x), self.heads.count, self.q_norm)  # (B, H, T, D)
-        k = self._split(self.k_proj(x), self.heads.kv_count, self.k_norm)  # (B, K, T, D)
-        v = self._split(self.v_proj(x), self.heads.kv_count)  # (B, K, T, V)
-        if place.rotation is not None:
-            q, k = rotate(q, *place.rotation), rotate(k, *place.rotation)
-        if self.rotated_norm_eps is not None:
-            q = root_mean_square(q, self.rotated_norm_eps).to(q.dtype)
-            k = root_mean_square(k, self.rotated_norm_eps).to(k.dtype)
+        q = self._placed(self._split(self.q_proj(x), self.heads.count, self.q_norm), place)  # (B, H, T, D)
         if self.query_scaling is not None:
             q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
-        if cache is not None:
-            k, v = cache.append(self.index, k, v)  # (B, K, S, D) and (B, K, S, V)
+        k, v = self._keys_and_values(x, place, cache)  # (B, K, S, D) and (B, K, S, V)
         mixed = self.attend(q, k, v, place.mask, self.sinks)  # (B, H, T, V)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def _keys_and_values(self, x: Tensor, place: Positions, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        """All keys (B, K, S, D) and values (B, K, S, V) that the new tokens `x` (B, T, C) see."""
+        if self.kv_from is not None:
+            return place.lent[self.kv_from]
+        projected = self.k_proj(x)
+        k = self._placed(self._split(projected, self.heads.kv_count, self.k_norm), place)  # (B, K, T, D)
+        v = self._split(projected if self.key_is_value else self.v_proj(x), self.heads.kv_count)  # (B, K, T, V)
+        if self.value_norm_eps is not None:
+            v = root_mean_square(v, self.value_norm_eps).to(v.dtype)
+        if cache is not None:
+            k, v = cache.append(self.index, k, v)
+        if self.lends:
+            place.lent[self.index] = k, v
+        return k, v
+
+    def _placed(self, x: Tensor, place: Positions) -> Tensor:
+        """Rotate queries or keys (B, heads, T, D), and normalize them if the norm comes after the rotation."""
+        if place.rotation is not None:
+            x = rotate(x, *place.rotation)
+        return x if self.rotated_norm_eps is None else root_mean_square(x, self.rotated_norm_eps).to(x.dtype)
 
     def _norm(self, config: ModelConfig, heads: int) -> nn.Module:
         """The norm of queries or keys with `heads` heads."""

@@ -45,7 +45,8 @@ class CacheSegment(NamedTuple):
 class KVCache:
     """Keys and values of every layer for the tokens read so far.
 
-    `layers` holds a `CacheSegment` for each layer. A layer with full attention keeps all positions: its memory is
+    `layers` holds a `CacheSegment` for each layer. A layer that reads the keys and values of another has that layer's
+    segment. A layer with full attention keeps all positions: its memory is
     reserved ahead and doubled when full, so appending one token costs no allocation. A layer with a window or chunks
     keeps the positions that the next token may see and the `rewind` before them; when its memory is full, the kept part
     is copied to the front of a new segment with memory for `room` more tokens.
@@ -78,7 +79,9 @@ class KVCache:
             keys, values = (self._empty((batch, heads, size, width)) for width in widths)
             return CacheSegment(keys, values, 0)
 
-        self.layers = list(map(empty, config.layers))
+        self.layers: list[CacheSegment] = []
+        for layer in config.layers:
+            self.layers.append(empty(layer) if layer.kv_from is None else self.layers[layer.kv_from])
         self._length = 0
         # At most the capacity: read at every token, while memory changes rarely.
         self._fits = self.capacity
@@ -103,7 +106,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes reserved, used or not."""
-        return sum(segment.keys.nbytes + segment.values.nbytes for segment in self.layers)
+        return sum(segment.keys.nbytes + segment.values.nbytes for segment in self._own)
 
     def reserve(self, length: int) -> None:
         """Allocate ahead for a total of `length` tokens, in the layers that keep all of them."""
@@ -111,11 +114,14 @@ class KVCache:
             return
         self._moves += 1
         with one_thread():
+            layers: list[CacheSegment] = []
+            for layer, segment in zip(self._kinds, self.layers, strict=True):
+                if layer.kv_from is not None:
+                    layers.append(layers[layer.kv_from])
+                else:
+                    layers.append(segment if layer.is_windowed else self._with_room(layer, segment, length))
             # Assigned at the end, so that an interruption or a lack of memory leaves the cache unchanged.
-            self.layers = [
-                segment if layer.is_windowed else self._with_room(layer, segment, length)
-                for layer, segment in zip(self._kinds, self.layers, strict=True)
-            ]
+            self.layers = layers
         self._fits = self.capacity
 
     def begin(self, new: int) -> None:
@@ -126,7 +132,10 @@ class KVCache:
         with one_thread():
             for index, layer in enumerate(self._kinds):
                 # One layer at a time, so that only one layer is ever in memory twice.
-                self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
+                if layer.kv_from is None:
+                    self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
+                else:
+                    self.layers[index] = self.layers[layer.kv_from]
         self._fits = self.capacity
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +202,7 @@ class KVCache:
         length = self._length
         held = [
             (keys[:, :, at], values[:, :, at], keys[:, :, at].clone(), values[:, :, at].clone())
-            for keys, values, first in self.layers
+            for keys, values, first in self._own
             if (at := position - first) >= 0 and position < length
         ]
         self.truncate(position)
@@ -204,6 +213,11 @@ class KVCache:
             for keys, values, old_keys, old_values in held:
                 keys.copy_(old_keys)
                 values.copy_(old_values)
+
+    @property
+    def _own(self) -> list[CacheSegment]:
+        """The segments of the layers that cache keys and values of their own."""
+        return [segment for layer, segment in zip(self._kinds, self.layers, strict=True) if layer.kv_from is None]
 
     def _with_room(self, layer: LayerConfig, segment: CacheSegment, end: int) -> CacheSegment:
         """`segment`, or if it ends before position `end` a larger one with a copy of the positions to keep."""

@@ -60,6 +60,9 @@ def model_tree(card: ModelCard) -> Tree:
     )
     if config.learned_positions:
         model.add(_line("learned positions", f"{config.context_length} x {config.hidden_size}"))
+    if config.per_layer is not None:
+        shape = f"{config.per_layer.vocab_size} tokens x {config.num_layers} blocks x {config.per_layer.size}"
+        model.add(_line("per-layer embeddings", shape))
     for indices, layer in layer_groups(config.layers):
         block = model.add(_line(block_name(indices), f"{len(indices)} x, {norm_words(config)}"))
         block.add(_line("attention", attention_words(config, layer)))

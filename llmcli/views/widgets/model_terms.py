@@ -46,6 +46,10 @@ def norm_words(config: ModelConfig) -> str:
     words = [f"{kind} {_PLACEMENTS[config.placement]}, eps {config.norm_eps:g}"]
     if config.residual_scale != 1:
         words.append(f"each part times {config.residual_scale:g}")
+    if config.per_layer is not None:
+        words.append(f"a token's vector of {config.per_layer.size} for the block added through a gate")
+    if config.layer_scale:
+        words.append("the output times a learned number")
     return ", ".join(words)
 
 
@@ -54,6 +58,12 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
     words = [_heads(config, layer)]
     if config.qk_norm is not None and (config.qk_norm != "rotated" or layer.rope is not None):
         words.append(_QK_NORMS[config.qk_norm])
+    if config.value_norm:
+        words.append("values normalized")
+    if layer.key_is_value:
+        words.append("values are the keys before norm and rotation")
+    if layer.kv_from is not None:
+        words.append(f"keys and values of block {layer.kv_from}")
     if config.qkv_clip is not None:
         words.append(f"queries, keys and values clamped to {config.qkv_clip:g}")
     if config.qkv_bias or config.o_bias:
@@ -124,7 +134,9 @@ def _experts(config: ModelConfig, experts: ExpertsConfig) -> str:
     if experts.groups_chosen < experts.groups:
         words.append(f"from the best {experts.groups_chosen} of {experts.groups} groups")
     words.append(f"weights by {_SCORES[experts.score]}")
-    if experts.shared_size:
+    if experts.own_norms:
+        words.append(f"beside a dense network of {experts.shared_size}, each with norms before and after")
+    elif experts.shared_size:
         gate = "gated " if experts.shared_gate else ""
         words.append(f"and a {gate}shared one of {experts.shared_size}")
     return ", ".join(words)

@@ -71,10 +71,16 @@ _NOT_OF_TEXT = {
     "image_token_id",
     "num_channels",
     "patch_size",
+    "audio_token_id",
+    "standardize",
+    "use_clipped_linears",
+    "video_token_id",
 }
 # If these are absent, other keys and rules decide.
 _LISTED = ("layer_types", "no_rope_layers", "moe_layers", "num_nextn_predict_layers")
-_OTHER_CLASSES = re.compile("Vision|Audio|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP")
+_OTHER_CLASSES = re.compile(
+    "Vision|Audio|Multimodal|Gemma4Model|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP"
+)
 
 
 class RecordedKeys(dict[str, object]):
@@ -134,6 +140,9 @@ def keys_asked(model_type: str) -> set[str]:
         if model_type == "granitemoehybrid":
             ruled["layer_types"] = full["layer_types"]
         ruled |= {"tie_word_embeddings": True}
+        if "num_kv_shared_layers" in ruled:
+            # The rule may give these layers a type that no earlier layer has.
+            ruled |= {"num_kv_shared_layers": 0}
         if "use_sliding_window" in ruled:
             ruled |= {"use_sliding_window": True, "sliding_window": 4}
         for values, head in ((full, ["lm_head.weight"]), (ruled, [])):

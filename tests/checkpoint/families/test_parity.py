@@ -22,8 +22,8 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 IDS = random_ids(50)
 
 
-# Also RoPE that depends on the text's length, and latent attention.
-SOME = (*SPANNING, "llama, dynamic", "deepseek v3")
+# Also RoPE that depends on the text's length, latent attention, shared keys and values, and per-layer embeddings.
+SOME = (*SPANNING, "llama, dynamic", "deepseek v3", "gemma 4, small", "gemma 4, experts")
 
 
 @pytest.fixture(params=CASES, scope="module")

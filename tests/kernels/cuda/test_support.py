@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import llmcli
-from llmcli.checkpoint.load_packed import PackingSizes, attach_packed_matrices, planned_formats
+from llmcli.checkpoint.load_packed import PackingSizes, attach_packed_matrices, packed_formats, planned_formats
 from llmcli.engine import Engine, SamplingParams
 from llmcli.engine.events import Finish, Step
 from llmcli.kernels.cuda.support import first_line, reads_packed, unsupported
@@ -212,7 +212,8 @@ def test_packed_weights_are_planned_where_the_kernels_support_them(
 ) -> None:
     """`others` are packed in 8 bits, all other matrices in 4."""
     model = made(config)
-    all_of_them = planned_formats(model, "int4", None, CUDA, PackingSizes(short_groups_below=1 << 30 if small else 0))
+    sizes = PackingSizes(short_groups_below=1 << 30 if small else 0)
+    all_of_them = packed_formats(planned_formats(model, "int4", None, CUDA, sizes))
     assert all_of_them["lm_head.weight"] == wide(8, 32 if small else None)
     planned: dict[str, PackedFormat] = {
         name: all_of_them["lm_head.weight"] if name.removesuffix(".weight").endswith(others or "none") else kept

@@ -33,6 +33,16 @@ LATENT = {
     **EXPERTS,
 }
 
+GEMMA4 = {
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "sliding_window": 6,
+    "final_logit_softcapping": 2.0,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 0,
+    "tie_word_embeddings": True,
+}
+
 DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "llama 1": ("llama", {"num_key_value_heads": 4}),
     "llama 2, grouped": ("llama", {"rms_norm_eps": 1e-5}),
@@ -139,6 +149,22 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
             "final_logit_softcapping": 2.0,
         },
+    ),
+    "gemma 4, small": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": 261,
+        },
+    ),
+    "gemma 4, values that are keys": (
+        "gemma4_unified_text",
+        {**GEMMA4, "attention_k_eq_v": True, "num_global_key_value_heads": 1, "final_logit_softcapping": None},
     ),
     "phi-2": ("phi", {"num_key_value_heads": 4}),
     "phi-3, window": ("phi3", {"sliding_window": 7}),
@@ -310,6 +336,18 @@ EXPERT_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
                 "beta_fast": 32,
                 "beta_slow": 1,
             },
+        },
+    ),
+    "gemma 4, experts": (
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 24,
         },
     ),
     "gpt-oss": (

@@ -63,7 +63,8 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # DBRX keeps attention in a module that is named after its norms.
-            if ("norm" in name.replace("norm_attn_norm.attn.", "") or "ln_" in name) and name.endswith("weight"):
+            is_norm = "norm" in name.replace("norm_attn_norm.attn.", "") or "ln_" in name
+            if (is_norm and name.endswith("weight")) or name.endswith("scale"):
                 parameter.uniform_(0.5, 1.5)
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.2)
@@ -75,6 +76,8 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.normal_(0, 0.3)
+            elif name.endswith("layer_scalar"):
+                buffer.uniform_(0.5, 1.5)
     return model
 
 
