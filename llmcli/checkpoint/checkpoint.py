@@ -19,7 +19,7 @@ from llmcli.checkpoint.gguf.config import gguf_model_config
 from llmcli.checkpoint.gguf.families import architecture_of
 from llmcli.checkpoint.gguf.header import read_gguf
 from llmcli.checkpoint.gguf.model_files import gguf_of_folder
-from llmcli.checkpoint.gguf.tensors import GGUFTensors, is_ignored_gguf_tensor
+from llmcli.checkpoint.gguf.tensors import GGUFTensors, is_ignored_gguf_tensor, is_unread_gguf_kv
 from llmcli.checkpoint.huggingface.config import mtp_layer_range
 from llmcli.checkpoint.huggingface.names import is_extra_layer, is_unread_kv
 from llmcli.checkpoint.preload import PreloadedGGUF
@@ -137,7 +137,7 @@ def _open_gguf(path: Path, ahead: PreloadedGGUF | None = None) -> Checkpoint:
         _parameter_shapes(config),
         GGUFTensors(header, config, architecture.paired).source,
         header.tensors,
-        ignored=lambda name: is_ignored_gguf_tensor(name, *mtp_layers),
+        ignored=lambda name: is_ignored_gguf_tensor(name, *mtp_layers) or is_unread_gguf_kv(name, config),
         belongs=lambda name: True,
         where=str(path),
     )

@@ -46,12 +46,15 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     description = FamilyConfig(model_type, family, ConfigKeys(values, header.path, family.defaults))
     config = model_config(description, _names(header))
     layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
-    refuse_unknown_values(keys)
-    rope = next((layer.rope for layer in layers if layer.rope is not None), None)
+    divided = [layer for layer in layers if not (architecture.window_heads and layer.is_windowed)]
+    rope = next((layer.rope for layer in divided if layer.rope is not None), None)
     divisors = None if rope is None else frequency_divisors(header, read, rope.rotary_dim // 2)
     if divisors is not None:
-        layers = tuple(_divided(layer, FrequencyFactors(divisors)) for layer in layers)
-    return _with_shapes(config, keys, layers)
+        factors = FrequencyFactors(divisors)
+        layers = tuple(_divided(layer, factors) if layer in divided else layer for layer in layers)
+    config = _with_shapes(config, architecture, keys, layers)
+    refuse_unknown_values(keys)
+    return config
 
 
 def config_values(header: GGUFHeader, read: ReadValues) -> tuple[str, dict[str, Any]]:
@@ -69,7 +72,8 @@ def _config_values(architecture: Architecture, keys: ArchitectureKeys, read: Rea
     values = _values(keys, architecture, model_type, FAMILIES[model_type])
     values |= architecture.derived(keys)
     values["rope_parameters"] = rope_parameters(keys, model_type, read)
-    _add_rotated_share(keys, values)
+    if not architecture.window_heads:
+        _add_rotated_share(keys, values)
     rope = values["rope_parameters"]
     if FAMILIES[model_type].rope.by_layer_type:
         # RoPE scaling applies to full-attention layers only.
@@ -127,14 +131,19 @@ def _key_size(keys: ArchitectureKeys) -> int:
     return keys.integer("attention.key_length", None if hidden % heads else hidden // heads)
 
 
-def _with_shapes(config: ModelConfig, keys: ArchitectureKeys, layers: Sequence[LayerConfig]) -> ModelConfig:
+def _with_shapes(
+    config: ModelConfig, architecture: Architecture, keys: ArchitectureKeys, layers: Sequence[LayerConfig]
+) -> ModelConfig:
     """The model with its `layers`, and with the file's sizes of each of them."""
     if config.latent is not None:
         return replace(config, layers=tuple(layers))
     counts = keys.integers("attention.head_count")
     kv_counts = keys.integers("attention.head_count_kv", config.num_heads)
     key_dim = _key_size(keys)
-    value_dim = keys.integer("attention.value_length", key_dim)
+    usual = sliding = key_dim, keys.integer("attention.value_length", key_dim)
+    if architecture.window_heads:
+        size = keys.integer("attention.key_length_swa", key_dim)
+        sliding = size, keys.integer("attention.value_length_swa", size)
     widths: Sequence[int | None] = [None] * len(layers)
     if isinstance(keys.header.metadata.get(f"{keys.architecture}.feed_forward_length"), list):
         widths = keys.integers("feed_forward_length", minimum=0)
@@ -144,7 +153,7 @@ def _with_shapes(config: ModelConfig, keys: ArchitectureKeys, layers: Sequence[L
             raise CheckpointError(
                 f"{keys.header.path}: {count} attention heads cannot share {kv_count} key-value heads evenly."
             )
-        heads = Heads(count, kv_count, key_dim, value_dim)
+        heads = Heads(count, kv_count, *(sliding if layer.is_windowed else usual))
         shaped.append(replace(layer, heads=heads, intermediate_size=None if layer.experts is not None else width))
     return with_usual_shape(replace(config, layers=tuple(shaped)))
 

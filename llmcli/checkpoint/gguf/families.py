@@ -36,6 +36,8 @@ class Architecture:
     """Whether the `sliding_window` in the file applies."""
     dense_size: bool = False
     """Whether the file states the size of dense feed-forward layers beside that of its experts."""
+    window_heads: bool = False
+    """Whether heads of sliding-window layers have another size, and `rope_freqs` is for the other layers."""
     derived: Derived = _nothing
     """A function that returns further keys of the family's `config.json`."""
 
@@ -87,6 +89,33 @@ def _gemma(keys: ArchitectureKeys) -> dict[str, Any]:
         if keys.has(key):
             derived[key] = keys.number(key) or None
     return derived
+
+
+def _gemma4(keys: ArchitectureKeys) -> dict[str, Any]:
+    tensors, experts = keys.header.tensors, keys.optional_integer("expert_count")
+    table = tensors.get("per_layer_token_embd.weight")
+    full, shared = keys.integer("attention.key_length"), keys.count("attention.shared_kv_layers")
+    sliding = keys.integer("attention.key_length_swa", full)
+    for key, size in (("rope.dimension_count", full), ("rope.dimension_count_swa", sliding)):
+        if keys.integer(key, size) != size:
+            raise UnsupportedModelError(
+                f"{keys.header.path} has {keys.architecture}.{key} = {keys.integer(key)} for heads of {size} values, "
+                "which is not supported: the rotations of a part are stored as a table."
+            )
+    return {
+        "head_dim": sliding,
+        "global_head_dim": full,
+        "rope_local_base_freq": keys.number("rope.freq_base_swa", 1e4),
+        "final_logit_softcapping": keys.number("final_logit_softcapping", 0.0) or None,
+        "num_kv_shared_layers": shared,
+        # Layers that read the keys and values of others may have tensors that are not used.
+        "attention_k_eq_v": any(
+            f"blk.{index}.attn_v.weight" not in tensors for index in range(max(0, keys.layers() - shared))
+        ),
+        "hidden_size_per_layer_input": keys.count("embedding_length_per_layer_input"),
+        "vocab_size_per_layer_input": 1 if table is None else table.rows,
+        "enable_moe_block": bool(experts),
+    }
 
 
 def _granite(keys: ArchitectureKeys) -> dict[str, Any]:
@@ -160,6 +189,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": Architecture("gemma"),
     "gemma2": Architecture("gemma2", window=True, derived=_gemma),
     "gemma3": Architecture("gemma3_text", window=True, derived=_gemma),
+    "gemma4": Architecture("gemma4_text", window=True, dense_size=True, window_heads=True, derived=_gemma4),
     "glm4": Architecture("glm4", paired=True),
     "gpt-oss": Architecture("gpt_oss", window=True),
     "gpt2": Architecture("gpt2"),

@@ -84,6 +84,14 @@ class ArchitectureKeys:
         """Like `integer`, but None if the key is missing or 0."""
         return self.integer(key, 0, minimum=0, maximum=maximum) or None
 
+    def count(self, key: str) -> int:
+        """A whole number from 0, 0 if the key is missing; some files store it as a float."""
+        value = self.header.metadata.get(f"{self.architecture}.{key}")
+        if isinstance(value, float) and value.is_integer() and 0 <= value <= LARGEST:
+            self.read_keys.add(key)
+            return int(value)
+        return self.integer(key, 0, minimum=0)
+
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number; `CheckpointError` if missing without a default or invalid."""
         self.read_keys.add(key)

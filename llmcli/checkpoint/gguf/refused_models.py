@@ -38,7 +38,7 @@ _REASONS: dict[str, str] = {
         ("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "gemma-embedding"),
         "attention to later tokens, so it embeds texts and does not write them",
     ),
-    **dict.fromkeys(("gemma3n", "gemma4"), "embeddings for each layer and caches shared by layers"),
+    "gemma3n": "several residual streams",
     **dict.fromkeys(("deepseek32", "deepseek4", "glm-dsa"), "attention that an index selects keys for"),
     "phimoe": "experts chosen by sparse mixing",
 }

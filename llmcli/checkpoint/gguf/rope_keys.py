@@ -18,6 +18,10 @@ ReadValues = Callable[[str], tuple[float, ...]]
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
+# Families whose sliding-window layers have another base.
+_OWN_BASES = ("gemma3_text", "gemma4_text")
+
+
 def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str, Any]:
     """The `rope_parameters` of the file: theta and the scaling, without the divisors in `FREQUENCIES`.
 
@@ -26,7 +30,7 @@ def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> di
         CheckpointError: invalid values.
     """
     theta = keys.number("rope.freq_base", 1e4)
-    if family != "gemma3_text" and keys.number("rope.freq_base_swa", theta) != theta:
+    if family not in _OWN_BASES and keys.number("rope.freq_base_swa", theta) != theta:
         raise UnsupportedModelError(
             f"{keys.header.path} has a separate RoPE base for sliding-window layers, which is not supported for "
             f"{keys.architecture}."

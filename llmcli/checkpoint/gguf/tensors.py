@@ -33,6 +33,16 @@ _NAMES = {
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
     "self_attn.kv_a_layernorm": "attn_kv_a_norm",
     "self_attn.kv_b_proj": "attn_kv_b",
+    "per_layer_embeddings.embed_tokens": "per_layer_token_embd",
+    "per_layer_embeddings.projection": "per_layer_model_proj",
+    "per_layer_embeddings.norm": "per_layer_proj_norm",
+    "per_layer_input.gate": "inp_gate",
+    "per_layer_input.projection": "proj",
+    "per_layer_input.norm": "post_norm",
+    "mlp.shared_norm": "ffn_norm",
+    "mlp.shared_output_norm": "post_ffw_norm_1",
+    "mlp.experts_norm": "pre_ffw_norm_2",
+    "mlp.experts_output_norm": "post_ffw_norm_2",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -46,11 +56,14 @@ _NAMES = {
 _WHOLE_NAMES = {
     "self_attn.sinks": "attn_sinks.weight",
     "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mlp.gate.per_expert_scale": "ffn_down_exps.scale",
+    "layer_scalar": "layer_output_scale.weight",
 }
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
 # RoPE tables: read with the configuration, repeated for each layer, or unused.
 _TABLES = re.compile(r"(blk\.\d+\.)?(rope_freqs|rope_factors_long|rope_factors_short|attn_rot_embd)\.weight")
+_KEYS_VALUES = re.compile(r"blk\.(\d+)\.attn_(k|v|k_norm)\.(weight|bias)")
 _LAYER = re.compile(r"blk\.(\d+)\..+")
 
 
@@ -60,6 +73,13 @@ def is_ignored_gguf_tensor(name: str, first: int, count: int) -> bool:
     return _TABLES.fullmatch(name) is not None or (
         layer is not None and len(layer[1]) < 10 and first <= int(layer[1]) < first + count
     )
+
+
+def is_unread_gguf_kv(name: str, config: ModelConfig) -> bool:
+    """Whether a tensor belongs to keys or values of a layer that reads another layer's; llama.cpp ignores it."""
+    match = _KEYS_VALUES.fullmatch(name)
+    index = int(match[1]) if match is not None and len(match[1]) < 6 else config.num_layers
+    return index < config.num_layers and config.layers[index].kv_from is not None
 
 
 @dataclass(frozen=True)
@@ -79,6 +99,10 @@ class GGUFTensors:
             return Source(at + _WHOLE_NAMES[local])
         if local.startswith("mlp.experts."):
             return self._experts(at, local.removeprefix("mlp.experts."), int(layer))
+        experts = None if layer is None else self.config.layers[int(layer)].experts
+        if experts is not None and experts.own_norms:
+            # The dense network beside the experts has the names of an ordinary one.
+            local = local.replace("mlp.shared_expert.", "mlp.")
         module, _, kind = local.rpartition(".")
         name = f"{at}{self._name(at, module)}.{kind}"
         if module in _QKV and self.config.latent is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file, save_file
 
 import llmcli
@@ -24,6 +25,8 @@ from llmcli.kernels.cpu.support import unsupported
 from llmcli.loaded_model import LoadedModel
 from llmcli.model.quantized.matrix import QuantizedEmbedding
 from llmcli.model.quantized.stored_embedding import StoredEmbedding
+from tests.support.gguf.families import made, quantized
+from tests.support.gguf.writer import write_gguf
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import edit_config, random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -150,6 +153,29 @@ def test_the_table_keeps_the_bits_of_the_file(tmp_path: Path, packing: Any) -> N
     else:
         assert isinstance(table, QuantizedEmbedding) and table.matrix.bits == 8
         assert float((found.float() - expected.float()).abs().max()) < 0.01
+
+
+def test_the_table_keeps_the_blocks_of_a_gguf_file(tmp_path: Path) -> None:
+    kept = quantized(Kind.Q8_0, "per_layer_token_embd")
+    model = made(SMALL)
+    path = write_gguf(model, tmp_path / "model.gguf", kind_of=kept)
+    decoded = load(write_gguf(model, tmp_path / "decoded.gguf", kind_of=kept, decoded=True))
+    for options in ({}, {"dtype": "auto"}):
+        loaded = load(path, **options)
+        table = loaded.model.per_layer_embeddings.embed_tokens  # type: ignore[union-attr]
+        assert isinstance(table, StoredEmbedding) and table.format.encoding == "Q8_0"
+        assert table.stored.nbytes == 261 * 64 // 32 * 34
+        ids = torch.tensor([5, 0, 260])
+        assert torch.equal(table(ids), decoded.model.per_layer_embeddings.embed_tokens(ids).to(table.dtype))  # type: ignore[union-attr]
+
+
+def test_gguf_files_may_hold_unread_keys_and_a_count_as_a_float(tmp_path: Path) -> None:
+    model = made(SMALL)
+    usual = load(write_gguf(model, tmp_path / "model.gguf"))
+    extra = {"blk.2.attn_k.weight": torch.zeros(16, 32), "blk.3.attn_v.weight": torch.zeros(32, 32)}
+    changes = {"gemma4.attention.shared_kv_layers": 2.0}
+    other = load(write_gguf(model, tmp_path / "other.gguf", changes=changes, extra=extra))
+    assert torch.equal(other.logits(random_ids(20)), usual.logits(random_ids(20)))
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def test_bfloat16_logits_equal_those_of_the_hugging_face_folder(name: str, tmp_p
         ("pythia, parallel", Kind.Q8_0, ""),
         ("mixtral", Kind.Q8_0, ""),
         ("deepseek v3", Kind.Q8_0, ""),
+        ("gemma 4, experts", Kind.Q8_0, ""),
         ("gpt-oss", Kind.MXFP4, "_exps"),
     ],
 )
@@ -196,7 +197,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "recurrent layers": ({"general.architecture": "mamba2"}, "layers with a recurrent state"),
     "distance": ({"general.architecture": "bloom"}, "biased by distance"),
     "an encoder": ({"general.architecture": "t5"}, "an encoder"),
-    "embeddings for layers": ({"general.architecture": "gemma3n"}, "embeddings for each layer"),
+    "residual streams": ({"general.architecture": "gemma3n"}, "several residual streams"),
     "state keys": ({"llama.ssm.conv_kernel": 4}, r"recurrent state \(ssm.conv_kernel\)"),
     "short convolutions": ({"llama.shortconv.l_cache": 3}, "shortconv"),
     "wkv": ({"llama.wkv.head_size": 64}, "wkv"),
@@ -298,6 +299,8 @@ BROKEN_VALUES: list[Any] = [
 VARIED = (
     "llama 3.1",
     "gemma 3, linear on full layers",
+    "gemma 4, small",
+    "gemma 4, experts",
     "deepseek v3",
     "llama 4",
     "phi-3, longrope, long",

@@ -17,6 +17,8 @@ ARCHITECTURE_NAMES = {
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "gemma4_unified_text": "gemma4",
     "phi": "phi2",
     "olmo3": "olmo2",
     "granitemoeshared": "granitemoe",
@@ -76,6 +78,43 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     found |= scale_metadata(architecture, values)
     if architecture == "deepseek2":
         found |= latent_metadata(config, old=old)
+    if architecture == "gemma4":
+        found |= gemma4_metadata(config)
+    return found
+
+
+def gemma4_metadata(config: Any) -> dict[str, Any]:
+    """Sizes that differ between layers with and without a window, and what layers share."""
+    full = config.per_layer_config["full_attention"]
+    slides = [kind == "sliding_attention" for kind in config.layer_types]
+    found: dict[str, Any] = {
+        "attention.key_length": full.head_dim,
+        "attention.value_length": full.head_dim,
+        "attention.key_length_swa": config.head_dim,
+        "attention.value_length_swa": config.head_dim,
+        "rope.dimension_count": full.head_dim,
+        "rope.dimension_count_swa": config.head_dim,
+        "rope.freq_base_swa": float(config.rope_parameters["sliding_attention"]["rope_theta"]),
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": slides,
+        "attention.shared_kv_layers": config.num_kv_shared_layers,
+        "embedding_length_per_layer_input": getattr(config, "hidden_size_per_layer_input", 0),
+    }
+    if full.num_key_value_heads != config.num_key_value_heads:
+        found["attention.head_count_kv"] = [
+            config.num_key_value_heads if slide else full.num_key_value_heads for slide in slides
+        ]
+    if config.use_double_wide_mlp:
+        own, size = config.num_hidden_layers - config.num_kv_shared_layers, config.intermediate_size
+        found["feed_forward_length"] = [size if index < own else 2 * size for index in range(len(slides))]
+    if config.final_logit_softcapping:
+        found["final_logit_softcapping"] = config.final_logit_softcapping
+    if getattr(config, "enable_moe_block", False):
+        found |= {
+            "expert_count": config.num_experts,
+            "expert_used_count": config.top_k_experts,
+            "expert_feed_forward_length": config.moe_intermediate_size,
+        }
     return found
 
 
@@ -140,7 +179,7 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
     count = next(
         (values[name] for name in ("num_local_experts", "num_experts", "n_routed_experts") if name in values), 0
     )
-    if not count or architecture == "granite":
+    if not count or architecture in ("granite", "gemma4"):
         return {}
     found: dict[str, Any] = {"expert_count": count, "expert_used_count": values["num_experts_per_tok"]}
     if architecture == "llama4":

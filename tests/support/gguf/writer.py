@@ -6,6 +6,7 @@ out, and which facts a file states) is written here from the format's descriptio
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +24,13 @@ from tests.support.kernels.packed_blocks import sound_blocks
 # Architectures whose converter reorders rows from halves to pairs.
 PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")
 PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
-ROUTERS = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "feed_forward.router")
-EXPERTS = ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts")
+ROUTERS = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "feed_forward.router", "router.proj")
+EXPERTS = ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts", "experts")
+WHOLE = {
+    "router.scale": "ffn_gate_inp.scale",
+    "router.per_expert_scale": "ffn_down_exps.scale",
+    "layer_scalar": "layer_output_scale.weight",
+}
 SHARED_GATE = "mlp.shared_expert_gate.weight"
 
 
@@ -52,13 +58,15 @@ def write_gguf(
     in one; `joined` ones have one stack for gate and up. `changes` to the metadata: a value, or None for a key that is
     to be left out. `extra` tensors are written too.
     """
-    config = model.config
+    config = copy.deepcopy(model.config)
+    # Sizes of the usual layer, beside those of single layers.
+    config.allow_global_per_layer_attribute_access = True
     architecture = architecture_name(config)
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=largest_part)
     facts = {f"{architecture}.{key}": value for key, value in metadata(config, architecture, old=old).items()}
     for key, value in {**facts, **tokenizer_metadata(), **(changes or {})}.items():
         add(writer, key, value)
-    for name, tensor in [*tensors(model, architecture, old=old, joined=joined), *(extra or {}).items()]:
+    for name, tensor in [*tensors(model, config, architecture, old=old, joined=joined), *(extra or {}).items()]:
         values = tensor.float().contiguous().numpy()
         kind = kind_of(name, values)
         if kind is Kind.F32:
@@ -92,9 +100,8 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     kinds.get(type(value), writer.add_array)(key, value)
 
 
-def tensors(model: Any, architecture: str, *, old: bool, joined: bool) -> Iterator[tuple[str, Tensor]]:
+def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bool) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file, by its name there."""
-    config = model.config
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     others = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
@@ -112,6 +119,8 @@ def tensors(model: Any, architecture: str, *, old: bool, joined: bool) -> Iterat
         module, _, kind = part.rpartition(".")
         if module.startswith(EXPERTS) or part.startswith(EXPERTS):
             yield from expert_tensors(at, part.split("experts.")[1], tensor, architecture, old=old, joined=joined)
+        elif part in WHOLE:
+            yield f"{at}{WHOLE[part]}", tensor
         elif part == "mlp.gate.e_score_correction_bias":
             yield f"{at}exp_probs_b.bias", tensor
         elif module in ROUTERS:
@@ -171,7 +180,7 @@ def expert_tensors(
         parts = {"down": tensor}
     elif architecture == "gpt-oss":
         parts = {"gate": tensor[:, 0::2], "up": tensor[:, 1::2]}
-    elif joined:
+    elif joined or architecture == "gemma4":
         parts = {"gate_up": tensor}
     else:
         parts = dict(zip(("gate", "up"), tensor.chunk(2, dim=1), strict=True))
@@ -186,6 +195,10 @@ def expert_tensors(
 def rope_tensors(config: Any) -> Iterator[tuple[str, Tensor]]:
     """Tables of RoPE divisors: those of Llama 3.1's rule, and LongRoPE's two lists."""
     rope = getattr(config, "rope_parameters", None) or {}
+    if (full := rope.get("full_attention") or {}).get("rope_type") == "proportional":
+        size = config.per_layer_config["full_attention"].head_dim // 2
+        rotating = int(size * full["partial_rotary_factor"])
+        yield "rope_freqs.weight", torch.tensor([1.0] * rotating + [1e30] * (size - rotating))
     if rope.get("rope_type") == "longrope":
         yield "rope_factors_long.weight", torch.tensor(rope["long_factor"])
         yield "rope_factors_short.weight", torch.tensor(rope["short_factor"])
