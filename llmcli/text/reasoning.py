@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 TAGS = {
     **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
     "[THINK]": "[/THINK]",
+    "<|channel>thought": "<channel|>",
 }
 """The marks that begin and end thinking in most models, where it comes once, before the answer."""
 
@@ -30,6 +31,9 @@ _HARMONY = {
     "<|end|>": "begin",
 }
 _HARMONY_TOKENS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+
+# Gemma 4: the first is followed by the name of the channel, which is text.
+_GEMMA_TOKENS = ("<|channel>", "<channel|>")
 
 PLAIN = "plain"
 """The state of a raw text to continue: it has no thinking marks, all of it is the answer."""
@@ -115,8 +119,8 @@ def thinking_format(added: Collection[str]) -> ThinkingFormat:
 def marking_tokens(added: Collection[str]) -> tuple[str, ...]:
     """Those of the `added` tokens that mark thinking: they are kept in a reply's text even if control tokens."""
     form = thinking_format(added)
-    tokens = _HARMONY_TOKENS if form is _HARMONY_LIKE else (*TAGS, *TAGS.values(), *_COHERE)
-    return tuple(token for token in tokens if token in added)
+    tokens = _HARMONY_TOKENS if form is _HARMONY_LIKE else (*TAGS, *TAGS.values(), *_COHERE, *_GEMMA_TOKENS)
+    return tuple(token for token in dict.fromkeys(tokens) if token in added)
 
 
 class ThinkingSplitter:

@@ -15,6 +15,8 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
     "<|return|>",
     "<|call|>",
     "<end_of_turn>",
+    "<turn|>",
+    "<|tool_response>",
     "<|endoftext|>",
     "<|eom_id|>",
     "<EOT>",

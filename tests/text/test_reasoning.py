@@ -17,6 +17,7 @@ from llmcli.text.reasoning import (
 
 HARMONY = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
 COHERE = ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>")
+GEMMA = ("<|turn>", "<turn|>", "<|channel>", "<channel|>")
 # Tokens of the vocabulary, the end of the prompt, the reply, what is thought and what is answered.
 REPLIES = {
     "none": ((), "", " An answer.\n", "", " An answer.\n"),
@@ -32,6 +33,9 @@ REPLIES = {
     "cut off in the first": ((), "", " <thi", "", " <thi"),
     "words about tags": ((), "", "Use <think>x</think>.", "", "Use <think>x</think>."),
     "mistral": (("[THINK]", "[/THINK]"), "[/INST]", "[THINK]Hm[/THINK]Yes [THINK]", "Hm", "Yes [THINK]"),
+    "gemma 4": (GEMMA, "<|turn>model\n", "<|channel>thought\nHm\n<channel|>Yes <|channel>", "Hm\n", "Yes <|channel>"),
+    "gemma 4, closed by the template": (GEMMA, "<|channel>thought\n<channel|>", "Yes", "", "Yes"),
+    "gemma 4, no thought": (GEMMA, "<|turn>model\n", "<|channel>x", "", "<|channel>x"),
     "cohere": (COHERE, "<|CHATBOT_TOKEN|>", "<|START_THINKING|>I<|END_THINKING|>\nYes", "I", "Yes"),
     "harmony": (
         HARMONY,
@@ -85,6 +89,7 @@ def test_thinking_marks_depend_on_the_vocabulary() -> None:
     assert marking_tokens(("<|end|>", "<|user|>", "<think>")) == ("<think>",)
     assert set(marking_tokens(HARMONY)) == set(HARMONY) - {"<|return|>"}
     assert marking_tokens(COHERE) == COHERE[:2]
+    assert set(marking_tokens(GEMMA)) == {"<|channel>", "<channel|>"}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,7 @@ def test_thinking_marks_depend_on_the_vocabulary() -> None:
         (("[THINK]", "[/THINK]"), "[THINK]", "[/THINK]", True),
         (COHERE, "<|START_THINKING|>", "<|END_THINKING|>", True),
         (COHERE, "<|CHATBOT_TOKEN|>", "", False),
+        (GEMMA, "<|turn>model\n<|channel>thought\n<channel|>", "", False),
         (HARMONY, "<|start|>assistant", "<|channel|>final<|message|>", True),
         (HARMONY, "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", True),
         (HARMONY, "<|channel|>final<|message|>", "", False),

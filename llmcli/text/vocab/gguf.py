@@ -1,7 +1,8 @@
 """Build a tokenizer from the metadata of a GGUF file.
 
-Two kinds are supported: byte-level BPE (`gpt2`) with its merges in the file, and SentencePiece BPE (`llama`), whose
-merges are derived from the scores of its pieces.
+Three kinds are supported: byte-level BPE (`gpt2`) with its merges in the file, SentencePiece BPE (`llama`), whose
+merges are derived from the scores of its pieces, and Gemma 4's (`gemma4`): SentencePiece's pieces with merges in the
+file.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, processors
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.stop_tokens import KNOWN_END_OF_TURN, as_token_id, is_no_id
@@ -34,6 +35,14 @@ _FILL_IN_ROLES = {
     "fim_pad_token": ("fim_pad",),
     "fim_rep_token": ("fim_rep",),
     "fim_sep_token": ("fim_sep",),
+}
+
+
+# Ids of special tokens where a file names none, for each kind of tokenizer.
+_DEFAULT_IDS = {
+    "gpt2": {"bos": 11, "eos": 11},
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "gemma4": {"bos": 2, "eos": 1, "unknown": 3},
 }
 
 
@@ -90,26 +99,31 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
 
     Raises:
         CheckpointError: arrays are missing, of the wrong type or inconsistent.
-        UnsupportedModelError: the kind of tokenizer is neither `gpt2` nor `llama`, or the pre-tokenizer is unknown.
+        UnsupportedModelError: the kind of tokenizer or the pre-tokenizer is unknown.
     """
     kind = metadata.get(f"{_KEY}model")
-    if kind not in ("gpt2", "llama"):
+    if not isinstance(kind, str) or kind not in _DEFAULT_IDS:
         raise UnsupportedModelError(
-            f"{source} has a tokenizer of the kind {kind!r}; supported are byte-level BPE ('gpt2') and "
-            "SentencePiece BPE ('llama')."
+            f"{source} has a tokenizer of the kind {kind!r}; supported are byte-level BPE ('gpt2'), "
+            "SentencePiece BPE ('llama') and Gemma 4's ('gemma4')."
         )
     vocabulary = _read_vocabulary(metadata, source)
-    byte_level = kind == "gpt2"
-    defaults = {"bos": 11, "eos": 11} if byte_level else {"bos": 1, "eos": 2, "unknown": 0}
+    byte_level, defaults = kind == "gpt2", _DEFAULT_IDS[kind]
     ids = {role: vocabulary.token_id(name, defaults.get(name)) for role, name in _ROLES.items()}
     fill_in = {role: vocabulary.first_token_id(names) for role, names in _FILL_IN_ROLES.items()}
     special_tokens = {role: vocabulary.tokens[index] for role, index in {**ids, **fill_in}.items() if index is not None}
     with wrap_tokenizer_errors(f"{source} has a damaged tokenizer"):
-        backend = _byte_level(vocabulary) if byte_level else _sentencepiece(vocabulary, ids["unk_token"])
+        if byte_level:
+            backend = _byte_level(vocabulary)
+        else:
+            backend = (_gemma if kind == "gemma4" else _sentencepiece)(vocabulary, ids["unk_token"])
         add_tokens(backend, vocabulary, space_runs=byte_level)
         pre = metadata.get(f"{_KEY}pre")
         bos = ids["bos_token"]
-        if bos is not None and vocabulary.flag("add_bos_token", pre in BOS_BY_DEFAULT if byte_level else True):
+        # Some files of Gemma 4 say that their texts have no BOS, which llama.cpp overrides.
+        always = kind == "gemma4"
+        adds_bos = always or vocabulary.flag("add_bos_token", pre in BOS_BY_DEFAULT if byte_level else True)
+        if bos is not None and adds_bos:
             text = vocabulary.tokens[bos]
             backend.post_processor = processors.TemplateProcessing(single=[text, "$A"], special_tokens=[(text, bos)])
     return backend, special_tokens, tuple(vocabulary.notes)
@@ -167,6 +181,16 @@ def _byte_level(vocabulary: _Vocabulary) -> Backend:
     pre = metadata.get(f"{_KEY}pre", "default")
     if not isinstance(pre, str):
         raise vocabulary.error(f"{_KEY}pre is {pre!r}, not a name.")
+    merges = _stored_merges(vocabulary)
+    backend = Backend(models.BPE(vocabulary.ids, merges, ignore_merges=pre in IGNORES_MERGES))
+    backend.pre_tokenizer = gguf_pre_tokenizer(pre, source=source)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _stored_merges(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
+    """The merges in the file, without those of pieces that are not in the vocabulary."""
+    metadata, source = vocabulary.metadata, vocabulary.source
     lines = cast("list[str]", _array(metadata, "merges", (str,), source))
     if not lines:
         raise vocabulary.error(f"there are no merges ({_KEY}merges).")
@@ -190,14 +214,25 @@ def _byte_level(vocabulary: _Vocabulary) -> Backend:
         )
     if 2 * unknown > len(lines):
         raise vocabulary.error(f"{unknown} of {len(lines)} merges are of pieces that are not in the vocabulary.")
-    backend = Backend(models.BPE(ids, merges, ignore_merges=pre in IGNORES_MERGES))
-    backend.pre_tokenizer = gguf_pre_tokenizer(pre, source=source)
-    backend.decoder = decoders.ByteLevel()
-    return backend
+    return merges
 
 
 def _sentencepiece(vocabulary: _Vocabulary, unknown: int | None) -> Backend:
     scores = cast("list[float]", _array(vocabulary.metadata, "scores", (float, int), vocabulary.source))
     backend = Backend(sentencepiece_bpe(vocabulary, scores, unknown))
     set_space_rules(backend, "every" if vocabulary.flag("add_space_prefix", True) else "none")
+    return backend
+
+
+def _gemma(vocabulary: _Vocabulary, unknown: int | None) -> Backend:
+    """Gemma 4's: pieces of plain text, with spaces escaped, that are merged in the order of the file."""
+    if unknown is None and vocabulary.types.count(BYTE) < 256:
+        raise vocabulary.error("there is neither an unknown token nor one for each byte.")
+    token = None if unknown is None else vocabulary.tokens[unknown]
+    merges = _stored_merges(vocabulary)
+    backend = Backend(models.BPE(vocabulary.ids, merges, unk_token=token, fuse_unk=True, byte_fallback=True))
+    set_space_rules(backend, "none")
+    # Line ends never merge with other text, and as many as one token holds become that token.
+    longest = max((len(token) for token in vocabulary.tokens if token and not token.strip("\n")), default=1)
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(f"\n{{1,{longest}}}"), "isolated")
     return backend

@@ -7,6 +7,7 @@ from tokenizers import Regex
 from tokenizers import pre_tokenizers as pre
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.stop_tokens import stop_ids
 from llmcli.text.vocab.bpe import pretokenizers
 from llmcli.text.vocab.bpe.pretokenizers import gguf_pre_tokenizer
 from llmcli.text.vocab.gguf import gguf_backend
@@ -151,10 +152,69 @@ def test_spellings_that_are_not_text_get_a_name() -> None:
     assert "INVALID" in ours.piece(len(tokens) + 1)
 
 
-@pytest.mark.parametrize("kind", [None, "t5", "bert", "rwkv", "gemma4", 7])
+@pytest.mark.parametrize("kind", [None, "t5", "bert", "rwkv", 7])
 def test_other_kinds_are_refused_by_name(kind: object) -> None:
     with pytest.raises(UnsupportedModelError, match=str(kind)):
         gguf_backend({"tokenizer.ggml.model": kind}, source="model.gguf")
+
+
+def gguf_of_gemma4(**changes: object) -> dict[str, object]:
+    """A vocabulary of single characters, bytes, and what the merges make of them."""
+    merges = ["▁ t", "h e", "▁t he", "\n \n", "\n\n \n", "\n \n\n", "▁ ▁", "▁▁ ▁▁", "e ."]
+    merged = list(dict.fromkeys(line.replace(" ", "") for line in merges))
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<|channel>", "<channel|>", "<|turn>", "<turn|>"]
+    tokens = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), *"▁\nthe.", *merged]
+    types = [*[3] * 4, *[4] * 2, *[3] * 2, *[6] * 256, *[1] * (len(tokens) - 264)]
+    return {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.unknown_token_id": 3,
+        "tokenizer.ggml.add_bos_token": False,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("the the", ["t", "he", "▁the"]),
+        ("he.\n\n\n\n the", ["he", ".", "\n\n\n", "\n", "▁the"]),
+        ("    e", ["▁▁▁▁", "e"]),
+        ("ß\n", ["<0xC3>", "<0x9F>", "\n"]),
+        ("", []),
+    ],
+)
+def test_pieces_of_gemma_4_are_merged_in_the_order_of_the_file(text: str, pieces: list[str]) -> None:
+    ours = tokenizer_from_gguf(gguf_of_gemma4(), source="model.gguf")
+    ids = ours.encode(text)
+    # Texts begin with BOS, whatever the file says.
+    assert ids[0] == ours.bos_id == 2
+    assert [ours.piece(token) for token in ids[1:]] == pieces
+    assert ours.decode(ids[1:]) == text
+
+
+def test_gemma_4_thinks_between_tokens_that_stay_in_the_text() -> None:
+    ours = tokenizer_from_gguf(gguf_of_gemma4(), source="model.gguf")
+    reply = "<|channel>the\nthe<channel|>he<turn|>"
+    ids = [token for token in ours.encode(reply, control_tokens=True) if token != ours.bos_id]
+    assert ours.decode(ids) == "<|channel>the\nthe<channel|>he"
+    assert stop_ids(ours, {})[0].keys() == {1, ours.token_to_id("<turn|>")}
+
+
+def test_gemma_4_needs_merges_and_a_way_to_spell_any_text() -> None:
+    with pytest.raises(CheckpointError, match="there are no merges"):
+        gguf_backend(gguf_of_gemma4(**{"tokenizer.ggml.merges": []}), source="model.gguf")
+    fewer = gguf_of_gemma4(**{"tokenizer.ggml.unknown_token_id": None})
+    tokens, types = fewer["tokenizer.ggml.tokens"], fewer["tokenizer.ggml.token_type"]
+    assert isinstance(tokens, list) and isinstance(types, list)
+    del fewer["tokenizer.ggml.unknown_token_id"], tokens[20], types[20]
+    types[3] = 1
+    with pytest.raises(CheckpointError, match="neither an unknown token nor one for each byte"):
+        gguf_backend(fewer, source="model.gguf")
 
 
 def test_an_unknown_pre_tokenizer_is_refused_by_name() -> None:
