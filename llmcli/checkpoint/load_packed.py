@@ -46,8 +46,8 @@ Packing: TypeAlias = Literal["stored", "int8", "int4"]
 _WEIGHTS_AT_ONCE = 1 << 28
 # Number of parameters from which on a model's weights get such allocations.
 _LARGE = 1 << 24
-# Never packed: a gate of a single row, and the matrix that latent attention splits.
-_DENSE = ("shared_expert_gate", "kv_b_proj")
+# Never packed: a gate of a single row, the matrix that latent attention splits, and AltUp's tiny ones.
+_DENSE = ("shared_expert_gate", "kv_b_proj", "correction_coefs", "prediction_coefs", "modality_router")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ Token -> embedding -> blocks of attention and feed-forward around a residual str
 holds the whole path and `block.py` one layer of it. `attention/attention.py` (with `scaled_dot_product.py`, the
 softmax, and `rope.py`), `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box of the diagram each. Some
 models have `attention/latent_attention.py` and `mixture_of_experts.py` or `experts_beside.py` in their place, or
-`per_layer_embeddings.py` besides. `config.py` holds the sizes and options. Nothing here depends on files or on the
-names of model families.
+besides `per_layer_embeddings.py`, `altup.py` and `laurel.py`. `config.py` holds the sizes and options. Nothing here
+depends on files or on the names of model families.
 """
 
 from typing import TYPE_CHECKING
 
 from llmcli.model.config import (
     Alibi,
+    AltupConfig,
     ClampedGLU,
     ExpertsConfig,
     Heads,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alibi",
+    "AltupConfig",
     "ClampedGLU",
     "DynamicScaling",
     "ExpertsConfig",

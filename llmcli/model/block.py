@@ -8,12 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from llmcli.model.altup import AltUp
 from llmcli.model.attention.attention import Attention, Positions
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, Placement
 from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
+from llmcli.model.laurel import Laurel
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import Scale, make_norm
 from llmcli.model.per_layer_embeddings import PerLayerInput
@@ -74,6 +76,32 @@ class ScaledBlock(OutputNormBlock):
         return x * self.layer_scalar
 
 
+class AltUpBlock(OutputNormBlock):
+    """A layer that computes on the first of several residual streams, with a path of low rank beside attention."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__(config, layer, index)
+        assert config.altup is not None and config.per_layer is not None
+        self.index = index
+        self.altup = AltUp(config, config.altup)
+        self.laurel = Laurel(config, config.altup.laurel_rank)
+        self.per_layer_input = PerLayerInput(config, config.per_layer)
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """Streams (B, T, S C) -> (B, T, S C)."""
+        predicted = self.altup.predict(x)  # (B, T, S, C)
+        first = predicted[:, :, 0]
+        normed = self.input_layernorm(first)
+        attended = first + self.attention_output_norm(self.self_attn(normed, place, cache))
+        attended = (attended + self.laurel(normed)) / 2**0.5
+        activated = attended + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(attended)))
+        streams = self.altup.correct(predicted, activated)
+        assert place.per_layer is not None
+        added = self.per_layer_input(self.altup.scaled(streams[:, :, 0]), place.per_layer[:, :, self.index])
+        # The first stream is what attention and feed-forward made of it; the others get the token's vector.
+        return torch.cat((streams[:, :, :1], streams[:, :, 1:] + added[:, :, None]), dim=2).flatten(2)
+
+
 class ParallelBlock(Block):
     """A layer whose attention and feed-forward both read the layer's input (Wang & Komatsuzaki 2021, GPT-J)."""
 
@@ -107,7 +135,9 @@ _KINDS: dict[Placement, type[Block]] = {
 def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     """Make the block of a layer, of the kind that the configuration calls for."""
     kind = _KINDS[config.placement] if config.residual_scale == 1 else OutputNormBlock
-    if config.layer_scale:
+    if config.altup is not None:
+        kind = AltUpBlock
+    elif config.layer_scale:
         kind = ScaledBlock
     return kind(config, layer, index)
 
@@ -130,5 +160,7 @@ def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:
     if layer.experts is not None:
         mixture = ExpertsBesideDense if layer.experts.own_norms else MixtureOfExperts
         return mixture(config, layer.experts)
-    kind = FeedForward if config.gated else PlainFeedForward
-    return kind(config.hidden_size, config.width_of(layer), config.activation, bias=config.mlp_bias)
+    hidden, width, bias = config.hidden_size, config.width_of(layer), config.mlp_bias
+    if not config.gated:
+        return PlainFeedForward(hidden, width, config.activation, bias=bias)
+    return FeedForward(hidden, width, config.activation, bias=bias, sparsity=layer.sparsity)

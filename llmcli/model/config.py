@@ -108,6 +108,17 @@ class PerLayerConfig:
 
 
 @dataclass(frozen=True)
+class AltupConfig:
+    """Several residual streams, of which each block computes on the first (AltUp, arXiv:2301.13310; Gemma 3n)."""
+
+    streams: int
+    laurel_rank: int
+    """Rank of the path beside attention (LAuReL, arXiv:2411.07501)."""
+    scaled: bool = True
+    """Multiply the first stream by a learned vector where the gate of the per-layer embeddings reads it."""
+
+
+@dataclass(frozen=True)
 class ClampedGLU:
     """The expert activation of gpt-oss: `(clip(up) + 1) * min(gate, limit) * sigmoid(alpha * min(gate, limit))`."""
 
@@ -178,6 +189,8 @@ class LayerConfig:
     """An earlier layer, whose keys and values this layer reads instead of computing and caching its own."""
     key_is_value: bool = False
     """Values are the projected keys, before their norm and rotation."""
+    sparsity: float | None = None
+    """Standard deviations above their mean up to which gate activations are cut off; None: none are cut off."""
 
     @property
     def is_windowed(self) -> bool:
@@ -248,6 +261,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     """Logits `z` become `cap * tanh(z / cap)`."""
     per_layer: PerLayerConfig | None = None
+    altup: AltupConfig | None = None
     layer_scale: bool = False
     """Multiply each layer's output, residual stream included, by a learned number."""
     tie_embeddings: bool = False

@@ -36,8 +36,12 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 class FeedForward(nn.Module):
     """`down(act(gate(x)) * up(x))`: SwiGLU when the activation is SiLU (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
-    def __init__(self, hidden: int, intermediate: int, activation: Activation, *, bias: bool) -> None:
+    def __init__(
+        self, hidden: int, intermediate: int, activation: Activation, *, bias: bool, sparsity: float | None = None
+    ) -> None:
+        """With a `sparsity` s, gate activations become `max(0, gate - mean - s * standard deviation)` (Gemma 3n)."""
         super().__init__()
+        self.sparsity = sparsity
         self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
@@ -50,7 +54,12 @@ class FeedForward(nn.Module):
 
     def neurons(self, x: Tensor) -> Tensor:
         """The signed activation of each neuron; (B, T, C) -> (B, T, I)."""
-        fired: Tensor = self.activation(self.gate_proj(x)) * self.up_proj(x)
+        gate: Tensor = self.gate_proj(x)
+        if self.sparsity is not None:
+            # Of normally distributed activations a known share is above the cutoff, so none need be sorted.
+            spread = gate.std(-1, keepdim=True, unbiased=False)
+            gate = F.relu(gate - (gate.mean(-1, keepdim=True) + spread * self.sparsity))
+        fired: Tensor = self.activation(gate) * self.up_proj(x)
         return fired
 
 

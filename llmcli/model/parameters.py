@@ -12,7 +12,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmcli.model.config import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle, PerLayerConfig
+from llmcli.model.config import (
+    AltupConfig,
+    ExpertsConfig,
+    LatentConfig,
+    LayerConfig,
+    ModelConfig,
+    NormStyle,
+    PerLayerConfig,
+)
 
 Shape = tuple[int, ...]
 _Named = Iterator[tuple[str, "ParameterInfo"]]
@@ -46,6 +54,10 @@ def _transformer(config: ModelConfig) -> _Named:
         yield from _within("embed_norm", _norm((hidden,), config.norm))
     if config.per_layer is not None:
         yield from _within("per_layer_embeddings", _per_layer_embeddings(config, config.per_layer))
+    if config.altup is not None:
+        shape = config.altup.streams - 1, hidden, hidden
+        yield "altup_streams.projections", ParameterInfo(shape)
+        yield "altup_streams.unembed_projections", ParameterInfo(shape)
     for index, layer in enumerate(config.layers):
         yield from _within(f"layers.{index}", _block(config, layer))
     yield from _within("norm", _norm((hidden,), config.norm))
@@ -68,6 +80,21 @@ def _per_layer_input(config: ModelConfig, per_layer: PerLayerConfig) -> _Named:
     yield from _within("norm", _norm((config.hidden_size,), config.norm))
 
 
+def _altup(config: ModelConfig, altup: AltupConfig) -> _Named:
+    if altup.scaled:
+        yield "correct_output_scale", ParameterInfo((config.hidden_size,))
+    yield from _within("correction_coefs", _linear(altup.streams, altup.streams))
+    yield from _within("prediction_coefs", _linear(altup.streams, altup.streams**2))
+    yield from _within("modality_router", _linear(config.hidden_size, altup.streams))
+    yield from _within("router_norm", _norm((config.hidden_size,), config.norm))
+
+
+def _laurel(config: ModelConfig, rank: int) -> _Named:
+    yield from _within("linear_left", _linear(config.hidden_size, rank))
+    yield from _within("linear_right", _linear(rank, config.hidden_size))
+    yield from _within("post_laurel_norm", _norm((config.hidden_size,), config.norm))
+
+
 def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
     if config.layer_scale:
         yield "layer_scalar", ParameterInfo((1,))
@@ -88,6 +115,9 @@ def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
     if config.placement in ("post", "sandwich") and config.residual_scale == 1:
         yield from _within("attention_output_norm", iter(norm.items()))
         yield from _within("mlp_output_norm", iter(norm.items()))
+    if config.altup is not None:
+        yield from _within("altup", _altup(config, config.altup))
+        yield from _within("laurel", _laurel(config, config.altup.laurel_rank))
     if config.per_layer is not None:
         yield from _within("per_layer_input", _per_layer_input(config, config.per_layer))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError, PromptTooLongError, UnsupportedModelError
+from llmcli.model.altup import AltUpStreams
 from llmcli.model.attention.attention import Positions
 from llmcli.model.attention.rope import Rope
 from llmcli.model.attention.scaled_dot_product import visible_keys
@@ -39,6 +40,7 @@ class Transformer(nn.Module):
         )
         self.embed_norm = make_norm(config.hidden_size, config.norm_eps, config.norm) if config.embed_norm else None
         self.per_layer_embeddings = None if config.per_layer is None else PerLayerEmbeddings(config, config.per_layer)
+        self.altup_streams = None if config.altup is None else AltUpStreams(config, config.altup)
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
         self.lm_head: nn.Linear | QuantizedLinear = nn.Linear(
@@ -92,9 +94,9 @@ class Transformer(nn.Module):
         self.check_positions(start + new)
         if cache is not None:
             cache.begin(new)
-        embedded = self._embed(ids, slice(start, start + new))  # (B, T, C)
         expected = cache.expected_length if cache is not None else 0
-        places = self._places(start, new, expected, self._per_layer(ids, embedded))
+        embedded, per_layer = self._embed(ids, slice(start, start + new))  # (B, T, C)
+        places = self._places(start, new, expected, per_layer)
         x = self._run_blocks(embedded, places, cache)
         if only_last:
             x = x[:, -1:]
@@ -134,8 +136,8 @@ class Transformer(nn.Module):
         position. `rotations` are the position's cosines and sines; `mask` gives for a kind of layer which of the
         positions that `cache` returns are visible, (1, S).
         """
-        x, lent = self._embed(ids, position), dict[int, tuple[Tensor, Tensor]]()
-        per_layer = self._per_layer(ids, x)
+        lent: dict[int, tuple[Tensor, Tensor]] = {}
+        x, per_layer = self._embed(ids, position)
         places = [
             Positions(position, None if layer.rope is None else rotations[layer.rope], mask(layer), lent, per_layer)
             for layer in self._kinds
@@ -144,6 +146,8 @@ class Transformer(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """Apply the final norm and the output head to a residual stream `x` (..., C): logits (..., V).
+
+        With AltUp the stream has the width of all streams together, (..., S C).
 
         Raises:
             NotFiniteError: logits of the vocabulary are NaN or infinite.
@@ -168,18 +172,18 @@ class Transformer(nn.Module):
                 f"The text has {length} tokens, but the model has positions for {self.config.context_length} only."
             )
 
-    def _embed(self, ids: Tensor, positions: slice | Tensor) -> Tensor:
+    def _embed(self, ids: Tensor, positions: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """The residual stream (B, T, C) before the first block, and the per-layer embeddings (B, T, L, P) if any."""
         x: Tensor = self.embed_tokens(ids)
         if self.config.embed_scale != 1:
             factor = self.config.embed_scale
             x = x * (torch.tensor(factor, dtype=x.dtype).item() if self.config.embed_scale_rounded else factor)
         if self.embed_positions is not None:
             x = x + self.embed_positions.weight[positions]
-        return x if self.embed_norm is None else self.embed_norm(x)
-
-    def _per_layer(self, ids: Tensor, embedded: Tensor) -> Tensor | None:
-        """The per-layer embeddings (B, T, L, P) of tokens `ids` (B, T) with embeddings (B, T, C), if there are any."""
-        return None if self.per_layer_embeddings is None else self.per_layer_embeddings(ids, embedded)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        per_layer = None if self.per_layer_embeddings is None else self.per_layer_embeddings(ids, x)
+        return (x if self.altup_streams is None else self.altup_streams.spread(x)), per_layer
 
     def _places(self, start: int, new: int, expected: int, per_layer: Tensor | None = None) -> list[Positions]:
         """Positions, rotations and mask of the tokens `start` to `start + new`, for each kind of layer.
@@ -215,6 +219,8 @@ class Transformer(nn.Module):
 
     def _head(self, x: Tensor) -> Tensor:
         """`unembed` without the check: a pass that a CUDA graph records must not wait for the device."""
+        if self.altup_streams is not None:
+            x = self.altup_streams.merge(x)
         return self._capped(self.lm_head(self.norm(x)))
 
     def _not_finite(self, embedded: Tensor, places: Sequence[Positions], cache: KVCache | None) -> NotFiniteError:
@@ -224,12 +230,14 @@ class Transformer(nn.Module):
             y: Tensor = self.layers[index](x, places[self._kind_of_layer[index]], cache)
             return y
 
-        head = {"norm": self.norm, "lm_head": self.lm_head}
+        head: dict[str, nn.Module] = {"norm": self.norm, "lm_head": self.lm_head}
         embedding: dict[str, nn.Module] = {"embed_tokens": self.embed_tokens}
         if self.embed_positions is not None:
             embedding["embed_positions"] = self.embed_positions
         if self.embed_norm is not None:
             embedding["embed_norm"] = self.embed_norm
+        if self.altup_streams is not None:
+            embedding["altup_streams"] = head["altup_streams"] = self.altup_streams
         return first_not_finite(embedded, list(self.layers), run, embedding, head)
 
     def _capped(self, logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.families.rope_keys import rope_section, yarn_mscale
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model import Alibi, LatentConfig, PerLayerConfig
+from llmcli.model import Alibi, AltupConfig, LatentConfig, PerLayerConfig
 
 
 def no_extras(keys: ConfigKeys) -> dict[str, Any]:
@@ -49,6 +49,14 @@ def gemma4_extras(keys: ConfigKeys) -> dict[str, Any]:
         "layer_scale": True,
         "per_layer": per_layer(keys),
     }
+
+
+def gemma3n_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Gemma 3n: as Gemma 4, with several residual streams instead of a factor on each layer."""
+    altup = AltupConfig(
+        keys.integer("altup_num_inputs"), keys.integer("laurel_rank"), scaled=keys.flag("altup_correct_scale")
+    )
+    return gemma4_extras(keys) | {"layer_scale": False, "altup": altup}
 
 
 def per_layer(keys: ConfigKeys) -> PerLayerConfig | None:

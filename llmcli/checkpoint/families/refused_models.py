@@ -8,7 +8,6 @@ from llmcli.errors import UnsupportedModelError
 _RECURRENT = "layers with a recurrent state"
 _SPARSE = "attention that an index selects keys for"
 _ENCODER = "an encoder"
-_PER_LAYER = "embeddings for each layer and caches shared by layers"
 
 REASONS: dict[str, str] = {
     **dict.fromkeys(
@@ -60,7 +59,6 @@ REASONS: dict[str, str] = {
     "jetmoe": "mixtures of attention heads",
     "longcat_flash": "experts that do nothing",
     **dict.fromkeys(("t5", "mt5", "bart", "mbart", "pegasus", "marian", "whisper", "t5gemma"), _ENCODER),
-    **dict.fromkeys(("gemma3n", "gemma3n_text"), _PER_LAYER),
     **dict.fromkeys(("bert", "roberta", "deberta", "modernbert"), "attention to later tokens"),
     "phimoe": "experts chosen by sparse mixing",
     "phi3small": "block-sparse attention",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
-from llmcli.checkpoint.families.config_keys import ConfigKeys
+from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
 from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import Heads
@@ -68,10 +69,38 @@ def gemma4_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, An
     ]
 
 
+def gemma3n_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """Gemma 3n: shared keys and values, widths, and in the first layers sparse activations."""
+    widths = keys.integers("intermediate_size") if isinstance(keys.get("intermediate_size"), list) else None
+    widths = widths or [keys.integer("intermediate_size")] * len(kinds)
+    sparse = 10 if len(kinds) > 10 else 0
+    shares = keys.get("activation_sparsity_pattern")
+    shares = [0.95] * sparse + [0.0] * (len(kinds) - sparse) if shares is None else shares
+    if not isinstance(shares, list) or len(shares) != len(kinds) or len(widths) != len(kinds):
+        raise CheckpointError(
+            f"{keys.path}: activation_sparsity_pattern and intermediate_size must list {len(kinds)} layers."
+        )
+    return [
+        {"kv_from": owner, "intermediate_size": width, "sparsity": _cutoff(keys, share)}
+        for owner, width, share in zip(kv_owners(keys, kinds), widths, shares, strict=True)
+    ]
+
+
+def _cutoff(keys: ConfigKeys, share: object) -> float | None:
+    """Standard deviations above the mean that a `share` of normally distributed values is below; None for 0."""
+    if share == 0:
+        return None
+    if not isinstance(share, float) or not 0 < share < 1:
+        raise CheckpointError(
+            f"{keys.path}: activation_sparsity_pattern has {in_short(share)}, not a share from 0 to 1."
+        )
+    return NormalDist().inv_cdf(share)
+
+
 def kv_owners(keys: ConfigKeys, kinds: list[str]) -> list[int | None]:
     """Gemma 3n and 4: the last `num_kv_shared_layers` layers read the keys and values of another layer of their type.
 
-    That is the last one before them; None for a layer that has keys and values of its own.
+    That is the last one before them; None for a layer that computes them itself.
     """
     shared = keys.optional_integer("num_kv_shared_layers", minimum=0) or 0
     first = len(kinds) - shared

@@ -7,8 +7,10 @@ written here as keys of the family's `config.json`, so that one set of rules bui
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from llmcli.checkpoint.gguf.header import GGUFHeader
@@ -89,6 +91,24 @@ def _gemma(keys: ArchitectureKeys) -> dict[str, Any]:
         if keys.has(key):
             derived[key] = keys.number(key) or None
     return derived
+
+
+def _gemma3n(keys: ArchitectureKeys) -> dict[str, Any]:
+    table = keys.header.tensors.get("per_layer_token_embd.weight")
+    rank = keys.header.tensors.get("blk.0.laurel_l.weight")
+    # The file has cutoffs in standard deviations, minus infinity for none; the configuration has shares.
+    cutoffs = keys.numbers("activation_sparsity_scale") or [-math.inf] * keys.layers()
+    return {
+        "rope_local_base_freq": keys.number("rope.freq_base_swa", 1e4),
+        "final_logit_softcapping": keys.number("final_logit_softcapping", 30.0) or None,
+        "num_kv_shared_layers": keys.count("attention.shared_kv_layers"),
+        "hidden_size_per_layer_input": keys.integer("embedding_length_per_layer_input"),
+        "vocab_size_per_layer_input": 1 if table is None else table.rows,
+        "altup_num_inputs": keys.integer("altup.num_inputs"),
+        "altup_active_idx": keys.count("altup.active_idx"),
+        "laurel_rank": 1 if rank is None else rank.rows,
+        "activation_sparsity_pattern": [NormalDist().cdf(cutoff) for cutoff in cutoffs],
+    }
 
 
 def _gemma4(keys: ArchitectureKeys) -> dict[str, Any]:
@@ -189,6 +209,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": Architecture("gemma"),
     "gemma2": Architecture("gemma2", window=True, derived=_gemma),
     "gemma3": Architecture("gemma3_text", window=True, derived=_gemma),
+    "gemma3n": Architecture("gemma3n_text", window=True, derived=_gemma3n),
     "gemma4": Architecture("gemma4_text", window=True, dense_size=True, window_heads=True, derived=_gemma4),
     "glm4": Architecture("glm4", paired=True),
     "gpt-oss": Architecture("gpt_oss", window=True),

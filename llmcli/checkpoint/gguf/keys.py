@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -96,6 +97,24 @@ class ArchitectureKeys:
         """A finite number; `CheckpointError` if missing without a default or invalid."""
         self.read_keys.add(key)
         return self.header.get_float(f"{self.architecture}.{key}", default)
+
+    def numbers(self, key: str) -> list[float]:
+        """A list of numbers, one for each layer, which may be infinite; empty if the key is missing.
+
+        Raises:
+            CheckpointError: anything else.
+        """
+        self.read_keys.add(key)
+        full = f"{self.architecture}.{key}"
+        listed = self.header.metadata.get(full, [])
+        numbers = [item for item in listed if type(item) is float] if isinstance(listed, list) else []
+        short = bool(listed) and len(numbers) < self.layers()
+        if not isinstance(listed, list) or len(numbers) < len(listed) or short or any(map(math.isnan, numbers)):
+            raise CheckpointError(
+                f"{self.header.path} has {shown(full)} = {in_short(listed)}; one number for each of {self.layers()} "
+                "layers is needed."
+            )
+        return numbers[: self.layers()]
 
     def flag(self, key: str, default: bool) -> bool:
         """A boolean; `CheckpointError` for any other type."""

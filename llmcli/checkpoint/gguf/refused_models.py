@@ -38,7 +38,6 @@ _REASONS: dict[str, str] = {
         ("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "gemma-embedding"),
         "attention to later tokens, so it embeds texts and does not write them",
     ),
-    "gemma3n": "several residual streams",
     **dict.fromkeys(("deepseek32", "deepseek4", "glm-dsa"), "attention that an index selects keys for"),
     "phimoe": "experts chosen by sparse mixing",
 }

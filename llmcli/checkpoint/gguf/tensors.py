@@ -39,6 +39,13 @@ _NAMES = {
     "per_layer_input.gate": "inp_gate",
     "per_layer_input.projection": "proj",
     "per_layer_input.norm": "post_norm",
+    "altup.correction_coefs": "altup_correct_coef",
+    "altup.prediction_coefs": "altup_predict_coef",
+    "altup.modality_router": "altup_router",
+    "altup.router_norm": "altup_router_norm",
+    "laurel.linear_left": "laurel_l",
+    "laurel.linear_right": "laurel_r",
+    "laurel.post_laurel_norm": "laurel_post_norm",
     "mlp.shared_norm": "ffn_norm",
     "mlp.shared_output_norm": "post_ffw_norm_1",
     "mlp.experts_norm": "pre_ffw_norm_2",
@@ -58,6 +65,9 @@ _WHOLE_NAMES = {
     "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
     "mlp.gate.per_expert_scale": "ffn_down_exps.scale",
     "layer_scalar": "layer_output_scale.weight",
+    "altup_streams.projections": "altup_proj.weight",
+    "altup_streams.unembed_projections": "altup_unembd_proj.weight",
+    "altup.correct_output_scale": "altup_correct_scale.weight",
 }
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))

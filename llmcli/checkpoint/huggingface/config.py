@@ -29,6 +29,7 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
 # Multimodal models, and the type of their text model if the file does not state it.
 WRAPPERS = {
     "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
     "gemma4_unified": "gemma4_unified_text",
     "mistral3": "mistral",
@@ -132,7 +133,7 @@ def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
     config = ModelConfig(
         vocab_size=keys.integer("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=keys.optional_integer("intermediate_size") or 4 * hidden,
+        intermediate_size=_width(keys) or 4 * hidden,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=_head_dim(keys, hidden, heads),
@@ -177,6 +178,16 @@ def with_usual_shape(config: ModelConfig) -> ModelConfig:
         for layer, shape, size in zip(config.layers, shapes, widths, strict=True)
     )
     return replace(config, intermediate_size=width or config.intermediate_size, layers=layers)
+
+
+def _width(keys: ConfigKeys) -> int | None:
+    """The size of feed-forward networks, of the first one if it is listed layer by layer."""
+    listed = keys.get("intermediate_size")
+    return (
+        (keys.integers("intermediate_size") or [0])[0]
+        if isinstance(listed, list)
+        else (keys.optional_integer("intermediate_size"))
+    )
 
 
 def _head_dim(keys: ConfigKeys, hidden: int, heads: int) -> int:

@@ -32,6 +32,11 @@ _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 _FUSED_GATE_UP = ("mlp.gate_up_proj", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
 _KEYS_AND_VALUES = ("embed_q", "unembed_out")
+# Stacks of matrices that files hold one by one.
+_STREAMS = {
+    "altup_streams.projections": "altup_projections",
+    "altup_streams.unembed_projections": "altup_unembed_projections",
+}
 _EXPERT_STACKS = ("mlp.experts", "feed_forward.experts", "block_sparse_moe.experts", "experts")
 # Other names of two stacks.
 _STACKS = {"gate_up_proj": "fc1.weight", "down_proj": "fc2.weight"}
@@ -59,6 +64,11 @@ class HFTensors:
         layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
         if local == "embed_positions.weight":
             return self._positions(self.names.find("", local))
+        if layer is None and local in _STREAMS:
+            count = 0 if self.config.altup is None else self.config.altup.streams - 1
+            return Stacked(
+                tuple(Source(self.names.full(f"{_STREAMS[local]}.{index}.weight")) for index in range(count))
+            )
         if layer is None:
             return Source(self.names.find("", local))
         at, of = self.names.layer(int(layer)), self.config.layers[int(layer)]

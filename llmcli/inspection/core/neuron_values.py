@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcli.errors import UnsupportedModelError
 from llmcli.inspection.core.hooks import blocks
 from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.tokens import Token, tokens
@@ -123,7 +124,12 @@ def promotion(loaded: LoadedModel, block: int, vector: Tensor, top: int) -> Prom
 
     Follows the direct path: the block's output norm if there is one, the final norm and the output head. A norm's
     scale is the same for all tokens, so it does not change the order.
+
+    Raises:
+        UnsupportedModelError: what the block writes reaches the head through several residual streams.
     """
+    if loaded.config.altup is not None:
+        raise UnsupportedModelError("This model has several residual streams, so a neuron promotes no tokens directly.")
     model, tokenizer, place = loaded.model, loaded.tokenizer, blocks(loaded.model)[block]
     vector = vector.float()
     added = _through(place.mlp_output_norm, vector) if isinstance(place, OutputNormBlock) else vector

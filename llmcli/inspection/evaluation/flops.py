@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.model.parameters import parameters_of
 
-# A part of a parameter's name, and its box; the first that fits. The gates of per-layer embeddings are feed-forward.
-_BOXES = (("self_attn", "attention"), ("mlp", "feed_forward"), ("embed_", "embeddings"), ("per_layer", "feed_forward"))
+# A part of a parameter's name, and its box; the first that fits. What is beside both is feed-forward.
+_BOXES = (
+    ("self_attn", "attention"),
+    ("laurel", "attention"),
+    ("mlp", "feed_forward"),
+    ("altup", "feed_forward"),
+    ("embed_", "embeddings"),
+    ("per_layer", "feed_forward"),
+)
 
 
 @dataclass(frozen=True)

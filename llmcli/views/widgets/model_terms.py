@@ -48,6 +48,8 @@ def norm_words(config: ModelConfig) -> str:
         words.append(f"each part times {config.residual_scale:g}")
     if config.per_layer is not None:
         words.append(f"a token's vector of {config.per_layer.size} for the block added through a gate")
+    if config.altup is not None:
+        words.append(f"on the first of {config.altup.streams} residual streams, which correct each other")
     if config.layer_scale:
         words.append("the output times a learned number")
     return ", ".join(words)
@@ -97,6 +99,8 @@ def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:
         return _experts(config, layer.experts)
     kind = "gated" if config.gated else "plain"
     bias = ", with biases" if config.mlp_bias else ""
+    if layer.sparsity is not None:
+        bias += f", gates cut off at {layer.sparsity:.3g} standard deviations above their mean"
     return f"{kind} {config.activation}, {config.hidden_size} -> {config.width_of(layer)}{bias}"
 
 

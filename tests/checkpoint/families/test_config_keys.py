@@ -71,15 +71,18 @@ _NOT_OF_TEXT = {
     "image_token_id",
     "num_channels",
     "patch_size",
+    "audio_soft_tokens_per_image",
     "audio_token_id",
+    "gradient_clipping",
     "standardize",
     "use_clipped_linears",
     "video_token_id",
+    "vision_soft_tokens_per_image",
 }
 # If these are absent, other keys and rules decide.
 _LISTED = ("layer_types", "no_rope_layers", "moe_layers", "num_nextn_predict_layers")
 _OTHER_CLASSES = re.compile(
-    "Vision|Audio|Multimodal|Gemma4Model|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP"
+    "Vision|Audio|Multimodal|Gemma4Model|Gemma3nModel|Projector|MultiModal|Conditional|Classif|QuestionAns|DoubleHeads|Summary|MTP"
 )
 
 

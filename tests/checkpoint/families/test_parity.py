@@ -23,7 +23,7 @@ IDS = random_ids(50)
 
 
 # Also RoPE that depends on the text's length, latent attention, shared keys and values, and per-layer embeddings.
-SOME = (*SPANNING, "llama, dynamic", "deepseek v3", "gemma 4, small", "gemma 4, experts")
+SOME = (*SPANNING, "llama, dynamic", "deepseek v3", "gemma 4, small", "gemma 4, experts", "gemma 3n")
 
 
 @pytest.fixture(params=CASES, scope="module")

@@ -20,7 +20,9 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.inspection.attention.summary import summary
 from llmcli.inspection.causal.causal_trace import causal_trace
 from llmcli.inspection.core.activations import trace
+from llmcli.inspection.core.neuron_values import activations, firing, promotion
 from llmcli.inspection.evaluation.cost import model_cost
+from llmcli.inspection.residual.logit_lens import lens
 from llmcli.kernels.cpu.support import unsupported
 from llmcli.loaded_model import LoadedModel
 from llmcli.model.quantized.matrix import QuantizedEmbedding
@@ -44,9 +46,9 @@ def load(folder: Path, dtype: str = "float32", **options: Any) -> LoadedModel:
     return llmcli.load(folder, dtype=dtype, device="cpu", **options)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load(folder_of(SMALL, tmp_path_factory.mktemp("model")))
+@pytest.fixture(scope="module", params=[SMALL, "gemma 3n"])
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load(folder_of(request.param, tmp_path_factory.mktemp("model")))
 
 
 def greedy(engine: Engine, prompt: list[int], tokens: int = 12, **options: Any) -> list[int]:
@@ -63,7 +65,9 @@ def test_sharing_layers_cache_nothing(small: LoadedModel) -> None:
     assert cache.layers[2] is cache.layers[0] and cache.layers[3] is cache.layers[1]
     own = sum(segment.keys.nbytes + segment.values.nbytes for segment in cache.layers[:2])
     assert cache.nbytes == own
-    assert config.kv_bytes_per_token(2) == sum(2 * 2 * heads * size for heads, size in ((2, 8), (2, 16)))
+    sizes = [config.heads_of(layer).key_dim for layer in config.layers[:2]]
+    assert sizes == ([8, 16] if config.altup is None else [8, 8])
+    assert config.kv_bytes_per_token(2) == sum(2 * 2 * 2 * size for size in sizes)
 
 
 def test_texts_with_a_common_beginning_have_the_replies_of_new_texts(
@@ -219,12 +223,17 @@ def test_views_know_the_layers(small: LoadedModel, tmp_path: Path) -> None:
     ):
         with pytest.raises(UnsupportedModelError):
             refused()
-    assert trace(small.model, ids, [19]).residuals.shape == (5, 1, 32)
+    # With several streams they are side by side.
+    streams = 1 if small.config.altup is None else small.config.altup.streams
+    assert trace(small.model, ids, [19]).residuals.shape == (5, 1, 32 * streams)
+    last = lens(small, ids, [19], top=1).lens[-1].layers[-1].top[0]
+    assert last.id == int(small.logits(ids)[-1, : small.tokenizer.vocab_size].argmax())
+    if streams > 1:
+        with pytest.raises(UnsupportedModelError, match="several residual streams"):
+            promotion(small, 0, torch.ones(32), 3)
 
 
 def test_experts_beside_a_dense_network_show_their_neurons(tmp_path: Path) -> None:
-    from llmcli.inspection.core.neuron_values import activations, firing
-
     loaded = load(folder_of("gemma 4, experts", tmp_path))
     mixture: Any = loaded.model.layers[1].mlp
     x = torch.randn(32, generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IDS = random_ids(40)
 NAMES = (
     "deepseek v3", "deepseek v2, groups, yarn", "gpt-oss", "gemma 2", "llama 4", "gpt-2", "mixtral, window",
-    "phi-3, longrope, long", "gemma 4, small", "gemma 4, experts",
+    "phi-3, longrope, long", "gemma 4, small", "gemma 4, experts", "gemma 3n",
 )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from tests.support.models.tiny import SPECIALS, TEMPLATE, byte_tokenizer
 
 ARCHITECTURE_NAMES = {
@@ -17,6 +19,7 @@ ARCHITECTURE_NAMES = {
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
     "gemma3_text": "gemma3",
+    "gemma3n_text": "gemma3n",
     "gemma4_text": "gemma4",
     "gemma4_unified_text": "gemma4",
     "phi": "phi2",
@@ -80,7 +83,25 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
         found |= latent_metadata(config, old=old)
     if architecture == "gemma4":
         found |= gemma4_metadata(config)
+    if architecture == "gemma3n":
+        found |= gemma3n_metadata(config)
     return found
+
+
+def gemma3n_metadata(config: Any) -> dict[str, Any]:
+    """Residual streams, what layers share, and how sparse their activations are."""
+    shares = torch.tensor(config.activation_sparsity_pattern)
+    return {
+        "rope.freq_base_swa": float(config.rope_parameters["sliding_attention"]["rope_theta"]),
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
+        "attention.shared_kv_layers": config.num_kv_shared_layers,
+        "embedding_length_per_layer_input": config.hidden_size_per_layer_input,
+        "altup.num_inputs": config.altup_num_inputs,
+        "altup.active_idx": config.altup_active_idx,
+        "activation_sparsity_scale": torch.distributions.normal.Normal(0, 1).icdf(shares).tolist(),  # type: ignore[no-untyped-call]
+        "final_logit_softcapping": config.final_logit_softcapping,
+    }
 
 
 def gemma4_metadata(config: Any) -> dict[str, Any]:

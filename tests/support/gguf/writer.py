@@ -30,6 +30,7 @@ WHOLE = {
     "router.scale": "ffn_gate_inp.scale",
     "router.per_expert_scale": "ffn_down_exps.scale",
     "layer_scalar": "layer_output_scale.weight",
+    "altup.correct_output_scale": "altup_correct_scale.weight",
 }
 SHARED_GATE = "mlp.shared_expert_gate.weight"
 
@@ -111,6 +112,9 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
         del state["lm_head.weight"]
     for name, tensor in rope_tensors(config):
         yield name, tensor
+    for stack, target in (("altup_projections", "altup_proj"), ("altup_unembed_projections", "altup_unembd_proj")):
+        if one_by_one := [state.pop(name) for name in list(state) if f".{stack}." in name]:
+            yield f"{target}.weight", torch.stack(one_by_one)
     for name, tensor in state.items():
         at, part = "", name
         if ".layers." in name or ".h." in name:

@@ -21,6 +21,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "activation": ("relu",),
     "activation_function": ("gelu", "relu"),
     "apply_residual_connection_post_layernorm": (True,),
+    # For four layers.
+    "activation_sparsity_pattern": ([0.5, 0.7, 0.9, 0.0], None),
+    "altup_active_idx": (1,),
+    "altup_correct_scale": (False,),
     "attention_bias": (False,),
     "attention_k_eq_v": (True,),
     "attention_chunk_size": (5,),
@@ -111,6 +115,7 @@ SIZES = frozenset(
         "attention_types",
         "bias",
         "d_model",
+        "altup_num_inputs",
         "decoder_sparse_step",
         "enable_bias",
         "expansion_ratio",
@@ -130,6 +135,7 @@ SIZES = frozenset(
         "kv_lora_rank",
         "layer_norm_elementwise_affine",
         "kv_sharing_modes",
+        "laurel_rank",
         "layers_block_type",
         "max_seq_len",
         "mlp_layer_types",
@@ -183,6 +189,8 @@ SIZES = frozenset(
 
 BUILT: dict[str, tuple[Any, ...]] = {
     "attention_bias": (True,),
+    "altup_correct_scale": (False,),
+    "altup_num_inputs": (2,),
     "attention_k_eq_v": (True, False),
     "decoder_sparse_step": (1, 2),
     "expansion_ratio": (2,),

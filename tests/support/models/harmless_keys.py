@@ -70,6 +70,7 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
     },
     "deepseek_v2": {"norm_topk_prob": "transformers never divides the weights of this family's experts by their sum"},
     "ernie4_5_moe": {"moe_norm_min": "the least sum of the chosen weights of a softmax, which is never that small"},
+    "gemma3n_text": {"altup_coef_clip": _TRAINING},
     "gemma3_text": {"attn_logit_softcapping": "transformers stores it, and never applies it to this family's scores"},
     "gpt2": {
         "reorder_and_upcast_attn": "the order of two multiplications, and their type, which is rounding",

@@ -150,6 +150,23 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
             "final_logit_softcapping": 2.0,
         },
     ),
+    "gemma 3n": (
+        "gemma3n_text",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 8,
+            "intermediate_size": [48, 40, 48, 48],
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 16,
+            "vocab_size_per_layer_input": 200,
+            "laurel_rank": 8,
+            "activation_sparsity_pattern": [0.8, 0.6, 0.0, 0.0],
+            "final_logit_softcapping": 2.0,
+            "tie_word_embeddings": True,
+        },
+    ),
     "gemma 4, small": (
         "gemma4_text",
         {
