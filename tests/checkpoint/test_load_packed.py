@@ -22,9 +22,9 @@ from tests.support.kernels.packed_blocks import SCALES, sound_blocks
 from tests.support.models.tiny import random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
-EXACT = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "IQ4_NL", "TQ1_0", "TQ2_0")
+EXACT = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "IQ4_NL", "TQ1_0", "TQ2_0", "MXFP4")
 # Codes are kept, and scales rounded to half precision.
-CODES_KEPT = (*EXACT, "Q4_K", "IQ1_S", "IQ2_XXS", "IQ3_XXS", "IQ3_S")
+CODES_KEPT = (*EXACT, "Q4_K", "IQ1_S", "IQ2_XXS", "IQ3_XXS", "IQ3_S", "IQ4_XS")
 
 
 @pytest.mark.parametrize("name", SCALES)

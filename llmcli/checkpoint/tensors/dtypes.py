@@ -85,6 +85,8 @@ CODES_KEPT: dict[str, Literal[4, 8]] = {
     "IQ3_XXS": 8,
     "IQ3_S": 8,
     "IQ4_NL": 8,
+    "IQ4_XS": 8,
+    "MXFP4": 8,
     "TQ1_0": 4,
     "TQ2_0": 4,
 }

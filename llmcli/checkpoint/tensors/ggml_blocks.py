@@ -13,7 +13,7 @@ from torch import Tensor
 # The non-linear 4-bit levels of IQ4_NL and IQ4_XS (`kvalues_iq4nl`).
 IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 # FP4 (E2M1) of the OCP Microscaling specification, doubled as in ggml to make all values whole.
-_FP4_LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+FP4_LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
 def decode_q4_0(blocks: Tensor) -> Tensor:
@@ -87,19 +87,28 @@ def decode_iq4_nl(blocks: Tensor) -> Tensor:
 
 def decode_iq4_xs(blocks: Tensor) -> Tensor:
     """d, upper 2 bits of 8 scales, their lower 4, 128 bytes of nibbles; 8 sub-blocks of 32, levels as IQ4_NL."""
-    scales = fields(blocks[:, 4:8], 4, 4) | fields(blocks[:, 2:4], 2, 2) << 4  # (N, 8)
     levels = _levels(fields(blocks[:, 8:136], 8, 4), IQ4_LEVELS)  # (N, 256)
-    scale = half(blocks, 0) * _values(scales, offset=32)
-    levels.view(-1, 8, 32).mul_(scale.unsqueeze(-1))
+    levels.view(-1, 8, 32).mul_(iq4_xs_scales(blocks).unsqueeze(-1))
     return levels
+
+
+def iq4_xs_scales(blocks: Tensor) -> Tensor:
+    """The scales of the sub-blocks of IQ4_XS, float32 (N, 8)."""
+    scales = fields(blocks[:, 4:8], 4, 4) | fields(blocks[:, 2:4], 2, 2) << 4  # (N, 8)
+    return half(blocks, 0) * _values(scales, offset=32)
 
 
 def decode_mxfp4(blocks: Tensor) -> Tensor:
     """A power of two (E8M0), 16 bytes of FP4 nibbles: 2^(e - 127) * fp4[q]."""
+    return _levels(fields(blocks[:, 1:17], 1, 4), FP4_LEVELS).mul_(mxfp4_scales(blocks))
+
+
+def mxfp4_scales(blocks: Tensor) -> Tensor:
+    """Half the scales of MXFP4, because the levels are doubled: 2^(e - 128), float32 (N, 1)."""
     exponent = blocks[:, :1].int()
-    # The float32 bits of 2^(e - 128): half the scale, because the levels are doubled; subnormal for e < 2.
+    # The bits of the numbers; subnormal for e < 2.
     bits = torch.where(exponent < 2, 0x200000 << exponent, (exponent - 1) << 23)
-    return _levels(fields(blocks[:, 1:17], 1, 4), _FP4_LEVELS).mul_(bits.view(torch.float32))
+    return bits.view(torch.float32)
 
 
 def fields(packed: Tensor, groups: int, bits: int) -> Tensor:

@@ -5,7 +5,8 @@
 | Q4_0, Q4_1, TQ1_0, TQ2_0 | 4 bits | none |
 | Q4_K, IQ1_S | 4 bits | scales and minima, a few bits times half precision, are rounded to half: 2^-11 at most |
 | Q8_0, Q5_0, IQ4_NL | 8 bits | none |
-| IQ2_XXS, IQ3_XXS, IQ3_S | 8 bits | scales are rounded to half: 2^-11 at most |
+| MXFP4 | 8 bits | none, if scales are powers of two from 2^-23 to 2^16 |
+| IQ2_XXS, IQ3_XXS, IQ3_S, IQ4_XS | 8 bits | scales are rounded to half: 2^-11 at most |
 | all others | 8 bits | values are rounded to 1/127 of the largest in their group: 0.5 % by r.m.s. |
 """
 
@@ -67,9 +68,24 @@ def _q8_0(stored: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 def _iq4_nl(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-    table = torch.tensor([level + 128 for level in ggml_blocks.IQ4_LEVELS], dtype=torch.uint8, device=stored.device)
-    codes = ggml_blocks.fields(stored[:, 2:18], 1, 4)
-    return table[codes.int()], ggml_blocks.half(stored, 0), None
+    codes = _levels(ggml_blocks.fields(stored[:, 2:18], 1, 4), ggml_blocks.IQ4_LEVELS)
+    return codes, ggml_blocks.half(stored, 0), None
+
+
+def _iq4_xs(stored: Tensor) -> tuple[Tensor, Tensor, None]:
+    codes = _levels(ggml_blocks.fields(stored[:, 8:136], 8, 4), ggml_blocks.IQ4_LEVELS)
+    return codes, ggml_blocks.iq4_xs_scales(stored), None
+
+
+def _mxfp4(stored: Tensor) -> tuple[Tensor, Tensor, None]:
+    codes = _levels(ggml_blocks.fields(stored[:, 1:17], 1, 4), ggml_blocks.FP4_LEVELS)
+    # Larger scales than half precision has, which no weights need, become its largest number.
+    return codes, ggml_blocks.mxfp4_scales(stored).clamp(max=65504), None
+
+
+def _levels(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
+    table = torch.tensor([level + 128 for level in levels], dtype=torch.uint8, device=codes.device)
+    return table.index_select(0, codes.flatten().int()).view(codes.shape)
 
 
 def _ternary(name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
@@ -104,6 +120,8 @@ _CONVERTERS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]]
     "Q5_0": _q5_0,
     "Q8_0": _q8_0,
     "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "MXFP4": _mxfp4,
     "IQ1_S": _iq1_s,
     **{name: _ternary(name) for name in ("TQ1_0", "TQ2_0")},
     **{name: _grid(name) for name in ("IQ2_XXS", "IQ3_XXS", "IQ3_S")},
