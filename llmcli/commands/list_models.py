@@ -75,13 +75,16 @@ def _table(models: list[LocalModel], short: Mapping[str, str]) -> str:
     if terminal.is_terminal(sys.stdout):
         # Before the column widths are computed.
         rows = [(visible(name), nbytes, kind, visible(where)) for name, nbytes, kind, where in rows]
+    columns = terminal.size(terminal.stdout()).columns if terminal.is_terminal(sys.stdout) else terminal.MOST_COLUMNS
     widths = [max(cell_len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for name, nbytes, kind, where in rows:
         name_padding, size_padding, kind_padding = (
             " " * (width - cell_len(cell)) for width, cell in zip(widths, (name, nbytes, kind), strict=True)
         )
-        lines.append(f"{name}{name_padding}  {size_padding}{nbytes}  {kind}{kind_padding}  {where}")
+        line = f"{name}{name_padding}  {size_padding}{nbytes}  {kind}{kind_padding}"
+        # A path is not broken, so that it can be copied.
+        lines.append(f"{line}  {where}" if cell_len(line) + 2 + cell_len(where) <= columns else f"{line}\n    {where}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llmcli.views.terminal.colors import BLUE
+from llmcli.views.terminal.fit import shortened
 from llmcli.views.widgets.heatmap import HeatMap, scale_legend
+from llmcli.views.widgets.items import Items
 from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _LARGEST_MAP = 60
 _SHADES = "░▒▓█"
 # Lower bounds of the darker shades.
 _STEPS = (0.1, 0.25, 0.5)
-# Longer words, lines and messages are cut to this many characters.
+# Longer words, lines and messages are cut to this many cells.
 _LONGEST = 32
 
 
@@ -72,10 +74,7 @@ def pattern_view(pattern: Pattern) -> RenderableType:
     table.add_column("attends to", overflow="fold")
     for at, row in zip(pattern.positions, pattern.pattern, strict=True):
         best = sorted(range(at + 1), key=lambda key: row[key], reverse=True)[:5]
-        cell = Text()
-        for key in best:
-            _append(cell, f"{labels[key]}", row[key], f"#{key} ")
-        table.add_row(str(at), Text(labels[at]), cell)
+        table.add_row(str(at), Text(labels[at]), Items([_item(labels[key], row[key], f"#{key} ") for key in best]))
     return Group(title, table)
 
 
@@ -98,19 +97,18 @@ def _blocks(blocks: Sequence[BlockReading]) -> Table:
     return table
 
 
-def _cells(row: AttentionRow) -> tuple[Text, Text, Text]:
-    read = Text()
-    for item in row.read:
-        label = token_label(item.text.encode())
-        _append(read, label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…", item.weight)
-    return Text(_whole_percent(row.sink), "dim"), Text(_whole_percent(row.self), "dim"), read
+def _cells(row: AttentionRow) -> tuple[Text, Text, Items]:
+    read = [_item(shortened(token_label(item.text.encode()), _LONGEST), item.weight) for item in row.read]
+    return Text(_whole_percent(row.sink), "dim"), Text(_whole_percent(row.self), "dim"), Items(read)
 
 
-def _append(line: Text, label: str, weight: float, before: str = "") -> None:
-    line.append(before, "dim")
-    line.append(_SHADES[sum(weight >= step for step in _STEPS)], BLUE)
-    line.append(label, "bold" if weight >= _STEPS[1] else "")
-    line.append(f" {percent(weight) if weight < 0.01 else _whole_percent(weight)}  ", "dim")
+def _item(label: str, weight: float, before: str = "") -> Text:
+    return Text.assemble(
+        (before, "dim"),
+        (_SHADES[sum(weight >= step for step in _STEPS)], BLUE),
+        (label, "bold" if weight >= _STEPS[1] else ""),
+        (f" {percent(weight) if weight < 0.01 else _whole_percent(weight)}", "dim"),
+    )
 
 
 def _whole_percent(share: float) -> str:

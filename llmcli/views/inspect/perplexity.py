@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from llmcli.views.terminal.colors import BLUE
 from llmcli.views.terminal.to_json import with_bytes
+from llmcli.views.widgets.items import Items
 from llmcli.views.widgets.numbers import bits, number
 from llmcli.views.widgets.token_table import (
     band_style,
@@ -20,6 +21,7 @@ from llmcli.views.widgets.token_table import (
     legend,
     percent,
     probability_bar,
+    probability_item,
     surprise_line,
     token_label,
 )
@@ -71,7 +73,7 @@ def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes])
             table.add_row(str(token.index), Text(label, style="dim"), "", "", "", "")
             continue
         probability = math.exp(token.logprob)
-        row = [
+        row: list[RenderableType] = [
             Text(str(token.index)),
             Text(label, style=band_style(probability)),
             Text(percent(probability)),
@@ -80,13 +82,16 @@ def score_table(score: TextScore, top: int, token_bytes: Callable[[int], bytes])
             Text(number(bits(-token.logprob), ".1f")),
         ]
         if top:
-            others = Text()
-            for candidate in token.top:
-                others.append(
-                    token_label(token_bytes(candidate.id)), "bold underline" if candidate.id == token.id else ""
+            row.append(
+                Items(
+                    [
+                        probability_item(
+                            token_label(token_bytes(candidate.id)), candidate.logprob, chosen=candidate.id == token.id
+                        )
+                        for candidate in token.top
+                    ]
                 )
-                others.append(f" {percent(math.exp(candidate.logprob))}   ", style="dim")
-            row.append(others)
+            )
         table.add_row(*row)
     return table
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from llmcli.views.inspect.logit_lens import lens_table
 from llmcli.views.inspect.neurons import neuron_name, neuron_table
 from llmcli.views.terminal.colors import AMBER, BLUE
+from llmcli.views.widgets.items import Items
 from llmcli.views.widgets.numbers import bits
 from llmcli.views.widgets.token_table import percent, probability_bar, token_label
 
@@ -95,13 +96,13 @@ def _candidates(candidates: Sequence[TokenProb], token: CardToken) -> Table:
     return table
 
 
-def _read(row: AttentionRow) -> Text:
-    line = Text(overflow="fold")
-    for item in row.read:
-        line.append(token_label(item.text.encode()), "bold")
-        line.append(f" {_whole(item.weight)} at {item.position}   ")
-    line.append(f"sink {_whole(row.sink)}, itself {_whole(row.self)} of all attention", "dim")
-    return line
+def _read(row: AttentionRow) -> Items:
+    items = [
+        Text.assemble((token_label(item.text.encode()), "bold"), f" {_whole(item.weight)} at {item.position}")
+        for item in row.read
+    ]
+    items.append(Text(f"sink {_whole(row.sink)}, itself {_whole(row.self)} of all attention", "dim"))
+    return Items(items)
 
 
 def _selected_layers(found: LensPosition) -> list[LensLayer]:

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from llmcli.views.terminal.colors import BLUE, PROBABILITY_STYLES
 from llmcli.views.terminal.sanitize import visible
+from llmcli.views.widgets.items import Items
 from llmcli.views.widgets.numbers import bits, number
 
 if TYPE_CHECKING:
-    from llmcli.engine.events import Step
+    from llmcli.engine.events import SampledCandidate, Step
 
 _LABELS = ("90%+", "50%+", "20%+", "5%+", "less")
 # (lower bound of the probability, label in the legend, style). In running text nearly certain tokens have no color.
@@ -94,7 +95,7 @@ def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], by
     if not top:
         table.add_column("", no_wrap=True)
     table.add_column("sampled", justify="right")
-    table.add_column("entropy bits", justify="right", style="dim")
+    table.add_column("entropy", justify="right", style="dim", no_wrap=True)
     if proposed:
         table.add_column("from", style="dim")
     if top:
@@ -107,21 +108,26 @@ def token_table(steps: Sequence[Step], top: int, token_bytes: Callable[[int], by
             Text(percent(of_model)),
             *([] if top else [Text(probability_bar(of_model), style=BLUE)]),
             Text(percent(step.sampled_prob or 0.0)),
-            Text(f"{bits(step.entropy or 0.0):.1f}"),
+            Text(f"{bits(step.entropy or 0.0):.1f} bits"),
             *([step.origin] if proposed else []),
             *([_candidates(step, token_bytes)] if top else []),
         )
     return table
 
 
-def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Text:
-    line = Text()
-    for candidate in step.top:
-        chosen = candidate.id == step.id
-        line.append(token_label(token_bytes(candidate.id)), style="bold underline" if chosen else "")
+def _candidates(step: Step, token_bytes: Callable[[int], bytes]) -> Items:
+    def item(candidate: SampledCandidate) -> Text:
+        label = token_label(token_bytes(candidate.id))
         ruled_out = _RULED_OUT.get(candidate.removed_by or "", "")
-        line.append(f" {percent(math.exp(candidate.logprob))}{ruled_out}  ", style="dim")
-    return line
+        return probability_item(label, candidate.logprob, chosen=candidate.id == step.id, more=ruled_out)
+
+    return Items([item(candidate) for candidate in step.top])
+
+
+def probability_item(label: str, logprob: float, *, chosen: bool, more: str = "") -> Text:
+    """A candidate with its probability, underlined if it was `chosen`."""
+    style = "bold underline" if chosen else ""
+    return Text.assemble((label, style), (f" {percent(math.exp(logprob))}{more}", "dim"))
 
 
 def colored(tokens: Iterable[tuple[bytes, float | None]], style_of: Callable[[float], str] = band_style) -> Text:

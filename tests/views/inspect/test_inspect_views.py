@@ -42,12 +42,12 @@ def test_token_table_lists_candidates() -> None:
         Step(1, 2, "", math.log(0.04), 0.5, 3, 1.0, top[1:]),
     ]
     assert drawn(token_table(steps, 3, PIECES.__getitem__), 100) == (
-        "#  token     model  sampled  entropy bits  could have been\n"
-        "0  ␣Paris    75.0%    90.0%           0.7  ␣Paris 75.0%  a⏎ 10.0%  ␛]0;x␇ <0.1% (not in top-p)\n"
-        "1  \\xf0\\x9f   4.0%   100.0%           0.7  a⏎ 10.0%  ␛]0;x␇ <0.1% (not in top-p)"
+        "#  token     model  sampled   entropy  could have been\n"
+        "0  ␣Paris    75.0%    90.0%  0.7 bits  ␣Paris 75.0%  a⏎ 10.0%  ␛]0;x␇ <0.1% (not in top-p)\n"
+        "1  \\xf0\\x9f   4.0%   100.0%  0.7 bits  a⏎ 10.0%  ␛]0;x␇ <0.1% (not in top-p)"
     )
     assert drawn(token_table(steps[:1], 0, PIECES.__getitem__)) == (
-        "#  token   model            sampled  entropy bits\n0  ␣Paris  75.0%  ██████      90.0%           0.7"
+        "#  token   model            sampled   entropy\n0  ␣Paris  75.0%  ██████      90.0%  0.7 bits"
     )
 
 
@@ -58,10 +58,10 @@ def test_draft_tokens_are_marked() -> None:
         Step(2, 1, "b", math.log(0.95), 0.5, 1, 0.9, origin="draft"),
     ]
     assert drawn(token_table(steps, 0, PIECES.__getitem__)) == (
-        "#  token   model            sampled  entropy bits  from\n"
-        "0  ␣Paris  95.0%  ███████▋    90.0%           0.7  model\n"
-        "1  a⏎      60.0%  ████▊       90.0%           0.7  lookup\n"
-        "2  ␣Paris  95.0%  ███████▋    90.0%           0.7  draft"
+        "#  token   model            sampled   entropy  from\n"
+        "0  ␣Paris  95.0%  ███████▋    90.0%  0.7 bits  model\n"
+        "1  a⏎      60.0%  ████▊       90.0%  0.7 bits  lookup\n"
+        "2  ␣Paris  95.0%  ███████▋    90.0%  0.7 bits  draft"
     )
     assert ["underline" in step_style(step) for step in steps] == [False, True, True]
     assert band_style(0.6) in step_style(steps[1])
