@@ -1,6 +1,7 @@
 """Entry point of `python -m llmcli` and of the command `llm`."""
 
 import gc
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -17,8 +18,9 @@ def run() -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before other imports: with `PYTHONWARNINGS=error` a warning in a library would fail its import.
     silence_libraries()
-    from llmcli.startup import preload_torch
+    from llmcli.startup import openmp, preload_torch
 
+    openmp.set_wait_policy(os.environ)
     preload_torch.begin(sys.argv[1:])
     # No garbage collection during imports: modules stay until the end, so searching them costs time and frees nothing.
     gc.disable()

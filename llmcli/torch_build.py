@@ -23,6 +23,8 @@ _CPU_INFO, _CPU_FOLDER = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 _LEVELS = (("AVX512", {"avx512vl", "avx512bw", "avx512dq", "fma"}), ("AVX2", {"avx2", "fma"}))
 # Features with which an x86 or Arm CPU multiplies bfloat16 in hardware.
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "svebf16", "bf16"}
+# Variables that say how threads wait, not how many there are.
+_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def default_threads(cpu_folder: Path = _CPU_FOLDER) -> int | None:
     several threads or of several kinds: there the number depends on the libraries that torch was built with.
     """
     settings = {name for name in os.environ if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))}
-    if settings - {"OMP_NUM_THREADS"} or not _is_linux_on_x86() or Path("/sys/devices/cpu_atom").exists():
+    if settings - {"OMP_NUM_THREADS"} - _WAITING or not _is_linux_on_x86() or Path("/sys/devices/cpu_atom").exists():
         return None
     allowed = os.sched_getaffinity(0)
     try:

@@ -1,1 +1,1 @@
-"""Shorten the start of commands that run a model: load torch ahead and in part, and read files meanwhile."""
+"""What commands do before torch is loaded: load it ahead and in part, read files meanwhile, and set its threads."""

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from llmcli.bench.arms.protocol import ArmError
 from llmcli.bench.plan import BenchPlan
+from llmcli.startup.openmp import without_wait_policy
 
 CAN_DROP = hasattr(os, "posix_fadvise")
 """Whether this system can drop a file from the page cache."""
@@ -32,8 +33,12 @@ class Times:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The environment of all measured processes: a number of threads, no network, no settings of the user."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LLMCLI_")}
+    """The environment of all measured processes: a number of threads, no network, no settings of the user.
+
+    Other programs let their threads wait as they do by default; `llm` sets how its own wait.
+    """
+    inherited = without_wait_policy(os.environ)
+    kept = {name: value for name, value in inherited.items() if not name.startswith("LLMCLI_")}
     # An arm must not import files of the working folder, unless it is that of this program.
     if Path(__file__).parents[3] != Path.cwd():
         kept["PYTHONSAFEPATH"] = "1"

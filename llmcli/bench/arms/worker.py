@@ -19,6 +19,7 @@ from llmcli.bench.plan import BenchPlan, passes
 from llmcli.bench.results import MACHINE, OURS
 from llmcli.errors import LlmcliError, OutOfMemoryError
 from llmcli.library_output import silence_libraries
+from llmcli.startup.openmp import set_wait_policy
 
 if TYPE_CHECKING:
     from llmcli.bench.arms.protocol import Runner
@@ -74,7 +75,8 @@ def _run(plan: BenchPlan, send: Callable[[dict[str, object]], None]) -> None:
 
 def _runner(plan: BenchPlan) -> Runner:
     if plan.arm == OURS:
-        # As in a command: NumPy is not imported, and files are opened before torch is imported.
+        # As in a command: idle threads sleep, NumPy is not imported, and files are opened before torch is imported.
+        set_wait_policy(os.environ)
         sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
         checkpoint = None
         if plan.shape is None:

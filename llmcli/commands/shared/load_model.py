@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.startup.garbage_collection import gc_disabled
+from llmcli.startup.openmp import set_torch_threads
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
@@ -53,10 +54,7 @@ def load_model(
     with gc_disabled():
         from llmcli.api import load_checkpoint
         from llmcli.inspection.evaluation.flops import account
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
+    set_torch_threads(options.threads)
     dtype = options.dtype
     if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
         dtype = "float32"
