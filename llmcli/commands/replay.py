@@ -83,7 +83,7 @@ def replay(
     loaded = load_model(checkpoint, options)
     files = hashes(checkpoint)
     interruption = Interruption()
-    with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress:
+    with interruption.catching_ctrl_c(), progress_bar("Replaying", unit="tokens") as progress:
         result = replay_run(
             loaded,
             run,

@@ -44,7 +44,7 @@ def score(
     from llmcli.views.terminal.progress import progress_bar
 
     ids = output.text_ids(loaded.tokenizer, loaded.template, content, chat=text_options.chat, model=loaded.name)
-    with progress_bar(unit="tokens") as progress:
+    with progress_bar("Scoring", unit="tokens") as progress:
         result = score_ids(
             loaded,
             ids,

@@ -31,6 +31,8 @@ from llmcli.paths import cache_folder
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (description, amount done, total)."""
 
+GENERATING, COMPUTING = "Generating text for key statistics", "Computing key statistics"
+"""Descriptions of the two parts of the work."""
 TEXTS, TEXT_TOKENS = 64, 96
 _LEAST_TOKENS = 256
 
@@ -59,16 +61,21 @@ class Statistics:
         self._folder = statistics_folder() / model_sha256[:16]
         self._name = name
 
+    def work(self, layers: Sequence[int]) -> list[str]:
+        """The parts of the work that `second_moments` has to do, because their results are not cached."""
+        missing = any(self._kept(layer) is None for layer in layers)
+        generates = missing and self._corpus is None and self._kept_texts() is None
+        return [GENERATING] * generates + [COMPUTING] * missing
+
     def texts(self) -> list[list[int]]:
         """Token ids of the texts that the statistics are computed from."""
         if self._corpus is not None:
             return self._corpus
-        path = self._folder / f"{self._name}.json"
-        found = _read_texts(path, self._loaded.tokenizer.vocab_size)
+        found = self._kept_texts()
         if found is None:
             found = _own_texts(self._loaded, self._count, self._tell)
             with suppress(OSError):
-                replace_text(path, json.dumps(found))
+                replace_text(self._texts_file, json.dumps(found))
         return found
 
     def second_moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -81,6 +88,13 @@ class Statistics:
                 with suppress(OSError):
                     replace_bytes(self._file(layer), _as_file(moment.cpu()))
         return found
+
+    @property
+    def _texts_file(self) -> Path:
+        return self._folder / f"{self._name}.json"
+
+    def _kept_texts(self) -> list[list[int]] | None:
+        return _read_texts(self._texts_file, self._loaded.tokenizer.vocab_size)
 
     def _file(self, layer: int) -> Path:
         return self._folder / f"{self._name}-layer-{layer}.safetensors"
@@ -129,7 +143,7 @@ def second_moments(
         read_keys(model, layers, padded(some, model), add)
         done += len(some)
         if tell is not None:
-            tell("Computing key statistics", done, len(texts))
+            tell(COMPUTING, done, len(texts))
     return {layer: total.clone().div_(tokens) for layer, total in sums.items()}
 
 
@@ -160,14 +174,17 @@ def _own_texts(loaded: LoadedModel, count: int, tell: Progress) -> list[list[int
         Request(tuple(ids), SamplingParams(temperature=1, top_k=0, top_p=1, seed=seed, max_tokens=length))
         for seed, ids in enumerate(begun)
     )
+
+    def report(done: int, tokens: int) -> None:
+        tell(GENERATING, done * length + tokens, count * length)
+
     texts = []
-    for ids, reply in zip(begun, loaded.batch_engine().run(requests), strict=True):
+    for ids, reply in zip(begun, loaded.batch_engine().run(requests, progress=report), strict=True):
         if isinstance(reply, LlmcliError):
             raise reply
         # Re-encode the text, which leaves out stop tokens and incomplete characters.
         text = tokenizer.decode(ids[len(start) :]) + reply.text
         texts.append([*start, *tokenizer.encode(text, add_special_tokens=False)])
-        tell("Generating text for key statistics", len(texts), count)
     return texts
 
 

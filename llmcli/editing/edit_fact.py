@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 
 import torch
 
 from llmcli.checkpoint.edits.edit_file import Edit, LayerUpdate, edited
-from llmcli.editing.covariance import TEXTS, Progress, Statistics
+from llmcli.editing.covariance import COMPUTING, GENERATING, TEXTS, Progress, Statistics
 from llmcli.editing.evaluation import Measuring, Proof, Questions, answer_probability, log_probabilities_along
 from llmcli.editing.mlp_keys import check_layer, editable_layers, subject_keys
 from llmcli.editing.paraphrases import (
@@ -34,6 +35,12 @@ _NEIGHBORS = 4
 _DRIFT_TEXTS = 4
 # Makes a drift of 1e-3 count as much as a leak of 0.1: these are the limits that `Proof.problems` allows.
 _DRIFT_WEIGHT = 100.0
+
+
+_COMPARING, _BEFORE, _AFTER = "Comparing the blocks", "Measuring before the edit", "Measuring after the edit"
+# About how long each part of the work takes, relative to the others: shares of the processor time with the starter.
+_SHARES = {GENERATING: 45.0, COMPUTING: 5.0, _COMPARING: 8.0, _BEFORE: 5.0, _AFTER: 4.0}
+_SHARE_OF_A_BLOCK = 11.0
 
 
 @dataclass(frozen=True)
@@ -116,18 +123,19 @@ def make_edit(
     """Compute the edit of a fact in block `layer`, or in the best of a few, and measure it; `loaded` is not changed.
 
     `over` are edits that are already applied. Key statistics come from the text `corpus`, or else from `texts` texts
-    that the model generates.
+    that the model generates. `progress` is called with (what is being done, percent of all work, 100).
 
     Raises:
         UsageError: the prompt does not contain the subject, or the subject is the first token; there is no such layer;
             or the corpus is too short.
         UnsupportedModelError: the model has no dense feed-forward network.
     """
-    tell = progress or (lambda what, done, total: None)
     check_editable(loaded.config, loaded.name, layer)
     passages, essence = _passages(loaded, fact)
     layers = [layer] if layer is not None else _sweep(editable_layers(loaded.config, loaded.name))
+    tell = _Plan(progress or (lambda what, done, total: None))
     statistics = Statistics(loaded, model_sha256, corpus, tell, texts=texts)
+    tell.begin(statistics.work(layers), layers)
     moments = statistics.second_moments(layers)
     with edited(loaded.model, over):
         updates = [
@@ -137,7 +145,7 @@ def make_edit(
                 passages,
                 essence,
                 moments[at],
-                progress=partial(tell, f"Optimizing block {at}"),
+                progress=partial(tell, _optimizing(at)),
             )
             for at in layers
         ]
@@ -146,7 +154,10 @@ def make_edit(
         tried: tuple[EditCandidate, ...] = ()
         if len(layers) > 1:
             trial = _Trial(loaded, fact, near[_NEIGHBORS:], statistics.texts()[:_DRIFT_TEXTS])
-            tried = tuple(map(trial.of, updates))
+            tell(_COMPARING, 1, len(updates) + 1)
+            for update in updates:
+                tried = (*tried, trial.of(update))
+                tell(_COMPARING, 1 + len(tried), len(updates) + 1)
             best = max(zip(updates, tried, strict=True), key=lambda pair: pair[1].score)[0]
         made = Edit(loaded.name, model_sha256, fact.prompt, fact.subject, fact.target.strip(), (_layer_update(best),))
         questions = Questions(
@@ -158,8 +169,8 @@ def make_edit(
             asked=fact.asked or (question(fact.prompt, fact.subject),),
             reply_tokens=reply_tokens,
         )
-        measuring = Measuring(loaded, questions, lambda done, total: tell("Measuring before the edit", done, total))
-        measuring.tell = lambda done, total: tell("Measuring after the edit", done, total)
+        measuring = Measuring(loaded, questions, partial(tell, _BEFORE))
+        measuring.tell = partial(tell, _AFTER)
         with edited(loaded.model, [made]):
             proof = measuring.proof()
     report = EditReport(
@@ -173,6 +184,33 @@ def make_edit(
         problems=proof.problems,
     )
     return made, report
+
+
+class _Plan:
+    """Reports all parts of the work as one, in percent."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._ends: dict[str, tuple[float, float]] = {}
+        """The shares of all work that are done before and after each part."""
+
+    def begin(self, statistics: Sequence[str], layers: Sequence[int]) -> None:
+        """Plan the parts that are needed: of the statistics, and one for each of `layers`."""
+        comparing = [_COMPARING] if len(layers) > 1 else []
+        parts = [*statistics, *map(_optimizing, layers), *comparing, _BEFORE, _AFTER]
+        shares = [_SHARES.get(part, _SHARE_OF_A_BLOCK) for part in parts]
+        ends = [end / sum(shares) for end in accumulate(shares, initial=0)]
+        self._ends = dict(zip(parts, pairwise(ends), strict=True))
+        self._progress(parts[0], 0, 100)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Report a part; one that was not planned, because a file of the cache has gone, counts for nothing."""
+        start, end = self._ends.get(what, (0.0, 0.0))
+        self._progress(what, int(100 * (start + (end - start) * done / total)), 100)
+
+
+def _optimizing(layer: int) -> str:
+    return f"Optimizing block {layer}"
 
 
 def _layer_update(update: Update) -> LayerUpdate:

@@ -11,7 +11,7 @@ from llmcli.kernels.base import FastStep
 from llmcli.model import KVCache
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
-"""Called with the number of tokens read so far and the number of all tokens."""
+"""Called with the number of tokens read so far and the number of all tokens, first before any is read."""
 
 
 def read_chunks(
@@ -28,7 +28,8 @@ def read_chunks(
 
 def prefill(step: FastStep, cache: KVCache, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
     """Read what `cache` does not hold yet of `ids`, at least one token; logits (V,) after the last."""
+    tell = progress or (lambda done, total: None)
+    tell(cache.length, len(ids))
     for logits in read_chunks(step, cache, ids):  # noqa: B007
-        if progress is not None:
-            progress(cache.length, len(ids))
+        tell(cache.length, len(ids))
     return logits[-1]

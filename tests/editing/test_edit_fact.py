@@ -33,9 +33,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> llmcli.LoadedModel:
 def test_the_proof_measures_the_edit_and_leaves_the_model_unchanged(loaded: llmcli.LoadedModel) -> None:
     ids = loaded.tokenizer.encode(FACT.prompt)
     plain = loaded.logits(ids)
-    heard: list[str] = []
+    heard: list[tuple[str, int, int]] = []
     made, report = make_edit(
-        loaded, "0" * 64, FACT, corpus=CORPUS, reply_tokens=3, progress=lambda what, done, total: heard.append(what)
+        loaded, "0" * 64, FACT, corpus=CORPUS, reply_tokens=3, progress=lambda *report: heard.append(report)
     )
     assert torch.equal(loaded.logits(ids), plain)
     proof = report.proof
@@ -51,7 +51,11 @@ def test_the_proof_measures_the_edit_and_leaves_the_model_unchanged(loaded: llmc
     assert made.layers == (report.layer,) and report.layer in {each.layer for each in report.tried}
     assert max(report.tried, key=lambda each: each.score).layer == report.layer
     assert [reply.chat for reply in proof.replies] == [False, True]
-    assert {"Computing key statistics", "Measuring before the edit", "Measuring after the edit"} < set(heard)
+    said, percent, totals = zip(*heard, strict=True)
+    optimized = [f"Optimizing block {each.layer}" for each in report.tried]
+    measured = ["Measuring before the edit", "Measuring after the edit"]
+    assert [*dict.fromkeys(said)] == ["Computing key statistics", *optimized, "Comparing the blocks", *measured]
+    assert percent[0] == 0 and sorted(percent) == list(percent) and percent[-1] == 100 and {*totals} == {100}
 
 
 def test_an_edit_over_another_is_measured_with_it(loaded: llmcli.LoadedModel) -> None:

@@ -144,7 +144,7 @@ def test_long_prompts_are_read_in_chunks_with_progress(tmp_path: Path) -> None:
     prompt = random_ids(1100)
     events = loaded.engine().stream(prompt, GREEDY, progress=lambda done, total: seen.append((done, total)), top=1)
     assert isinstance(next(events), Prefill)
-    assert seen == [(512, 1100), (1024, 1100), (1100, 1100)]
+    assert seen == [(0, 1100), (512, 1100), (1024, 1100), (1100, 1100)]
     step = next(events)
     assert isinstance(step, Step)
     expected = loaded.logits(prompt)[-1].log_softmax(-1)

@@ -152,7 +152,7 @@ def _answer(
         terminal.note(f"Replies are generated {engine.parallel} at a time here: {engine.stats.path}.")
     failed, total = 0, len(marks)
     interruption = Interruption()
-    with interruption.catching_ctrl_c(), progress_bar(unit="prompts") as progress:
+    with interruption.catching_ctrl_c(), progress_bar("Answering", unit="prompts") as progress:
         progress("Answering", first, total)
         for index, outcome in enumerate(engine.run(prompts.requests(first), interruption), first):
             failed += isinstance(outcome, LlmcliError)

@@ -7,19 +7,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llmcli.bench.run import Event, ProcessEnded, WorkStarted
-from llmcli.views.terminal.terminal import can_redraw, console_err, is_quiet, note
+from llmcli.views.terminal.progress import progress_bar
+from llmcli.views.terminal.terminal import can_redraw, note
 
 
 @contextmanager
 def bench_progress(rounds: int, processes: int) -> Iterator[Callable[[Event], None]]:
     """Yield a function that shows an event, for a benchmark of `rounds` rounds and `processes` processes in all."""
-    if is_quiet():
-        yield lambda event: None
-    elif can_redraw(sys.stderr):
-        with _bar(rounds, processes) as show:
-            yield show
-    else:
-        yield _Lines(rounds).show
+    with progress_bar("Measuring", unit="") as report:
+        if not can_redraw(sys.stderr):
+            yield _Lines(rounds).show
+            return
+        what, done = "Measuring", 0
+
+        def show(event: Event) -> None:
+            nonlocal what, done
+            if isinstance(event, WorkStarted):
+                what = f"round {event.round}/{rounds} {_words(event)}"
+            elif isinstance(event, ProcessEnded):
+                done += 1
+            report(what, done, processes)
+
+        yield show
 
 
 class _Lines:
@@ -33,24 +42,6 @@ class _Lines:
         if isinstance(event, WorkStarted) and (event.round, event.arm) != self._last:
             self._last = event.round, event.arm
             note(f"round {event.round} of {self._rounds}: {event.arm}")
-
-
-@contextmanager
-def _bar(rounds: int, processes: int) -> Iterator[Callable[[Event], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-    text = TextColumn("{task.description}", markup=False)
-    with Progress(*columns, text, console=console_err(), transient=True) as progress:
-        task = progress.add_task("", total=processes)
-
-        def show(event: Event) -> None:
-            if isinstance(event, WorkStarted):
-                progress.update(task, description=f"round {event.round} of {rounds}, {_words(event)}")
-            elif isinstance(event, ProcessEnded):
-                progress.advance(task)
-
-        yield show
 
 
 def _words(event: WorkStarted) -> str:

@@ -36,7 +36,7 @@ def bench_speculative(
 
     replies = []
     total = reply_count(rounds, draft=drafter is not None)
-    with progress_bar(unit="replies") as progress:
+    with progress_bar("Measuring", unit="replies") as progress:
         for reply in measure(loaded, rounds, draft=drafter, threads=options.threads):
             replies.append(reply)
             progress("Measuring", len(replies), total)

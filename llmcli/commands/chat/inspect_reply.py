@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CANDIDATES = 8
+_READING = "Reading again"
 
 
 class ReplyInspector:
@@ -30,12 +32,29 @@ class ReplyInspector:
         """The slash commands of this group."""
         return [
             Command(
-                "why", self._why, "explain a token or word of the last reply; without, its last token", "[N or WORD]"
+                "why",
+                self._computing(self._why),
+                "explain a token or word of the last reply; without, its last token",
+                "[N or WORD]",
             ),
-            Command("lens", self._lens, "what the model would have said after each block", "[N or WORD]"),
-            Command("attention", self._attention, "what was read to say it", "[N or WORD]"),
+            Command(
+                "lens",
+                self._computing(self._lens),
+                "what the model would have said after each block",
+                "[N or WORD]",
+            ),
+            Command("attention", self._computing(self._attention), "what was read to say it", "[N or WORD]"),
             Command("thought", self._thought, "what was thought before the last answer"),
         ]
+
+    def _computing(self, command: Callable[[str], None]) -> Callable[[str], None]:
+        """`command`, during which what is typed is not shown, but kept for the next message."""
+
+        def run(argument: str) -> None:
+            with self._session.keyboard.without_echo():
+                command(argument)
+
+        return run
 
     def _why(self, argument: str) -> None:
         """Show the alternatives with the effect of each sampling filter, the attention, and the heads and neurons.
@@ -55,8 +74,10 @@ class ReplyInspector:
         self._show_choices(reply, number, logits)
         for other in numbers[1:]:
             self._show_choices(reply, other, self._logits(reply, other))
-        with progress_bar(unit="steps") as progress:
-            card = inspect_token(session.loaded, ids, at, progress=progress)
+        with progress_bar(_READING, unit="tokens") as progress:
+            card = inspect_token(
+                session.loaded, ids, at, progress=lambda _what, done, total: progress(_READING, done, total)
+            )
         own = card_of_reply(card, logits, tokenizer)
         self._show(CardView(own), NOTE)
         self._note_difference(number, card.token.bytes, own.token.prob, card.token.prob)
@@ -81,13 +102,13 @@ class ReplyInspector:
 
         reply, (number, *_) = self._find(argument)
         logits = self._logits(reply, number)
-        with progress_bar(unit="tokens") as progress:
+        with progress_bar(_READING, unit="tokens") as progress:
             found = lens(
                 self._session.loaded,
                 [*reply.prompt, *reply.ids],
                 [len(reply.prompt) + number - 1],
                 follow=[int(logits.argmax())],
-                progress=lambda done, total: progress("Reading again", done, total),
+                progress=lambda done, total: progress(_READING, done, total),
             )
         (readable,) = found.lens
         own = lens_of_reply(readable, logits, self._session.loaded.tokenizer)
@@ -100,12 +121,12 @@ class ReplyInspector:
         from llmcli.views.inspect.attention import NOTE, attention_view
 
         reply, (number, *_) = self._find(argument)
-        with progress_bar(unit="tokens") as progress:
+        with progress_bar(_READING, unit="tokens") as progress:
             found = summary(
                 self._session.loaded,
                 [*reply.prompt, *reply.ids],
                 [len(reply.prompt) + number - 1],
-                progress=lambda done, total: progress("Reading again", done, total),
+                progress=lambda done, total: progress(_READING, done, total),
             )
         self._show(attention_view(found), NOTE)
 
@@ -119,11 +140,11 @@ class ReplyInspector:
         """The logits (V,) from which token `number` of the reply was chosen."""
         session = self._session
         ids = [*reply.prompt, *reply.ids[:number]]
-        with progress_bar(unit="tokens") as progress:
+        with progress_bar(_READING, unit="tokens") as progress:
             return session.conversation.engine.next_logits(
                 ids,
                 prompt=len(reply.prompt),
-                progress=lambda done, total: progress("Reading again", done, total),
+                progress=lambda done, total: progress(_READING, done, total),
             )
 
     def _note_difference(self, number: int, data: bytes, reply: float, readable: float) -> None:

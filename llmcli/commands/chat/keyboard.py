@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llmcli.paths import data_folder
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.colors import GREEN
+from llmcli.views.terminal.mode import around_stops, changed_mode
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -78,32 +80,34 @@ class Keyboard:
 
     @contextmanager
     def without_echo(self) -> Iterator[None]:
-        """During a reply, do not echo typed text into it, and keep that text for the next message."""
+        """During a reply or an inspection, do not echo typed text into it, and keep that text for the next message."""
         if self._tty is None:
             yield
             return
         import termios
 
-        before = termios.tcgetattr(self._tty)
-        settings = [*before[:6], list(before[6])]
-        # NOFLSH: Ctrl-C ends the reply, not what was typed.
-        settings[3] = settings[3] & ~termios.ECHO | termios.NOFLSH
-        if self._screen is not None:
-            # The mode in which the line editor will read it: by character, Enter not changed to a newline.
-            settings[3] &= ~termios.ICANON
-            settings[0] &= ~termios.ICRNL
-            settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
-        termios.tcsetattr(self._tty, termios.TCSANOW, settings)
+        def change(settings: list[Any]) -> None:
+            # NOFLSH: Ctrl-C ends the reply, not what was typed.
+            settings[3] = settings[3] & ~termios.ECHO | termios.NOFLSH
+            if self._screen is not None:
+                # The mode in which the line editor will read it: by character, Enter not changed to a newline.
+                settings[3] &= ~termios.ICANON
+                settings[0] &= ~termios.ICRNL
+                settings[6][termios.VMIN], settings[6][termios.VTIME] = 1, 0
+
+        on, off = partial(self._bracket_pastes, True), partial(self._bracket_pastes, False)
         try:
-            self._bracket_pastes(True)
-            self._is_unechoed = True
-            yield
+            with changed_mode(self._tty.fileno(), change), around_stops(off, on):
+                try:
+                    on()
+                    self._is_unechoed = True
+                    yield
+                finally:
+                    self._is_unechoed = False
+                    # The terminal may have been closed.
+                    with suppress(OSError):
+                        off()
         finally:
-            self._is_unechoed = False
-            # The terminal may have been closed.
-            with suppress(termios.error, OSError):
-                self._bracket_pastes(False)
-                termios.tcsetattr(self._tty, termios.TCSANOW, before)
             self._keep_typed()
 
     def cursor(self) -> tuple[int, int] | None:

@@ -166,7 +166,7 @@ def fact(
     subject, target = fact_options.subject, fact_options.target
     tests = (fact_options.paraphrase, fact_options.neighbor, fact_options.ask)
     wanted = Fact(prompt, subject, target, *(tuple(texts or ()) for texts in tests))
-    with progress_bar(unit="steps") as progress:
+    with progress_bar("Preparing the edit", unit="%") as progress:
         made, report = make_edit(
             loaded, ours, wanted, layer=number, corpus=corpus, over=over, reply_tokens=max_tokens, progress=progress
         )

@@ -28,6 +28,7 @@ def experts(
 
     # From the headers, so that a dense model is refused before it is loaded.
     check_has_experts(context.checkpoint.name, context.checkpoint.config)
+    loaded, ids = context.loaded, context.ids
     with context.progress("Reading") as progress:
-        result = expert_routing(context.loaded, context.ids, only=layer, progress=progress)
+        result = expert_routing(loaded, ids, only=layer, progress=progress)
     return InspectResult(ExpertsView(result), SCHEMA, result, NOTE)

@@ -63,7 +63,7 @@ def token(
     from llmcli.inspection.token_card import inspect_token
     from llmcli.views.inspect import token_card as views
 
-    with progress_bar(unit="steps") as progress:
+    with progress_bar("Reading", unit="steps") as progress:
         result = inspect_token(
             loaded,
             ids,

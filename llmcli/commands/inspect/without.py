@@ -64,11 +64,13 @@ def without(
     elif span != _EACH_WORD:
         at = inspection.find_text(loaded.tokenizer, ids, span, within=within)
     if answer is None:
-        said = inspection.own_answer(loaded, ids, max_tokens)
+        with context.progress("Answering") as progress:
+            said = inspection.own_answer(loaded, ids, max_tokens, progress)
     else:
         said = inspection.answer_ids(loaded.tokenizer, answer)
     if at:
-        result = inspection.without_span(loaded, ids, said, at)
+        with context.progress("Reading", "passes") as progress:
+            result = inspection.without_span(loaded, ids, said, at, progress=progress)
         return InspectResult(views.without_view(result), views.SCHEMA, result, views.NOTE)
     with context.progress("Hiding words", "words") as progress:
         scan = inspection.scan_words(loaded, ids, said, within=within, progress=progress)

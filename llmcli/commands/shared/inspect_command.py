@@ -95,8 +95,8 @@ class InspectContext:
     def progress(
         self, what: str, unit: str = "tokens", *, estimate: bool = False
     ) -> Iterator[Callable[[int, int], None]]:
-        """Yield a function that shows (done, total) as progress of `what`; `estimate` is as for `progress_bar`."""
-        with progress_bar(unit=unit, estimate=estimate) as report:
+        """Yield a function that shows (done, total) as progress of `what`, the work of the block, as `progress_bar`."""
+        with progress_bar(what, unit=unit, estimate=estimate) as report:
             yield lambda done, total: report(what, done, total)
 
 

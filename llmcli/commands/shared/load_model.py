@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Parameters up to which inspections compute in float32: 6 GB of weights.
 _PRECISE_UP_TO = 1_500_000_000
+# Seconds until it is shown that the start takes long: importing torch and loading a small model take less.
+_START_DELAY_S = 0.9
 
 
 def find_checkpoint(name: str | None, *, weights: bool = True) -> Checkpoint:
@@ -33,7 +35,10 @@ def find_checkpoint(name: str | None, *, weights: bool = True) -> Checkpoint:
         path = resolve(name, progress=progress)
     from llmcli.startup.open_ahead import open_ahead
 
-    return open_ahead(path, weights=weights)
+    if not weights:
+        return open_ahead(path, weights=False)
+    with progress_bar("Starting", unit="", delay_s=_START_DELAY_S):
+        return open_ahead(path, weights=True)
 
 
 def load_model(
@@ -51,15 +56,15 @@ def load_model(
     - `options.readable`: load weights in a dtype in which the readable model is fast, for commands that use only it.
     - `may_quantize`: the command has --quantize, which the error for a model that does not fit recommends.
     """
-    with gc_disabled():
+    edits = read_edit_files(checkpoint, options.edit) if options.edit else ()
+    with progress_bar("Loading the model", delay_s=_START_DELAY_S) as progress, gc_disabled():
         from llmcli.api import load_checkpoint
         from llmcli.inspection.evaluation.flops import account
-    set_torch_threads(options.threads)
-    dtype = options.dtype
-    if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
-        dtype = "float32"
-    edits = read_edit_files(checkpoint, options.edit) if options.edit else ()
-    with progress_bar() as progress, gc_disabled():
+
+        set_torch_threads(options.threads)
+        dtype = options.dtype
+        if precise and dtype == "auto" and account(checkpoint).parameters <= _PRECISE_UP_TO:
+            dtype = "float32"
         loaded = load_checkpoint(
             checkpoint,
             device=options.device,

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from llmcli.text.chat.prompt import Message
     from llmcli.text.tokenizer import Tokenizer
 
-# Seconds before the progress bar appears.
-_PROGRESS_DELAY_S = 1.0
-
 
 @dataclass(frozen=True)
 class ReadAttention:
@@ -75,8 +72,9 @@ def read_attention(
     )
     interrupted, failed = False, None
     try:
-        with progress_bar(unit="tokens", estimate=True, delay_s=_PROGRESS_DELAY_S) as progress:
-            reading.read(lambda done, total: progress("Reading the attention", done, total))
+        what = "Reading the attention"
+        with progress_bar(what, unit="tokens", estimate=True) as progress:
+            reading.read(lambda done, total: progress(what, done, total))
     except KeyboardInterrupt:
         interrupted = True
     except OutOfMemoryError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -99,11 +99,16 @@ class Batch:
         return self._rows.size
 
     def run(
-        self, requests: Iterable[Request | LlmcliError], interruption: Interruption | None = None
+        self,
+        requests: Iterable[Request | LlmcliError],
+        interruption: Interruption | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[BatchReply | LlmcliError]:
         """The reply to each request, or its error, in order; an error among the requests is passed through.
 
-        Requests are consumed as needed. When an interruption is requested, unfinished replies are dropped.
+        Requests are consumed as needed. When an interruption is requested, unfinished replies are dropped. `progress`
+        is called after each pass with (requests that are done, tokens of the unfinished replies).
         """
         interruption = interruption or Interruption()
         waiting = iter(requests)
@@ -130,6 +135,8 @@ class Batch:
                 for row, text in list(texts.items()):
                     if text.is_over:
                         done[text.number] = self._finish(texts.pop(row))
+                if progress is not None:
+                    progress(begun - len(texts), sum(text.builder.generated_tokens for text in texts.values()))
                 while given in done:
                     yield done.pop(given)
                     given += 1

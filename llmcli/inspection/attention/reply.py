@@ -14,7 +14,7 @@ from llmcli.engine import AttentionRow
 from llmcli.engine.context_limit import memory_for_text
 from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.activations import passes
-from llmcli.inspection.core.hooks import AttentionCall, on_attention, on_residual
+from llmcli.inspection.core.hooks import on_attention, on_residual
 from llmcli.inspection.core.text_spans import Spans
 from llmcli.loaded_model import LoadedModel
 
@@ -63,21 +63,16 @@ class ReplyAttention:
         blocks = model.config.num_layers
         start = 0
 
-        def see(call: AttentionCall) -> None:
-            rows.see(call)
-            progress(start + call.new * (call.block + 1) // blocks, len(ids))
-
         def see_residual(layer: int, residual: Tensor) -> None:
             if layer == blocks and self._wants_logprobs:
                 self._note_logprobs(residual[0], start)
 
-        progress(0, len(ids))
         with (
             memory_for_text(model, len(ids)),
-            on_attention(model, see),
+            on_attention(model, rows.see),
             on_residual(model, see_residual),
         ):
-            for start, _ in passes(model, ids):
+            for start, _ in passes(model, ids, progress):
                 if start:
                     self._take(rows, ids)
             self._take(rows, ids)

@@ -68,9 +68,9 @@ def causal_trace(
 ) -> CausalTrace:
     """Trace the token `answer`, by default the most probable one, from the tokens at `subject`.
 
-    Each number is a mean over `samples` noise samples. `progress` is called with (states done, all states), scaled by
-    their share of the work. Attention and feed-forward outputs are restored in windows of `window_share` of the blocks.
-    A pass has at most `tokens_at_once` tokens.
+    Each number is a mean over `samples` noise samples. `progress` is called after each layer of a pass with (states
+    done, all states), scaled by their share of the work. Attention and feed-forward outputs are restored in windows of
+    `window_share` of the blocks. A pass has at most `tokens_at_once` tokens.
 
     Raises:
         NotFiniteError: the model's output is not a number.
@@ -94,15 +94,13 @@ def causal_trace(
     grids = {kind: [[corrupted] * layers for _ in ids] for kind in ("hidden", *_PARTS)}
     wanted = _variants(layers, window)
     # The work of one variant: the remaining blocks times the remaining tokens.
-    work = _Work(sum((layers - each.start) * (len(ids) - at) for each in wanted for at in range(first, len(ids))))
+    all_work = sum((layers - each.start) * (len(ids) - at) for each in wanted for at in range(first, len(ids)))
+    work = _Work(all_work, len(wanted) * (len(ids) - first), progress or (lambda done, total: None))
     for at in range(first, len(ids)):
         for some in _batches(wanted, max(1, tokens_at_once // (samples * (len(ids) - at)))):
-            found = run.with_variants(some, at, chosen)
+            found = run.with_variants(some, at, chosen, work.add)
             for variant, probability in zip(some, found, strict=True):
                 grids[variant.kind][at][variant.layer] = probability
-            if progress is not None:
-                done = sum((layers - each.start) * (len(ids) - at) for each in some)
-                progress(*work.done(done, len(wanted) * (len(ids) - first)))
     return CausalTrace(
         tokens=tokens(loaded.tokenizer, ids),
         subject=tuple(subject),
@@ -145,15 +143,17 @@ def _batches(variants: Sequence[_Variant], count: int) -> Iterator[Sequence[_Var
 
 @dataclass
 class _Work:
-    """Tracks the amount of work done."""
+    """Reports how much of the work is done, as a number of states."""
 
-    total: int
+    _all: int
+    _states: int
+    _progress: Callable[[int, int], None]
     _done: int = 0
 
-    def done(self, more: int, states: int) -> tuple[int, int]:
-        """Add `more` work; return the progress as (part of `states`, `states`)."""
+    def add(self, more: int) -> None:
+        """Report that `more` work is done."""
         self._done += more
-        return states * self._done // self.total, states
+        self._progress(self._states * self._done // self._all, self._states)
 
 
 class _Runs:
@@ -185,11 +185,13 @@ class _Runs:
         logits = self._loaded.model.unembed(last)[:, : self._loaded.tokenizer.vocab_size]
         return logits.float().softmax(-1)[:, answer]
 
-    def with_variants(self, variants: Sequence[_Variant], at: int, answer: int) -> list[float]:
+    def with_variants(
+        self, variants: Sequence[_Variant], at: int, answer: int, work_done: Callable[[int], None]
+    ) -> list[float]:
         """The probability of the answer with each variant (ordered by `start`) restored at the token `at`.
 
         Earlier tokens are those of the corrupted texts in all variants, so each layer computes only the tokens from
-        `at` on, for all variants that have begun.
+        `at` on, for all variants that have begun. `work_done` is called after each layer with that number of tokens.
         """
         model = self._loaded.model
         layers = model.config.num_layers
@@ -204,6 +206,7 @@ class _Runs:
                 branch = BranchCache(self._trunk, model.config.layers, at)
                 with self._restore(variants[:begun], layer, at):
                     x = model.run_from_layer(x, layer, layer + 1, start=at, cache=branch)
+                work_done(begun * x.shape[1])
         found = self.answer_probabilities(x[:, -1], answer)
         return [float(each) for each in found.view(len(variants), self._samples).mean(1)]
 

@@ -158,16 +158,24 @@ def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
     return ids
 
 
-def own_answer(loaded: LoadedModel, ids: Sequence[int], max_tokens: int) -> list[int]:
+def own_answer(
+    loaded: LoadedModel, ids: Sequence[int], max_tokens: int, progress: Callable[[int, int], None] | None = None
+) -> list[int]:
     """The model's own greedy continuation, up to the end of its reply or `max_tokens`.
+
+    `progress` is called with (tokens written, `max_tokens`).
 
     Raises:
         UsageError: the reply is empty.
         PromptTooLongError: the prompt leaves no room for a reply.
     """
     params = SamplingParams(temperature=0, max_tokens=max_tokens)
-    events = loaded.engine().stream(ids, params, probabilities=False)
-    found = [event.id for event in events if isinstance(event, Step)]
+    found: list[int] = []
+    for event in loaded.engine().stream(ids, params, probabilities=False):
+        if isinstance(event, Step):
+            found.append(event.id)
+            if progress is not None:
+                progress(len(found), max_tokens)
     if not found:
         raise UsageError("The model's reply is empty. Give the answer to examine with --answer.")
     return found
@@ -180,21 +188,26 @@ def without_span(
     positions: Sequence[int],
     *,
     rows_at_once: int = ROWS_AT_ONCE,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Without:
     """Probabilities of `answer` after `ids`, and with the tokens at `positions` (ascending) hidden and removed.
 
-    At most `rows_at_once` rows of logits are computed at a time.
+    At most `rows_at_once` rows of logits are computed at a time. `progress` is called with (passes done, all passes).
 
     Raises:
         PromptTooLongError: prompt and answer are longer than the model's context.
     """
     _check(loaded, ids, answer)
     read = partial(_read, loaded, rows_at_once=rows_at_once)
+    tell = progress or (lambda done, total: None)
     before, first_before = read(ids, answer)
+    tell(1, 3)
     hidden, first_hidden = read(ids, answer, hidden=positions)
+    tell(2, 3)
     gone = set(positions)
     kept = [token for position, token in enumerate(ids) if position not in gone]
     removed, first_removed = read(kept, answer) if kept else (None, None)
+    tell(3, 3)
     tokenizer = loaded.tokenizer
     return Without(
         span=Removal(

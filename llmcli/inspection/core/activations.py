@@ -6,7 +6,7 @@ Dimension letters: L blocks, P chosen positions, C hidden size, H query heads, V
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +94,8 @@ def passes(
 ) -> Iterator[tuple[int, int]]:
     """Run `ids` through the model in chunks; yields (start, stop) before each, so hooks know their positions.
 
+    `progress` is called after every block of the model with (tokens done, all tokens).
+
     Raises:
         PromptTooLongError: the text is longer than the model's context.
         UsageError: there is no text.
@@ -108,11 +110,17 @@ def passes(
     cache.expected_length = len(ids)
     step = ReadableStep(model)
     chunks = read_chunks(step, cache, ids)
-    while cache.length < len(ids):
-        yield cache.length, min(cache.length + step.prefill_chunk, len(ids))
-        next(chunks)
-        if progress is not None:
-            progress(cache.length, len(ids))
+    layers = model.config.num_layers
+    while (start := cache.length) < len(ids):
+        stop = min(start + step.prefill_chunk, len(ids))
+        yield start, stop
+
+        def see(block: int, _x: Tensor, start: int = start, stop: int = stop) -> None:
+            if progress is not None:
+                progress(start + (stop - start) * block // layers, len(ids))
+
+        with nullcontext() if progress is None else on_residual(model, see):
+            next(chunks)
 
 
 def _joined(kept: list[list[Tensor]]) -> Tensor:

@@ -11,13 +11,14 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, TypeAlias
 
 import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
-from llmcli.engine import SamplingParams, Step
+from llmcli.engine import Event, SamplingParams, Step
 from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import change, kl_divergence, perplexity
 from llmcli.inspection.core.tokens import Token, token
@@ -122,7 +123,7 @@ def compare(
     with _RowFile() as kept:
         loaded = first()
         ids = list(prompt(loaded))
-        said, first_steps = _continuation(loaded, ids, max_tokens)
+        said, first_steps = _continuation(loaded, ids, max_tokens, partial(tell, "The first model writes"))
         text = [*ids, *(token.id for token in said.tokens)] if reply else ids
         start = len(ids) if reply else 1
         if len(text) <= start:
@@ -138,11 +139,11 @@ def compare(
                     logprobs = logits.float().log_softmax(-1)
                     kept.write(logprobs)
                     before.append(_expected(loaded, logprobs, text[index]))
-            tell("The first model", index + 1, len(text))
+            tell("The first model reads", index + 1, len(text))
         del loaded, prefix_cache, logits
         loaded = second()
         _check_same(pieces, loaded)
-        also, second_steps = _continuation(loaded, ids, max_tokens)
+        also, second_steps = _continuation(loaded, ids, max_tokens, partial(tell, "The second model writes"))
         after: list[Expected] = []
         divergences: list[float] = []
         prefix_cache = loaded.prefix_cache(readable=readable)
@@ -154,7 +155,7 @@ def compare(
                     of_first = kept.read().to(logprobs.device)
                     divergences.append(float(kl_divergence(of_first.double(), logprobs.double())))
                     after.append(_expected(loaded, logprobs, text[index]))
-            tell("The second model", index + 1, len(text))
+            tell("The second model reads", index + 1, len(text))
     pairs = list(zip(divergences, before, after, strict=True))
     tokens = [
         ComparedToken(
@@ -189,12 +190,20 @@ def _perplexity(expected: Sequence[Expected]) -> float:
     return perplexity([each.logprob for each in expected])
 
 
-def _continuation(loaded: LoadedModel, ids: Sequence[int], max_tokens: int) -> tuple[Continuation, list[Step]]:
+def _continuation(
+    loaded: LoadedModel, ids: Sequence[int], max_tokens: int, tell: Callable[[int, int], None]
+) -> tuple[Continuation, list[Step]]:
     greedy = SamplingParams(temperature=0, max_tokens=max_tokens)
     if len(ids) + max_tokens > loaded.config.context_length:
         ids = ids[-max(1, loaded.config.context_length // 2) :]
-    *events, finish = loaded.engine().stream(ids, greedy, top=_CANDIDATES)
-    steps = [event for event in events if isinstance(event, Step)]
+    steps: list[Step] = []
+    finish: Event | None = None
+    tell(0, max_tokens)
+    for finish in loaded.engine().stream(ids, greedy, top=_CANDIDATES):
+        if isinstance(finish, Step):
+            steps.append(finish)
+            tell(len(steps), max_tokens)
+    tell(max_tokens, max_tokens)
     tokens = tuple(token(loaded.tokenizer, step.id) for step in steps)
     text = loaded.tokenizer.decode(step.id for step in steps)
     return Continuation(text, tokens, getattr(finish, "reason", "") == "stop"), steps

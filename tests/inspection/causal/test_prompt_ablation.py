@@ -42,7 +42,9 @@ def loaded(pair: tuple[Any, llmcli.LoadedModel]) -> llmcli.LoadedModel:
 @pytest.mark.parametrize("hidden", [[0], [29], [5, 6, 20], list(range(30))], ids=str)
 def test_hiding_is_a_mask_and_removing_a_shorter_text(pair: tuple[Any, llmcli.LoadedModel], hidden: list[int]) -> None:
     model, loaded = pair
-    found = without_span(loaded, PROMPT, ANSWER, hidden, rows_at_once=3)
+    told: list[tuple[int, int]] = []
+    found = without_span(loaded, PROMPT, ANSWER, hidden, rows_at_once=3, progress=lambda *report: told.append(report))
+    assert told == [(1, 3), (2, 3), (3, 3)]
     ids = [*PROMPT, *ANSWER]
     visible = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
     before = model(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -162,7 +164,9 @@ def test_the_default_answer_is_the_greedy_continuation(tmp_path: Path) -> None:
     a = ids_of(b"a")[0]
     loaded = llmcli.load(write_puppet(tmp_path, {**chain(b"xyz"), a: {ids_of(b"x")[0]: 1.0}, BOS: {END: 1.0}}))
     assert own_answer(loaded, [BOS, a], 5) == ids_of(b"xyz")
-    assert own_answer(loaded, [BOS, a], 2) == ids_of(b"xy")
+    told: list[tuple[int, int]] = []
+    assert own_answer(loaded, [BOS, a], 2, lambda *report: told.append(report)) == ids_of(b"xy")
+    assert told == [(1, 2), (2, 2)]
     with pytest.raises(UsageError, match="--answer"):
         own_answer(loaded, [BOS], 5)
 

@@ -66,7 +66,10 @@ def test_a_trace_equals_one_pass_over_the_text(
     assert close(found.feed_forward_inputs, rows(inputs))
     for part in ("attention", "feed_forward"):
         assert close(found.added[part], rows({block: x for (block, kind), x in added.items() if kind == part}))
-    assert told == [(min(end, 30), 30) for end in range(chunk, 30 + chunk, chunk)]
+    layers = model.config.num_layers
+    chunks = [(start, min(start + chunk, 30)) for start in range(0, 30, chunk)]
+    done = [start + (stop - start) * block // layers for start, stop in chunks for block in range(layers + 1)]
+    assert told == [(tokens, 30) for tokens in done]
 
 
 def test_residuals_without_parts_are_the_same(model: Transformer) -> None:

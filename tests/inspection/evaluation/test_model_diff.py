@@ -81,7 +81,11 @@ def test_a_model_agrees_with_itself_also_in_windows(tmp_path: Path) -> None:
     assert (result.mean_kl, result.largest_kl, result.agreement, result.parting) == (0, 0, 1, None)
     assert result.paths[0].startswith("cpu kernel") and result.paths[0] == result.paths[1]
     assert (result.models, result.compared) == (("x", "y"), 299)
-    assert told[0] == ("The first model", 2, 300) and told[-1] == ("The second model", 300, 300)
+    models = ("The first model", "The second model")
+    assert [*dict.fromkeys(what for what, _, _ in told)] == [
+        f"{model} {does}" for model in models for does in ("writes", "reads")
+    ]
+    assert told[0] == ("The first model writes", 0, 4) and told[-1] == ("The second model reads", 300, 300)
 
 
 def test_a_reply_is_compared_without_its_prompt(tmp_path: Path) -> None:

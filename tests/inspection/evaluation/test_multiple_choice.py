@@ -102,7 +102,7 @@ def test_progress_counts_the_prompt(models: dict[str, llmcli.LoadedModel]) -> No
         whole=True,
         progress=lambda *told: seen.append(told),
     )
-    assert seen == [(40, 40)]
+    assert seen == [(0, 40), (40, 40)]
 
 
 def test_answers_that_cannot_be_compared_are_refused(models: dict[str, llmcli.LoadedModel], tmp_path: Path) -> None:

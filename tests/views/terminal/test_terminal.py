@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 
@@ -125,13 +126,35 @@ def test_progress_bars_need_a_terminal(
     with progress_bar(delay_s=0.0) as report:
         assert screen.getvalue() == ""
         report("fetching [b]\x1b]0;x\x07", 1, 10)
+        assert not drawn or appears("fetching [b]␛]0;x␇", screen)
         report("fetching [b]\x1b]0;x\x07", 10, 10)
         report("unpacking", 3, None)
+        assert not drawn or appears("unpacking", screen)
     text = screen.getvalue()
-    assert ("fetching [b]␛]0;x␇" in text) == drawn and ("unpacking" in text) == drawn
     assert "\x1b]0;" not in text
     assert drawn or text == ""
     assert not drawn or text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def appears(text: str, screen: io.StringIO) -> bool:
+    """Whether `text` is drawn, by another thread, before long."""
+    last = time.monotonic() + 30
+    while text not in screen.getvalue() and time.monotonic() < last:
+        time.sleep(0.01)
+    return text in screen.getvalue()
+
+
+def test_a_bar_for_a_whole_block_needs_no_report_and_stays_until_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    with progress_bar("tracing", unit="states", delay_s=0.0) as report:
+        assert appears("tracing", screen)
+        report("tracing", 7, 2000)
+        assert appears("7/2,000 states", screen)
+        report("tracing", 2000, 2000)
+        assert appears("2,000/2,000 states", screen)
+        assert "\x1b[?25h" not in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
 
 
 @pytest.fixture
