@@ -40,8 +40,8 @@ class Context:
             Command(
                 "context",
                 self._context,
-                "how full the context is; what to do when it is full",
-                "[drop-oldest|summarise|stop]",
+                "how full the context is; drop-oldest, summarise or stop choose what happens when it is full",
+                "[ACTION]",
                 named(*_POLICIES),
             ),
             Command("stats", lambda _: self._session.say_stats(), "what the last reply cost"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -125,14 +126,16 @@ def show_messages(nodes: Sequence[Node]) -> None:
     """Print messages in full on stderr as they were shown: the user's with > before each line, replies unchanged."""
     from rich.text import Text
 
+    # On a terminal lines are broken at spaces; elsewhere they stay whole.
+    whole = not terminal.is_terminal(sys.stderr)
     for node in nodes:
         if node.is_reply:
             terminal.say(f"{node.model}:")
-            terminal.console_err().print(Text(f"{node.text.strip(chr(10))}\n"), soft_wrap=True)
+            terminal.console_err().print(Text(f"{node.text.strip(chr(10))}\n"), soft_wrap=whole)
             continue
         for line in node.text.strip("\n").split("\n"):
             question = Text.assemble((PROMPT, f"bold {GREEN}"), (line, "bold"))
-            terminal.console_err().print(question, soft_wrap=True)
+            terminal.console_err().print(question, soft_wrap=whole)
 
 
 def _imported(path: Path, session: ChatSession) -> LiveConversation:
