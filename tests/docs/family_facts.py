@@ -22,7 +22,8 @@ CHOSEN = {
 }
 # Families whose converter writes another family's architecture.
 WRITTEN_AS = {
-    "mistral": "llama", "ministral": "llama", "kimi_k2": "deepseek2", "granitemoeshared": "granitemoe",
+    "mistral": "llama", "ministral": "llama", "kimi_k2": "deepseek2", "glm4_moe_lite": "deepseek2",
+    "granitemoeshared": "granitemoe",
     "granitemoe": "granitemoe", "granite": "granite", "gemma4_unified_text": "gemma4",
 }  # fmt: skip
 # Families without a tiny model of their own, and the family with the same entry or computation.

@@ -8,8 +8,8 @@ written here as keys of the family's `config.json`, so that one set of rules bui
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -40,6 +40,8 @@ class Architecture:
     """Whether the file states the size of dense feed-forward layers beside that of its experts."""
     window_heads: bool = False
     """Whether heads of sliding-window layers have another size, and `rope_freqs` is for the other layers."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Our names of parts -> the names of their tensors, where they differ from those of most architectures."""
     derived: Derived = _nothing
     """A function that returns further keys of the family's `config.json`."""
 
@@ -75,7 +77,7 @@ def _qwen_experts(keys: ArchitectureKeys) -> dict[str, Any]:
     return {
         "decoder_sparse_step": 1,
         "mlp_only_layers": [index for index in range(keys.layers()) if not has_experts(keys.header, index)],
-        "norm_topk_prob": keys.architecture == "qwen3moe",
+        "norm_topk_prob": keys.architecture != "qwen2moe",
     }
 
 
@@ -199,28 +201,96 @@ def _deepseek(keys: ArchitectureKeys) -> dict[str, Any]:
     }
 
 
+def _routed(keys: ArchitectureKeys) -> dict[str, Any]:
+    """The keys of DeepSeek-V3's router, for families with other attention."""
+    return {
+        "n_group": keys.optional_integer("expert_group_count") or 1,
+        "topk_group": keys.optional_integer("expert_group_used_count") or 1,
+        "n_shared_experts": keys.integer("expert_shared_count", 0, minimum=0),
+        "first_k_dense_replace": keys.integer("leading_dense_block_count", 0, minimum=0),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in keys.header.tensors,
+        "routed_scaling_factor": 1.0,
+        "norm_topk_prob": False,
+    }
+
+
+def _ernie(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {
+        "moe_num_shared_experts": keys.integer("expert_shared_count", 0, minimum=0),
+        "moe_layer_start_index": keys.integer("leading_dense_block_count", 0, minimum=0),
+        "moe_layer_interval": keys.integer("interleave_moe_layer_step", 1),
+    }
+
+
+def _minicpm3(keys: ArchitectureKeys) -> dict[str, Any]:
+    head, rotated = keys.integer("attention.key_length"), keys.integer("rope.dimension_count")
+    return {
+        "q_lora_rank": keys.optional_integer("attention.q_lora_rank"),
+        "kv_lora_rank": keys.integer("attention.kv_lora_rank"),
+        "qk_nope_head_dim": head - rotated,
+        "qk_rope_head_dim": rotated,
+        "num_key_value_heads": keys.integer("attention.head_count"),
+    }
+
+
+def _falcon(keys: ArchitectureKeys) -> dict[str, Any]:
+    # The converter writes all generations in the order of the newest; only one of them has two norms.
+    return {
+        "new_decoder_architecture": True,
+        "num_kv_heads": keys.integer("attention.head_count_kv"),
+        "num_ln_in_parallel_attn": 2 if "blk.0.attn_norm_2.weight" in keys.header.tensors else 1,
+    }
+
+
+def _mpt(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {
+        "expansion_ratio": max(1, keys.integer("feed_forward_length") // keys.integer("embedding_length")),
+        "clip_qkv": keys.number("attention.clamp_kqv", 0.0) or None,
+    }
+
+
+def _starcoder(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {"multi_query": keys.integer("attention.head_count_kv") == 1}
+
+
+# The norm before attention of models with two: the other one has the usual name.
+_FALCON_NORMS = {"input_layernorm": "attn_norm_2", "post_attention_layernorm": "attn_norm"}
+
 # `paired`: some families are trained with this row order; for others llama.cpp's converter reorders the rows.
 ARCHITECTURES: dict[str, Architecture] = {
     "arcee": Architecture("arcee", paired=True),
+    "bloom": Architecture("bloom"),
     "cohere2": Architecture("cohere2", paired=True, window=True, derived=_cohere),
     "command-r": Architecture("cohere", paired=True, derived=_cohere),
+    "dbrx": Architecture("dbrx", names={"post_attention_layernorm": "attn_output_norm"}, derived=_olmo),
     "deepseek2": Architecture(_deepseek2, paired=True, dense_size=True, derived=_deepseek),
+    "dots1": Architecture("dots1", dense_size=True, derived=_routed),
+    "ernie4_5": Architecture("ernie4_5", paired=True),
+    "ernie4_5-moe": Architecture("ernie4_5_moe", paired=True, dense_size=True, derived=_ernie),
+    "exaone": Architecture("exaone"),
+    "exaone-moe": Architecture("exaone_moe", window=True, dense_size=True, derived=_routed),
     "exaone4": Architecture("exaone4", window=True),
+    "falcon": Architecture("falcon", names=_FALCON_NORMS, derived=_falcon),
     "gemma": Architecture("gemma"),
     "gemma2": Architecture("gemma2", window=True, derived=_gemma),
     "gemma3": Architecture("gemma3_text", window=True, derived=_gemma),
     "gemma3n": Architecture("gemma3n_text", window=True, derived=_gemma3n),
     "gemma4": Architecture("gemma4_text", window=True, dense_size=True, window_heads=True, derived=_gemma4),
     "glm4": Architecture("glm4", paired=True),
+    "glm4moe": Architecture("glm4_moe", dense_size=True, derived=_routed),
     "gpt-oss": Architecture("gpt_oss", window=True),
     "gpt2": Architecture("gpt2"),
     "gptneox": Architecture("gpt_neox", derived=_gptneox),
     # All Granite models without recurrent layers have this form, whatever their architecture's name.
     "granite": Architecture("granitemoehybrid", paired=True, derived=_granite),
     "granitemoe": Architecture("granitemoehybrid", paired=True, derived=_granite),
+    "jais2": Architecture("jais2"),
     "llama": Architecture(_llama, paired=True),
     "llama4": Architecture("llama4_text", paired=True, derived=_llama4),
+    "minicpm3": Architecture("minicpm3", derived=_minicpm3),
+    "minimax-m2": Architecture("minimax_m2"),
     "mistral3": Architecture("ministral3", paired=True),
+    "mpt": Architecture("mpt", derived=_mpt),
     "nemotron": Architecture("nemotron"),
     "olmo": Architecture("olmo", paired=True, derived=_olmo),
     "olmo2": Architecture(_olmo2, window=True),
@@ -229,10 +299,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi3": Architecture("phi3", window=True),
     "qwen2": Architecture("qwen2"),
     "qwen2moe": Architecture("qwen2_moe", dense_size=True, derived=_qwen_experts),
+    "qwen2vl": Architecture("qwen2_vl_text"),
     "qwen3": Architecture("qwen3"),
     "qwen3moe": Architecture("qwen3_moe", dense_size=True, derived=_qwen_experts),
+    "qwen3vl": Architecture("qwen3_vl_text"),
+    "qwen3vlmoe": Architecture("qwen3_vl_moe_text", dense_size=True, derived=_qwen_experts),
+    "seed_oss": Architecture("seed_oss"),
     "smollm3": Architecture("smollm3", paired=True),
     "stablelm": Architecture("stablelm", derived=_stablelm),
+    "starcoder": Architecture("gpt_bigcode", derived=_starcoder),
     "starcoder2": Architecture("starcoder2"),
 }
 

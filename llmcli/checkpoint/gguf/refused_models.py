@@ -32,7 +32,7 @@ _REASONS: dict[str, str] = {
         ),
         _RECURRENT,
     ),
-    **dict.fromkeys(("bloom", "mpt", "jais", "refact"), "attention biased by distance (ALiBi)"),
+    **dict.fromkeys(("jais", "refact"), "attention biased by distance (ALiBi)"),
     **dict.fromkeys(("t5", "t5encoder"), "an encoder"),
     **dict.fromkeys(
         ("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "gemma-embedding"),
@@ -69,7 +69,8 @@ def refuse_unsupported_gguf(keys: ArchitectureKeys) -> None:
             raise _unsupported(keys, f"{_RECURRENT} ({name})")
     if keys.header.metadata.get(f"{keys.architecture}.attention.causal") is False:
         raise _unsupported(keys, "attention to later tokens, so it embeds texts and does not write them")
-    if keys.has("attention.max_alibi_bias") and keys.number("attention.max_alibi_bias") > 0:
+    known = 8.0 if keys.architecture == "mpt" else 0.0
+    if keys.has("attention.max_alibi_bias") and keys.number("attention.max_alibi_bias") != known:
         raise _unsupported(keys, "attention biased by distance (ALiBi)")
 
 

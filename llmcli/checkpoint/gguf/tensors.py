@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
@@ -15,6 +16,7 @@ _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _NAMES = {
     "embed_tokens": "token_embd",
     "embed_positions": "position_embd",
+    "embed_norm": "token_embd_norm",
     "norm": "output_norm",
     "lm_head": "output",
     "input_layernorm": "attn_norm",
@@ -100,6 +102,8 @@ class GGUFTensors:
     config: ModelConfig
     paired: bool
     """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
+    own_names: Mapping[str, str] = field(default_factory=dict)
+    """Our names of parts -> the architecture's, where they differ from those of most."""
 
     def source(self, parameter: str) -> ParameterSource:
         """How to read a parameter; if its tensor is missing, a source with the name it should have."""
@@ -133,6 +137,9 @@ class GGUFTensors:
         return name in self.header.tensors
 
     def _name(self, at: str, module: str) -> str:
+        own = self.own_names.get(module)
+        if own is not None and self._has(f"{at}{own}.weight"):
+            return own
         name = _NAMES[module]
         # gpt-oss files name this norm by its place after attention, a name that other models use for another norm.
         if module == "post_attention_layernorm" and not self._has(f"{at}{name}.weight"):

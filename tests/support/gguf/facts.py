@@ -30,7 +30,13 @@ ARCHITECTURE_NAMES = {
     "gpt_neox": "gptneox",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
+    "glm4_moe_lite": "deepseek2",
     "gpt_oss": "gpt-oss",
+    "glm4_moe": "glm4moe",
+    "ernie4_5_moe": "ernie4_5-moe",
+    "exaone_moe": "exaone-moe",
+    "minimax_m2": "minimax-m2",
+    "gpt_bigcode": "starcoder",
 }
 
 
@@ -46,8 +52,13 @@ def head_size(config: Any) -> int:
 
 
 def kv_head_count(config: Any) -> int:
-    if config.model_type in ("gpt2", "gpt_neox"):
+    if config.model_type in ("gpt2", "gpt_neox", "bloom", "mpt"):
         return int(config.num_attention_heads)
+    shared = config.model_type == "falcon" and not config.new_decoder_architecture
+    if shared or config.model_type == "gpt_bigcode":
+        return 1 if config.multi_query else int(config.num_attention_heads)
+    if config.model_type == "falcon":
+        return int(config.num_kv_heads)
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
@@ -56,8 +67,14 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     values = config.to_dict()
     heads, hidden = config.num_attention_heads, config.hidden_size
     inner = values.get("intermediate_size_mlp") or values.get("intermediate_size")
-    if architecture == "gpt2":
+    if architecture in ("gpt2", "starcoder"):
         inner = config.n_inner or 4 * hidden
+    if architecture in ("bloom", "mpt"):
+        inner = 4 * hidden
+    if architecture == "falcon":
+        inner = config.ffn_hidden_size
+    if architecture == "dbrx":
+        inner = config.ffn_config.ffn_hidden_size
     if architecture == "granite" and config.model_type == "granitemoehybrid":
         inner = config.shared_intermediate_size
     found: dict[str, Any] = {
@@ -81,6 +98,13 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     found |= scale_metadata(architecture, values)
     if architecture == "deepseek2":
         found |= latent_metadata(config, old=old)
+    if architecture == "minicpm3":
+        found |= {
+            "attention.kv_lora_rank": config.kv_lora_rank,
+            "attention.q_lora_rank": config.q_lora_rank,
+            "attention.key_length": config.qk_nope_head_dim + config.qk_rope_head_dim,
+        }
+        del found["attention.value_length"]
     if architecture == "gemma4":
         found |= gemma4_metadata(config)
     if architecture == "gemma3n":
@@ -141,8 +165,10 @@ def gemma4_metadata(config: Any) -> dict[str, Any]:
 
 def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dict[str, Any]:
     """RoPE keys, without the factors that are stored as tensors."""
-    if architecture == "gpt2":
+    if architecture in ("gpt2", "starcoder", "bloom", "mpt"):
         return {}
+    if architecture == "minicpm3":
+        return {"rope.dimension_count": config.qk_rope_head_dim}
     nested = values["rope_parameters"]
     rope = nested.get("full_attention", nested)
     size = config.qk_rope_head_dim if architecture == "deepseek2" else head_size(config)
@@ -186,9 +212,11 @@ def window_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
         }
     if architecture == "phi3":
         return {"attention.sliding_window": values.get("sliding_window") or 0}
-    if architecture in ("gemma2", "gemma3", "cohere2", "gpt-oss", "olmo2", "exaone4") and values.get("sliding_window"):
+    if architecture in ("gemma2", "gemma3", "cohere2", "gpt-oss", "olmo2", "exaone4", "exaone-moe") and values.get(
+        "sliding_window"
+    ):
         found = {"attention.sliding_window": values["sliding_window"]}
-        if architecture in ("olmo2", "exaone4"):
+        if architecture in ("olmo2", "exaone4", "exaone-moe"):
             kinds = values["layer_types"]
             found["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
         return found
@@ -197,12 +225,32 @@ def window_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
 
 def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
     """Numbers and sizes of experts."""
-    count = next(
-        (values[name] for name in ("num_local_experts", "num_experts", "n_routed_experts") if name in values), 0
-    )
+    values = {**values, **(values.get("ffn_config") or {})}
+    names = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    count = next((values[name] for name in names if name in values), 0)
     if not count or architecture in ("granite", "gemma4"):
         return {}
-    found: dict[str, Any] = {"expert_count": count, "expert_used_count": values["num_experts_per_tok"]}
+    used = next(values[name] for name in ("num_experts_per_tok", "moe_k", "moe_top_k") if name in values)
+    found: dict[str, Any] = {"expert_count": count, "expert_used_count": used}
+    if architecture == "ernie4_5-moe":
+        found |= {
+            "expert_shared_count": values["moe_num_shared_experts"],
+            "leading_dense_block_count": values["moe_layer_start_index"],
+            "interleave_moe_layer_step": values["moe_layer_interval"],
+        }
+    if architecture == "minimax-m2":
+        found["expert_feed_forward_length"] = values["intermediate_size"]
+    if architecture in ("glm4moe", "dots1", "exaone-moe"):
+        shared = values.get("n_shared_experts") or values.get("num_shared_experts")
+        found |= {
+            "expert_shared_count": shared,
+            "expert_weights_scale": float(values["routed_scaling_factor"]),
+            "expert_weights_norm": values["norm_topk_prob"],
+            "leading_dense_block_count": values["first_k_dense_replace"],
+            "expert_gating_func": 2,
+            "expert_group_count": values["n_group"],
+            "expert_group_used_count": values["topk_group"],
+        }
     if architecture == "llama4":
         found["expert_feed_forward_length"] = values["intermediate_size"]
     if values.get("moe_intermediate_size"):
@@ -211,12 +259,12 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
     if shared:
         found["expert_shared_feed_forward_length"] = shared
     if architecture == "deepseek2":
-        third = values["model_type"] == "deepseek_v3"
+        third = values["model_type"] != "deepseek_v2"
         found |= {
             "expert_shared_count": values["n_shared_experts"],
             "expert_weights_scale": float(values["routed_scaling_factor"]),
             "expert_weights_norm": third and values["norm_topk_prob"],
-            "leading_dense_block_count": values["first_k_dense_replace"],
+            "leading_dense_block_count": values.get("first_k_dense_replace", 1),
         }
         if third:
             found["expert_gating_func"] = 2
@@ -239,10 +287,15 @@ def scale_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
         "cohere2": {"logit_scale": "logit_scale"},
         "gemma2": {key: key for key in ("attn_logit_softcapping", "final_logit_softcapping")},
         "gptneox": {"use_parallel_residual": "use_parallel_residual"},
+        "dbrx": {"attention.clamp_kqv": "clip_qkv"},
+        "mpt": {"attention.clamp_kqv": "clip_qkv", "attention.max_alibi_bias": "alibi_bias_max"},
         "olmo": {"attention.clamp_kqv": "clip_qkv"},
         "olmoe": {"attention.clamp_kqv": "clip_qkv"},
     }
+    values = {**values, **(values.get("attn_config") or {})}
     found = {key: values[name] for key, name in stated.get(architecture, {}).items()}
+    if architecture == "mpt":
+        found["attention.max_alibi_bias"] = float(found["attention.max_alibi_bias"])
     if architecture == "gemma3" and values["final_logit_softcapping"]:
         found["final_logit_softcapping"] = values["final_logit_softcapping"]
     # Always written as true.

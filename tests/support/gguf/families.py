@@ -8,8 +8,9 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 
+from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import tiny_model
+from tests.support.models.tiny import SIZES, tiny_model
 
 # Files of these architectures state neither a sliding window nor a growing RoPE base.
 NOT_STORED = {
@@ -34,18 +35,37 @@ IMPLIED: dict[str, dict[str, Any]] = {
     "deepseek v2, groups, yarn": {
         "rope_parameters": {**CASES["deepseek v2, groups, yarn"][1]["rope_parameters"], "mscale": 0.9}
     },
+    "dots 1": {"sliding_window": None, "layer_types": None},
+    "minicpm 3": {
+        "dim_model_base": 256,
+        "v_head_dim": 8,
+        "rope_parameters": {
+            **NEWER["minicpm 3"][1]["rope_parameters"],
+            "original_max_position_embeddings": SIZES["max_position_embeddings"],
+        },
+    },
     "llama 4": _EVERY_FOURTH,
     "llama 4, no norms of heads": {**_EVERY_FOURTH, "num_local_experts": 128},
 }
-STORED = [name for name in CASES if name not in NOT_STORED]
+NEWER_STORED = (
+    "glm 4.5", "glm 4.5 air", "glm 4.7 flash", "seed-oss", "ernie 4.5", "ernie 4.5, experts", "exaone 3.5",
+    "minimax m2", "minicpm 3", "dots 1", "k-exaone", "jais 2", "starcoder",
+    "falcon 7b", "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx",
+)  # fmt: skip
+STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED]
 
 
 def settings(name: str) -> dict[str, Any]:
-    return {**CASES[name][1], **IMPLIED.get(name, {})}
+    return {**of_case(name)[1], **IMPLIED.get(name, {})}
+
+
+def of_case(name: str) -> tuple[str, dict[str, Any]]:
+    """The model type of a case, and its changes to the tiny configuration."""
+    return {**CASES, **NEWER}[name]
 
 
 def made(name: str, **overrides: Any) -> Any:
-    return tiny_model(CASES[name][0], **{**settings(name), **overrides})
+    return tiny_model(of_case(name)[0], **{**settings(name), **overrides})
 
 
 def quantized(kind: Kind, part: str = "") -> Any:

@@ -24,7 +24,14 @@ from tests.support.kernels.packed_blocks import sound_blocks
 # Architectures whose converter reorders rows from halves to pairs.
 PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")
 PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
-ROUTERS = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "feed_forward.router", "router.proj")
+ROUTERS = (
+    "ffn.router.layer",
+    "mlp.gate",
+    "mlp.router",
+    "block_sparse_moe.router",
+    "feed_forward.router",
+    "router.proj",
+)
 EXPERTS = ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts", "experts")
 WHOLE = {
     "router.scale": "ffn_gate_inp.scale",
@@ -49,20 +56,21 @@ def write_gguf(
     largest_part: int = 0,
     old: bool = False,
     joined: bool = False,
+    architecture: str | None = None,
     changes: dict[str, Any] | None = None,
     extra: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write the model to `path`, or to several shards beside it; returns the file to open.
 
     `kind_of` a tensor's name and values is how it is stored; with `decoded` it is stored in float32, but with the
-    values that reading it back would give. `old` files have a matrix for each expert, and keys and values of a latent
-    in one; `joined` ones have one stack for gate and up. `changes` to the metadata: a value, or None for a key that is
-    to be left out. `extra` tensors are written too.
+    values that reading it back would give. `architecture` replaces that of the model's family. `old` files have a
+    matrix for each expert, and keys and values of a latent in one; `joined` ones have one stack for gate and up.
+    `changes` to the metadata: a value, or None for a key that is to be left out. `extra` tensors are written too.
     """
     config = copy.deepcopy(model.config)
     # Sizes of the usual layer, beside those of single layers.
     config.allow_global_per_layer_attribute_access = True
-    architecture = architecture_name(config)
+    architecture = architecture or architecture_name(config)
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=largest_part)
     facts = {f"{architecture}.{key}": value for key, value in metadata(config, architecture, old=old).items()}
     for key, value in {**facts, **tokenizer_metadata(), **(changes or {})}.items():
@@ -117,16 +125,22 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
             yield f"{target}.weight", torch.stack(one_by_one)
     for name, tensor in state.items():
         at, part = "", name
-        if ".layers." in name or ".h." in name:
+        if ".layers." in name or ".h." in name or ".blocks." in name:
             index, part = split_layer(name)
             at = f"blk.{index}."
         module, _, kind = part.rpartition(".")
-        if module.startswith(EXPERTS) or part.startswith(EXPERTS):
+        if part.startswith("ffn.experts.mlp."):
+            which = {"w1": "gate", "v1": "up", "w2": "down"}[kind]
+            stack = tensor.view(config.ffn_config.moe_num_experts, -1, tensor.shape[1])
+            yield f"{at}ffn_{which}_exps.weight", stack.transpose(1, 2) if which == "down" else stack
+        elif kind == "e_score_correction_bias":
+            yield f"{at}exp_probs_b.bias", tensor.flatten()
+        elif module.startswith(EXPERTS) or part.startswith(EXPERTS):
             yield from expert_tensors(at, part.split("experts.")[1], tensor, architecture, old=old, joined=joined)
         elif part in WHOLE:
             yield f"{at}{WHOLE[part]}", tensor
-        elif part == "mlp.gate.e_score_correction_bias":
-            yield f"{at}exp_probs_b.bias", tensor
+        elif module == "transformer.word_embeddings_layernorm":
+            yield f"token_embd_norm.{kind}", tensor
         elif module in ROUTERS:
             yield f"{at}ffn_gate_inp.{kind}", tensor
         elif part == SHARED_GATE:
@@ -142,14 +156,16 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
                 yield f"{at}ffn_{target}{suffix}.weight", half
         elif part == "shared_mlp.output_linear.weight":
             yield f"{at}ffn_down{'' if architecture == 'granite' else '_shexp'}.weight", tensor
-        elif part == "self_attn.kv_b_proj.weight" and not old:
+        elif part == "self_attn.kv_b_proj.weight" and architecture == "deepseek2" and not old:
             both = tensor.view(heads, config.qk_nope_head_dim + config.v_head_dim, -1)
             keys, values = both.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
             yield f"{at}attn_k_b.weight", keys.transpose(1, 2)
             yield f"{at}attn_v_b.weight", values
         else:
             # Dense layers of models with experts have none of the expert tensors.
-            found = table.get_name(name, suffixes) or others.get_name(name, suffixes)
+            bare = name.removeprefix("transformer.")
+            found = next(filter(None, (table.get_name(one, suffixes) for one in (name, bare))), None)
+            found = found or others.get_name(name, suffixes)
             assert found is not None, name
             if part == "self_attn.sinks":
                 found += ".weight"
@@ -160,8 +176,10 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
             if architecture == "gpt2" and kind == "weight" and tensor.dim() == 2 and "_embd" not in found:
                 tensor = tensor if found == "output.weight" else tensor.T
             if ".query_key_value." in name:
-                # From query, key and value head by head to all queries, all keys, all values.
-                tensor = tensor.view(heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
+                # From queries, key and value group by group to all queries, all keys, all values.
+                groups = kv_head_count(config)
+                rows = tensor.view(groups, heads // groups + 2, -1, *tensor.shape[1:])
+                tensor = torch.cat([part.flatten(0, 2) for part in (rows[:, :-2], rows[:, -2:-1], rows[:, -1:])])
             if architecture in PLUS_ONE and found.endswith("norm.weight"):
                 tensor = tensor.float() + 1
             yield found, tensor
@@ -169,7 +187,7 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
 
 def split_layer(name: str) -> tuple[str, str]:
     """The number of the layer, and the rest of the name."""
-    index, _, part = name.replace(".h.", ".layers.").split(".layers.")[1].partition(".")
+    index, _, part = name.replace(".h.", ".layers.").replace(".blocks.", ".layers.").split(".layers.")[1].partition(".")
     return index, part
 
 
