@@ -40,7 +40,7 @@ class Context:
             Command(
                 "context",
                 self._context,
-                "how full the context is; drop-oldest, summarise or stop choose what happens when it is full",
+                "how full the context is; drop-oldest, summarise or stop: what to do then",
                 "[ACTION]",
                 named(*_POLICIES),
             ),
