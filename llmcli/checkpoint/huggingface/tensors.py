@@ -46,6 +46,7 @@ _SINGLE_EXPERTS = (
     ("mlp.switch_mlp", "gate_proj", "up_proj", "down_proj"),
     ("block_sparse_moe.switch_mlp", "gate_proj", "up_proj", "down_proj"),
     ("feed_forward.experts", "gate_proj", "up_proj", "down_proj"),
+    ("experts.switch_glu", "gate_proj", "up_proj", "down_proj"),
     ("block_sparse_moe.experts", "w1", "w3", "w2"),
 )
 

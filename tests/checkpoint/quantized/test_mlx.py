@@ -21,8 +21,9 @@ from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
+from tests.support.gguf.families import made
 from tests.support.models.safetensors_folder import read_safetensors_folder
-from tests.support.models.tiny import edit_config, random_ids
+from tests.support.models.tiny import edit_config, random_ids, save
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.cases import Case, make, mlx, mlx_floats
 from tests.support.quantized.mlx_folder import as_mlx
@@ -213,6 +214,23 @@ def test_families_that_mlx_renames(family: str, tmp_path: Path) -> None:
         new = "model." + name.removeprefix("transformer.").replace("gpt_neox.layers.", "h.").removeprefix("gpt_neox.")
         straight = family == "gpt2" and tensor.ndim == 2 and ".h." in new
         renamed[new] = (tensor.T if straight else tensor).contiguous().clone()
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "mlx"})
+    assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(ids), expected)
+
+
+def test_experts_of_gemma_4_in_stacks_of_mlx(tmp_path: Path) -> None:
+    folder = save(made("gemma 4, experts"), tmp_path / "model")
+    ids = random_ids(12)
+    expected = llmcli.load(folder, dtype="float32", device="cpu").logits(ids)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        stem = name.removesuffix("gate_up_proj").removesuffix("down_proj") + "switch_glu."
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = tensor.chunk(2, 1)
+            renamed |= {f"{stem}gate_proj.weight": gate.contiguous(), f"{stem}up_proj.weight": up.contiguous()}
+        else:
+            renamed[f"{stem}down_proj.weight" if name.endswith("experts.down_proj") else name] = tensor.clone()
+    assert sum("switch_glu" in name for name in renamed) == 9
     save_file(renamed, folder / "model.safetensors", metadata={"format": "mlx"})
     assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(ids), expected)
 
