@@ -67,8 +67,8 @@ class WorkTimer:
         if task is None:
             return ""
         (start, before), (at, done) = task.first, task.last
-        if at - start < _LEAST_MEASURED_S:
-            # The first report counts too if time had passed before it.
+        if start - task.since >= _LEAST_MEASURED_S:
+            # What the first report counts was done in the time before it; otherwise it was done earlier.
             start, before = task.since, 0
         measured, more = at - start, done - before
         if task.total is None or more <= 0 or measured < _LEAST_MEASURED_S:

@@ -12,7 +12,8 @@ from llmcli.views.terminal.time_left import WorkTimer
         ([(0.0, "a", 0, None), (3.0, "a", 0, 100)], "3 s"),
         # The first report counts if time has passed before it.
         ([(0.0, "a", 0, None), (3.0, "a", 30, 100)], "about 7 s left"),
-        # Then only what was done between reports, as in work that is resumed.
+        ([(0.0, "a", 0, None), (3.0, "a", 1, 100), (3.1, "a", 30, 100)], "about 7 s left"),
+        # If none has passed, only what was done between reports, as in work that is resumed.
         ([(0.0, "a", 50, 100), (2.0, "a", 60, 100)], "about 8 s left"),
         ([(0.0, "a", 0, 100), (2.0, "b", 50, 100)], "about 2 s left"),
         ([(0.0, "a", 0, 100), (2.0, "a", 50, 100), (9.0, "b", 0, 30), (10.0, "b", 10, 30)], "about 2 s left"),
