@@ -14,6 +14,8 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
     "<|end|>",
     "<|return|>",
     "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
     "<end_of_turn>",
     "<turn|>",
     "<|tool_response>",
@@ -25,14 +27,17 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
     "<|end_of_text|>",
     "<end_of_utterance>",
     "<｜end▁of▁sentence｜>",
+    "[e~[",
+    "_<EOT>",
 )
 """Spellings of control tokens that end a turn in every model that has them."""
 
 KNOWN = "known as"
 """Prefix of the origin of a stop token that no file names."""
 
-# If both exist, a turn has several messages, and <|end|> ends only one of them.
+# If both of a pair exist, a turn has several messages, and <|end|> ends only one of them: gpt-oss, and Solar Open.
 _HARMONY = ("<|return|>", "<|call|>")
+_SOLAR = ("<|flush|>", "<|calls|>")
 
 
 NO_STOP_TOKEN = "No stop token is known: a reply ends only at --max-tokens, a --stop text or the end of the context."
@@ -68,7 +73,7 @@ def stop_ids(
     if tokenizer.eos_id is not None:
         origins.setdefault(tokenizer.eos_id, []).append("tokenizer")
     known = {text: tokenizer.token_to_id(text) for text in KNOWN_END_OF_TURN}
-    if is_harmony(tokenizer):
+    if is_harmony(tokenizer) or _has_all(tokenizer, _SOLAR):
         del known["<|end|>"]
     for text, found in known.items():
         if found is not None and _is_added(tokenizer, found):
@@ -93,7 +98,11 @@ def is_no_id(value: object) -> bool:
 
 def is_harmony(tokenizer: Tokenizer) -> bool:
     """Whether the model uses OpenAI's harmony format, where a turn has several messages, each with its own end."""
-    return all(_is_added(tokenizer, tokenizer.token_to_id(text)) for text in _HARMONY)
+    return _has_all(tokenizer, _HARMONY)
+
+
+def _has_all(tokenizer: Tokenizer, texts: tuple[str, ...]) -> bool:
+    return all(_is_added(tokenizer, tokenizer.token_to_id(text)) for text in texts)
 
 
 def _is_added(tokenizer: Tokenizer, token: int | None) -> bool:

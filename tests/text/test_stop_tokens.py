@@ -38,6 +38,8 @@ def test_the_end_of_a_harmony_message_is_not_a_stop_token() -> None:
     several = tokenizer(["a"], ["<|end|>", "<|return|>", "<|call|>"])
     assert set(stop_ids(one, {})[0]) == {1, 2}
     assert set(stop_ids(several, {})[0]) == {2, 3}
+    # Solar Open has another pair with the same meaning.
+    assert set(stop_ids(tokenizer(["a"], ["<|end|>", "<|flush|>", "<|calls|>"]), {})[0]) == {2, 3}
     assert set(stop_ids(several, {"config.json": [1]})[0]) == {1, 2, 3}
 
 

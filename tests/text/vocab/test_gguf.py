@@ -64,6 +64,13 @@ def test_words_are_split_as_by_the_original_tokenizers(name: str, text: str) -> 
         ("bloom", "a, b 12", ["a", ",", "Ġb", "Ġ12"]),
         ("viking", "a, b 12", ["a", ",", "Ġb", "Ġ", "1", "2"]),
         ("seed-coder", "x!\n12", ["x", "!", "Ċ", "1", "2"]),
+        ("kimi-k2", "a漢b 1234", ["a", "æ¼¢", "b", "Ġ", "123", "4"]),
+        ("exaone-moe", "two words, 12", ["twoĠwords", ",", "Ġ", "1", "2"]),
+        ("jais-2", "a" + 7 * " " + "b", ["a", "ĠĠĠĠ", "ĠĠ", "Ġb"]),
+        ("youtu", "helloWorld한1", ["hello", "World", "íķľ", "1"]),
+        ("bailingmoe", "don't\n\n12", ["don", "'t", "ĊĊ", "1", "2"]),
+        ("minicpm5", "a 12345", ["a", "Ġ", "123", "45"]),
+        ("mellum2", "a 12", ["a", "Ġ", "1", "2"]),
         ("default", "a$$ 1234", ["a", "$$", "Ġ", "123", "4"]),
     ],
 )

@@ -34,6 +34,28 @@ _DEEPSEEK3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
 )
+_HAN_APART = (
+    rf"[\p{{Han}}]+|{_START}[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]*"
+    rf"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]+{_CONTRACTION}?"
+    rf"|{_START}[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]+"
+    rf"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]*{_CONTRACTION}?|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}"
+)
+# A word may contain single spaces.
+_EXAONE_MOE = (
+    rf"{_CONTRACTION}|{_START}(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]?"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_JAIS2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}|\s*[\r\n]+" + (
+    "".join(rf"|\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s"
+)
+_YOUTU = (
+    "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+    "|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    rf"{_START}{_UPPER}*{_LOWER}+{_CONTRACTION}?|{_START}{_UPPER}+{_LOWER}*{_CONTRACTION}?|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
+)
+_BAILING = rf"'(?i:[sdmt]|ll|ve|re)|{_WORD}|\p{{N}}|{_SIGNS}|\s*[\r\n]|\s+(?!\S)|\s+"
+_MINICPM5 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}+|{_SIGNS}|{_SPACES}"
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 # Written as code points, since several of these letters have look-alikes.
 _DEEPSEEK_LETTERS = (
@@ -64,19 +86,28 @@ _LLAMA_BPE = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral lfm2 midm-2.0 
 _RULES: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         (_LLAMA3,),
-        f"{_LLAMA_BPE} dbrx smaug-bpe glm4 chatglm-bpe",
+        f"{_LLAMA_BPE} dbrx smaug-bpe glm4 glm5 chatglm-bpe",
     ),
     ((_QWEN2,), "qwen2 deepseek-r1-qwen megrez stablelm2 hunyuan solar-open kormo f2llmv2 grok-2"),
     ((_QWEN35,), "qwen35"),
     ((_TEKKEN,), "tekken"),
-    ((_GPT4O,), "gpt-4o llama4 kanana2 minimax-m2"),
+    ((_GPT4O,), "gpt-4o llama4 kanana2 minimax-m2 talkie"),
+    ((_HAN_APART,), "kimi-k2"),
+    ((_EXAONE_MOE,), "exaone-moe"),
+    ((_JAIS2,), "jais-2"),
+    (_YOUTU, "youtu"),
+    ((_BAILING,), "bailingmoe bailingmoe2 llada-moe"),
+    ((r"\p{N}{1,3}", _MINICPM5), "minicpm5"),
     (
         (_GPT2,),
         "gpt-2 phi-2 olmo mpt jais exaone4 modern-bert gigachat a.x-4.0 mellum trillion granite-docling roberta-bpe",
     ),
-    ((r"\p{N}", _GPT2), "starcoder refact command-r smollm codeshell exaone minerva-7b"),
+    ((r"\p{N}", _GPT2), "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2"),
     ((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"), "falcon"),
-    ((r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3), "deepseek-v3 hunyuan-dense joyai-llm"),
+    (
+        (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3),
+        "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
+    ),
     ((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}"), "deepseek-coder"),
     (_DEEPSEEK_LLM, "deepseek-llm"),
     ((_BLOOM,), "bloom poro-chat gpt3-finnish"),
@@ -86,11 +117,11 @@ _RULES: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 _SPLITS = {name: splits for splits, names in _RULES for name in names.split()}
 
-IGNORES_MERGES = frozenset([*_LLAMA_BPE.split(), "tekken"])
-"""Rules for which a word that is a token itself is used directly, without merges."""
-
-BOS_BY_DEFAULT = IGNORES_MERGES
+BOS_BY_DEFAULT = frozenset([*_LLAMA_BPE.split(), "tekken"])
 """Rules for which text begins with BOS unless the file says otherwise."""
+
+IGNORES_MERGES = BOS_BY_DEFAULT | {"glm4", "glm5", "youtu", "minicpm5"}
+"""Rules for which a word that is a token itself is used directly, without merges."""
 
 
 LLAMA3_WORDS, QWEN2_WORDS, TEKKEN_WORDS = _LLAMA3, _QWEN2, _TEKKEN
