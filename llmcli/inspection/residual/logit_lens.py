@@ -89,10 +89,10 @@ def lens_of(
 ) -> tuple[LensPosition, ...]:
     """The lens at the positions of a trace; `follow` gives the token to follow at each position.
 
-    At most `logits_at_once` logits of a layer are held at a time.
+    At most `logits_at_once` logits are held at a time, but always those of one position.
     """
     found: list[LensPosition] = []
-    step = max(1, logits_at_once // loaded.tokenizer.vocab_size)
+    step = max(1, logits_at_once // (loaded.tokenizer.vocab_size * len(traced.residuals)))
     for first in range(0, len(traced.positions), step):
         some = slice(first, first + step)
         found.extend(_positions_lens(loaded, traced, some, top, None if follow is None else follow[some]))
@@ -102,14 +102,13 @@ def lens_of(
 def _positions_lens(
     loaded: LoadedModel, traced: Trace, some: slice, top: int, follow: Sequence[int] | None
 ) -> list[LensPosition]:
-    """The lens at a few positions; holds the logits of one layer and of the last layer at a time."""
-    *inner, last = traced.residuals[:, some]
-    final = log_probabilities(loaded, last)  # (P, V)
+    """The lens at a few positions, all layers in one pass of the output head: it may decode its weights each time."""
+    by_layer = log_probabilities(loaded, traced.residuals[:, some])  # (L + 1, P, V)
+    final = by_layer[-1]
     followed = final.argmax(-1) if follow is None else torch.tensor(follow, device=final.device)
     positions = traced.positions[some]
     layers: list[list[LensLayer]] = [[] for _ in positions]
-    for layer in range(len(inner) + 1):
-        logprobs = final if layer == len(inner) else log_probabilities(loaded, inner[layer])
+    for layer, logprobs in enumerate(by_layer):
         own = logprobs.gather(1, followed[:, None])
         ranks = ((logprobs > own).sum(1) + 1).tolist()
         divergences = kl_divergence(final, logprobs).tolist()
