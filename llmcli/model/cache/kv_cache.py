@@ -15,7 +15,7 @@ from llmcli.model.huge_pages import Pages
 
 _SMALLEST_CAPACITY = 256
 # Number of positions from which on a layer's memory comes in huge pages.
-_LARGE = 1024
+_LARGE = 512
 # Tokens that `truncate` can always go back in a windowed layer: for a rejected draft or a retyped word.
 REWIND = 64
 # New tokens between two moves of a kept window; each move copies it.
