@@ -30,8 +30,9 @@ from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import CheckpointError, UnsupportedModelError
 
 # Scales of quantized activations and caches, which are not quantized here: results are slightly more exact.
+# `altup.correct_output_scale` of Gemma 3n is a weight.
 _ACTIVATION_PARTS = re.compile(
-    r".*[._]((input|output|activation|prob_output)_(scale|zero_point|global_scale)|input_scale_ub|qscale_act"
+    r"(?!.*\.altup\.).*[._]((input|output|activation|prob_output)_(scale|zero_point|global_scale)|input_scale_ub|qscale_act"
     r"|[qkv]_(scale|zero_point))"
 )
 # These are scalars or one per channel; a larger tensor of such a name is something else.

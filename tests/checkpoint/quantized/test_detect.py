@@ -187,9 +187,9 @@ def test_scales_of_activations_and_caches_are_left_out(tmp_path: Path) -> None:
         MODULE + ".input_scale": torch.ones(1),
         "model.layers.0.self_attn.k_scale": torch.ones(1),
         "model.layers.0.self_attn.v_scale": torch.ones(1),
-        MODULE + ".bias": torch.ones(96),
     }
-    assert set(opened(tmp_path, {**named(case), **extra}, case.config)) == {MODULE + ".weight", MODULE + ".bias"}
+    kept = {MODULE + ".bias": torch.ones(96), "model.layers.0.altup.correct_output_scale": torch.ones(64)}
+    assert set(opened(tmp_path, {**named(case), **extra, **kept}, case.config)) == {MODULE + ".weight", *kept}
 
 
 def test_chunks_of_one_weight_read_the_file_once(tmp_path: Path) -> None:
