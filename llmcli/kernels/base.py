@@ -125,7 +125,10 @@ def readable_logits(model: Transformer, ids: Sequence[int], cache: KVCache, *, o
     import torch
 
     tokens = torch.tensor([list(ids)], device=model.device)
-    logits: Tensor = model(tokens, cache, only_last=only_last)
+    # Hooks are to see all tokens. Collecting them takes as long as a layer, which a longer text outweighs.
+    shared = model.config.first_sharing < model.config.num_layers
+    brief = only_last and len(ids) > 1 and shared and not Hooks(model)
+    logits: Tensor = model(tokens, cache, only_last=only_last, brief=brief)
     return logits[0].float()
 
 

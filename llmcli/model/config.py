@@ -280,6 +280,15 @@ class ModelConfig:
         shared = any(layer.kv_from is not None for layer in self.layers)
         return "some blocks read keys and values of earlier blocks" if shared else None
 
+    @property
+    def first_sharing(self) -> int:
+        """The first of the last layers that all read keys and values of earlier ones; `num_layers` if there are none.
+
+        For these layers, no token needs the output of an earlier token.
+        """
+        own = [index for index, layer in enumerate(self.layers) if layer.kv_from is None]
+        return own[-1] + 1
+
     def heads_of(self, layer: LayerConfig) -> Heads:
         """The shape of a layer's attention."""
         return layer.heads or Heads(self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)

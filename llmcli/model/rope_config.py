@@ -56,11 +56,20 @@ class LongRopeScaling:
     attention_factor: float
 
 
+NOT_ROTATED = 1e30
+"""Divisor of the frequencies of values that do not rotate (Gemma 4), as GGUF files have it."""
+
+
 @dataclass(frozen=True)
 class FrequencyFactors:
     """One divisor per frequency, as GGUF files store Llama 3.1's rule (`rope_freqs`)."""
 
     divisors: tuple[float, ...]
+
+    @property
+    def unrotated(self) -> int:
+        """Values of a head in pairs that do not rotate."""
+        return 2 * sum(divisor >= NOT_ROTATED for divisor in self.divisors)
 
 
 RopeScaling: TypeAlias = (

@@ -80,11 +80,14 @@ class Transformer(nn.Module):
             room=room,
         )
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, *, only_last: bool = False) -> Tensor:
+    def forward(
+        self, ids: Tensor, cache: KVCache | None = None, *, only_last: bool = False, brief: bool = False
+    ) -> Tensor:
         """Logits of the token that follows each of `ids`.
 
         `ids` (B, T) continue the text in `cache`; without a cache they are the whole text. Returns (B, T, V), or with
-        `only_last` (B, 1, V) for the last token, all that prefill needs.
+        `only_last` (B, 1, V) for the last token, all that prefill needs. With `brief` besides, the last blocks compute
+        only that token if they read the keys and values of earlier blocks; forward hooks then see it alone.
 
         Raises:
             PromptTooLongError: the text is longer than the model's learned positions.
@@ -97,7 +100,12 @@ class Transformer(nn.Module):
         expected = cache.expected_length if cache is not None else 0
         embedded, per_layer = self._embed(ids, slice(start, start + new))  # (B, T, C)
         places = self._places(start, new, expected, per_layer)
-        x = self._run_blocks(embedded, places, cache)
+        first = self.config.first_sharing
+        if only_last and brief and first < self.config.num_layers:
+            x = self._run_blocks(embedded, places, cache, slice(first))
+            x = self._run_blocks(x[:, -1:], [place.of_last() for place in places], cache, slice(first, None))
+        else:
+            x = self._run_blocks(embedded, places, cache)
         if only_last:
             x = x[:, -1:]
         logits = self._head(x)  # (B, T, V)

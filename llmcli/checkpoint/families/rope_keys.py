@@ -21,9 +21,8 @@ from llmcli.model import (
     RopeScaling,
     YarnScaling,
 )
+from llmcli.model.rope_config import NOT_ROTATED
 
-NOT_ROTATED = 1e30
-"""Divisor of the frequencies of values that do not rotate, as GGUF files have it."""
 LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 

@@ -33,6 +33,16 @@ class Positions:
     per_layer: Tensor | None = None
     """The tokens' per-layer embeddings, (B, T, L, P) for L layers."""
 
+    def of_last(self) -> Positions:
+        """The same for the last of the new tokens alone."""
+        return replace(
+            self,
+            positions=self.positions[-1:],
+            rotation=None if self.rotation is None else (self.rotation[0][-1:], self.rotation[1][-1:]),
+            mask=None if self.mask is None else self.mask[-1:],
+            per_layer=None if self.per_layer is None else self.per_layer[:, -1:],
+        )
+
 
 class Attention(nn.Module):
     """Grouped-query attention: H query heads share K key and value heads (Ainslie et al. 2023, arXiv:2305.13245)."""

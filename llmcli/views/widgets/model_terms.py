@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmcli.model.rope_config import NOT_ROTATED, FrequencyFactors
+
 if TYPE_CHECKING:
     from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, RopeConfig
 
@@ -90,7 +92,12 @@ def rope_words(rope: RopeConfig | None) -> str:
     if rope is None:
         return "none"
     scaling = "" if rope.scaling is None else f", {_SCALINGS[type(rope.scaling).__name__]} scaling"
-    return f"theta {rope.theta:g}, {rope.rotary_dim} values of each head{scaling}"
+    rotated = str(rope.rotary_dim)
+    if isinstance(rope.scaling, FrequencyFactors) and rope.scaling.unrotated:
+        rotated = f"{rope.rotary_dim - rope.scaling.unrotated} of {rotated}"
+        # A table that only says which values do not rotate scales nothing.
+        scaling = "" if set(rope.scaling.divisors) == {1.0, NOT_ROTATED} else scaling
+    return f"theta {rope.theta:g}, {rotated} values of each head{scaling}"
 
 
 def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:

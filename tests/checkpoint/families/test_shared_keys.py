@@ -23,6 +23,7 @@ from llmcli.inspection.core.activations import trace
 from llmcli.inspection.core.neuron_values import activations, firing, promotion
 from llmcli.inspection.evaluation.cost import model_cost
 from llmcli.inspection.residual.logit_lens import lens
+from llmcli.kernels.base import readable_logits
 from llmcli.kernels.cpu.support import unsupported
 from llmcli.loaded_model import LoadedModel
 from llmcli.model.quantized.matrix import QuantizedEmbedding
@@ -80,6 +81,37 @@ def test_texts_with_a_common_beginning_have_the_replies_of_new_texts(
     for shared, extra in ((60, 5), (62, 4), (20, 30), (0, 9)):
         prompt = first[:shared] + random_ids(extra, seed=shared)
         assert greedy(engine, prompt) == greedy(Engine(small.model, small.tokenizer), prompt)
+
+
+def test_the_last_token_alone_passes_the_layers_that_share(small: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = random_ids(40)
+    last = small.model.layers[3]
+    forward, computed = last.forward, list[int]()
+
+    def counted(x: torch.Tensor, *rest: Any) -> Any:
+        computed.append(x.shape[1])
+        return forward(x, *rest)
+
+    monkeypatch.setattr(last, "forward", counted)
+    with torch.inference_mode():
+        whole = small.model(torch.tensor([ids]))[0]
+        for start in (0, 11):
+            cache = small.model.new_cache(capacity=4, rewind=5, room=3)
+            if start:
+                readable_logits(small.model, ids[:start], cache, only_last=True)
+            seen: list[int] = []
+            # Hooks see all tokens, and logits are the same.
+            handle = small.model.layers[3].register_forward_hook(lambda *parts: seen.append(parts[2].shape[1]))  # noqa: B023
+            hooked = readable_logits(small.model, ids[start:], cache, only_last=True)
+            handle.remove()
+            assert seen == [len(ids) - start]
+            cache.truncate(start)
+            computed.clear()
+            brief = readable_logits(small.model, ids[start:], cache, only_last=True)
+            assert computed == [1]
+            for found in (hooked, brief):
+                torch.testing.assert_close(found, whole[-1:], rtol=1e-4, atol=2e-5)
+            assert cache.length == len(ids)
 
 
 def test_an_interrupted_pass_leaves_the_text_as_it_was(small: LoadedModel) -> None:
