@@ -17,7 +17,7 @@ from tests.support.terminal.chat import READY, chatting
 from tests.support.terminal.emulator import Emulator
 
 COLUMNS, ROWS = 92, 100
-MESSAGES = ("Write a Python function is_even(n), and show how to use it.", "/why 11")
+MESSAGES = ("Write a Python function is_even(n), and show how to use it.", "/why return")
 PROMPT = ("What is a haiku? Give an example.", "-t", "0", "-n", "66")
 
 
@@ -30,8 +30,8 @@ def record_chat(model: Path) -> Text:
     ):
         for message in MESSAGES:
             child.sendline(message)
-            # A command ends with the next prompt; during a reply pasted text is marked too.
-            for _ in range(1 if message.startswith("/") else 2):
+            # Pasted text is marked during a reply or an explanation, and at the next prompt.
+            for _ in range(2):
                 child.expect_exact(READY)
                 emulator.write(child.before)
     return emulator.styled()

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from llmcli.commands.shared.settings_file import wrong_value
 from llmcli.errors import UsageError
 from llmcli.paths import settings_path
+from llmcli.views.terminal.colors import color_help
 
 # Typer brings its own copy of Click since 0.21; before, this is Click's.
 _ClickUsageError: Any = typer.BadParameter.__base__
@@ -41,6 +42,12 @@ _TEXTS = ("prompt", "text", "content")
 class AdvisingGroup(TyperGroup):
     """The program's commands, with usage errors that say what to do instead where that is known."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the command; where help will be printed, choose its colors first."""
+        if not args or {"-h", "--help"} & set(args) or isinstance(self.commands.get(args[-1]), TyperGroup):
+            color_help()
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the named command.
 
@@ -52,6 +59,7 @@ class AdvisingGroup(TyperGroup):
         except _ClickUsageError as error:
             message = _setting(error) or _extra_words(error) or _model_flag(error)
             if message is None:
+                color_help()
                 raise
             raise UsageError(message) from None
 

@@ -66,3 +66,28 @@ def theme() -> Theme:
             "markdown.kbd": "bold",
         }
     )
+
+
+def color_help() -> None:
+    """Give Typer's help and usage errors colors that are legible on every background."""
+    from typer import rich_utils
+
+    styles = {
+        "STYLE_OPTION": f"bold {TEAL}",
+        "STYLE_SWITCH": f"bold {GREEN}",
+        "STYLE_NEGATIVE_OPTION": f"bold {PURPLE}",
+        "STYLE_NEGATIVE_SWITCH": f"bold {RED}",
+        "STYLE_TYPES": f"bold {AMBER}",
+        "STYLE_USAGE": AMBER,
+        "STYLE_DEPRECATED": RED,
+        "STYLE_OPTION_ENVVAR": f"dim {AMBER}",
+        "STYLE_REQUIRED_SHORT": RED,
+        "STYLE_REQUIRED_LONG": f"dim {RED}",
+        "STYLE_COMMANDS_TABLE_FIRST_COLUMN": f"bold {TEAL}",
+        "STYLE_ERRORS_PANEL_BORDER": RED,
+        "STYLE_ABORTED": RED,
+    }
+    for name, style in styles.items():
+        setattr(rich_utils, name, style)
+    # The hint below a usage error names its color in markup.
+    rich_utils.RICH_HELP = rich_utils.RICH_HELP.replace("[blue]", f"[{BLUE}]")

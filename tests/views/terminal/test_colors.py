@@ -103,3 +103,16 @@ def test_markdown_and_code_have_no_other_colors() -> None:
     assert {style.color for style in styles if style.color is not None} <= own
     assert all(style.bgcolor is None for style in styles)
     assert any(style.color in own for style in styles)
+
+
+def test_help_and_usage_errors_have_no_colors_of_the_theme(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer import rich_utils
+
+    before = {name: value for name, value in vars(rich_utils).items() if name.startswith(("STYLE_", "RICH_HELP"))}
+    for name, value in before.items():
+        # Restored after the test.
+        monkeypatch.setattr(rich_utils, name, value)
+    colors.color_help()
+    styles = " ".join(str(getattr(rich_utils, name)) for name in before)
+    assert colors.TEAL in styles and colors.BLUE in styles
+    assert not re.search(r"\b(black|red|green|yellow|blue|magenta|cyan|white)\b", styles)
