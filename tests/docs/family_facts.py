@@ -28,6 +28,7 @@ WRITTEN_AS = {
 }  # fmt: skip
 # Families without a tiny model of their own, and the family with the same entry or computation.
 SAME = {
+    "grok-1": "mixtral",
     "kimi_k2": "deepseek_v3", "phi4mm": "phi4_multimodal", "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "glm4v_text": "glm4", "glm4v_moe_text": "glm4_moe",
 }  # fmt: skip

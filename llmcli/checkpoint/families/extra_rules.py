@@ -88,6 +88,16 @@ def cohere_extras(keys: ConfigKeys) -> dict[str, Any]:
     return {"logit_scale": keys.number("logit_scale"), "qk_norm": "each_head" if keys.flag("use_qk_norm") else None}
 
 
+def grok_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Grok-1: capped scores, and factors on scores, embeddings and logits. Its "gelu" is the tanh approximation."""
+    return {
+        "attention_scale": keys.positive("attn_output_multiplier"),
+        "attention_softcap": keys.optional_positive("max_attn_value"),
+        "embed_scale": keys.positive("embedding_multiplier_scale"),
+        "logit_scale": keys.positive("output_multiplier_scale"),
+    } | ({"activation": "gelu_tanh"} if keys.text("hidden_act") == "gelu" else {})
+
+
 def compass_extras(keys: ConfigKeys) -> dict[str, Any]:
     """Cohere's Compass: a factor on the logits, one if null."""
     return {"logit_scale": 1.0 if keys.get("logit_scale") is None else keys.number("logit_scale")}

@@ -253,6 +253,23 @@ def _starcoder(keys: ArchitectureKeys) -> dict[str, Any]:
     return {"multi_query": keys.integer("attention.head_count_kv") == 1}
 
 
+def _grok(keys: ArchitectureKeys) -> dict[str, Any]:
+    if "blk.0.ffn_up.weight" in keys.header.tensors:
+        raise UnsupportedModelError(
+            f"{keys.header.path} has a dense feed-forward network beside the experts, as Grok-2 has, which is not "
+            "supported."
+        )
+    # llama.cpp reads the cap of the router's logits and does not apply it either.
+    keys.number("router_logit_softcapping", 30.0)
+    return {
+        "attn_output_multiplier": keys.number("attention.output_scale", 0.08838834764831845),
+        "embedding_multiplier_scale": keys.number("embedding_scale", 78.38367176906169),
+        "output_multiplier_scale": keys.number("logit_scale", 0.5773502691896257),
+        "max_attn_value": keys.number("attn_logit_softcapping", 30.0) or None,
+    }
+
+
+_GROK_NORMS = {"attention_output_norm": "attn_output_norm", "mlp_output_norm": "layer_output_norm"}
 # The norm before attention of models with two: the other one has the usual name.
 _FALCON_NORMS = {"input_layernorm": "attn_norm_2", "post_attention_layernorm": "attn_norm"}
 
@@ -284,6 +301,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     # All Granite models without recurrent layers have this form, whatever their architecture's name.
     "granite": Architecture("granitemoehybrid", paired=True, derived=_granite),
     "granitemoe": Architecture("granitemoehybrid", paired=True, derived=_granite),
+    "grok": Architecture("grok-1", names=_GROK_NORMS, derived=_grok),
     "jais2": Architecture("jais2"),
     "llama": Architecture(_llama, paired=True),
     "llama4": Architecture("llama4_text", paired=True, derived=_llama4),

@@ -35,19 +35,23 @@ _OLD_BUFFERS = re.compile(
 
 # Our name of a part, and its other names. Each of these names means the same in all families.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
-    "embed_tokens": ("wte", "embed_in", "word_embeddings"),
+    "embed_tokens": ("wte", "embed_in", "word_embeddings", "in_out_embed"),
     "embed_positions": ("wpe",),
     "embed_norm": ("word_embeddings_layernorm",),
-    "norm": ("ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f"),
+    "norm": ("ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "rms_norm"),
     "lm_head": ("embed_out", "output_projection"),
-    "input_layernorm": ("ln_1", "ln_attn", "self_attn_layer_norm", "norm_1"),
-    "post_attention_layernorm": ("ln_2", "ln_mlp", "final_layer_norm", "norm_2"),
-    "self_attn.q_proj": ("attn.attention.q_proj", "attn.q_proj"),
-    "self_attn.k_proj": ("attn.attention.k_proj", "attn.k_proj"),
-    "self_attn.v_proj": ("attn.attention.v_proj", "attn.v_proj"),
+    "input_layernorm": ("ln_1", "ln_attn", "self_attn_layer_norm", "norm_1", "pre_attn_norm", "rms_norm"),
+    "attention_output_norm": ("post_attn_norm", "rms_norm_1"),
+    "post_attention_layernorm": ("ln_2", "ln_mlp", "final_layer_norm", "norm_2", "pre_moe_norm", "rms_norm_2"),
+    "mlp_output_norm": ("post_moe_norm", "rms_norm_3"),
+    "self_attn.q_proj": ("attn.attention.q_proj", "attn.q_proj", "multi_head_attention.query"),
+    "self_attn.k_proj": ("attn.attention.k_proj", "attn.k_proj", "multi_head_attention.key"),
+    "self_attn.v_proj": ("attn.attention.v_proj", "attn.v_proj", "multi_head_attention.value"),
     "self_attn.o_proj": (
         "self_attn.dense",
         "self_attn.out_proj",
+        "attn.o_proj",
+        "multi_head_attention.linear",
         "attn.c_proj",
         "attn.out_proj",
         "attn.attention.out_proj",
@@ -91,6 +95,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "block_sparse_moe.router.layer",
         "feed_forward.router",
         "ffn.router.layer",
+        "router",
     ),
     "mlp.shared_expert.gate_proj": (
         "mlp.shared_experts.gate_proj",
@@ -134,7 +139,7 @@ _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
 }
 # Modules around others: a layer with an adapter, and DBRX's attention with both norms.
 _AROUND = re.compile(r"\.(base_layer|norm_attn_norm)\.")
-_LAYERS = re.compile(r"((?:layers|h|blocks)\.)0\..+")
+_LAYERS = re.compile(r"((?:layers|h|blocks|decoder_layer)\.)0\..+")
 _LAST = re.compile(r"(.+)\.(weight|bias)")
 _EMBEDDINGS = {f"{name}.weight" for name in ("embed_tokens", *_SYNONYMS["embed_tokens"])}
 

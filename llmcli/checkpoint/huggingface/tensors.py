@@ -48,6 +48,7 @@ _SINGLE_EXPERTS = (
     ("feed_forward.experts", "gate_proj", "up_proj", "down_proj"),
     ("experts.switch_glu", "gate_proj", "up_proj", "down_proj"),
     ("block_sparse_moe.experts", "w1", "w3", "w2"),
+    ("moe", "linear", "linear_v", "linear_1"),
 )
 
 

@@ -1,12 +1,12 @@
-"""Mixtures of experts: Ernie 4.5, MiniMax-M2, dots.llm1, Hy3, Aria."""
+"""Mixtures of experts: Ernie 4.5, MiniMax-M2, dots.llm1, Hy3, Aria, Grok-1."""
 
 from __future__ import annotations
 
-from llmcli.checkpoint.families import expert_rules, layer_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
-from llmcli.checkpoint.families.styles import BASE
+from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
 
 _ERNIE = {**BASE, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072}
 _ERNIE_BIASES = BiasKeys("use_bias", "use_bias", "use_bias")
@@ -95,6 +95,27 @@ FAMILIES: dict[str, Family] = {
         },
         qk_norm="head",
         experts=expert_rules.hy3_experts,
+    ),
+    # Grok-1; Grok-2 adds a dense network to the experts, and scores that depend on the position.
+    "grok-1": Family(
+        {
+            **BASE,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "gelu_new",
+            "num_key_value_heads": 8,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "attn_output_multiplier": 0.08838834764831845,
+            "embedding_multiplier_scale": 78.38367176906169,
+            "output_multiplier_scale": 0.5773502691896257,
+            "max_attn_value": 30.0,
+            "max_position_embeddings": 8192,
+        },
+        aliases=EXPERT_COUNT,
+        placement="sandwich",
+        experts=expert_rules.mixtral_experts,
+        extras=extra_rules.grok_extras,
+        supported_values={"residual_moe": (False,), "attn_temperature_len": (), "rope_type": ()},
     ),
     "aria_text": Family(
         {**BASE, "num_experts": 8, "num_experts_per_tok": 2, "moe_num_shared_experts": 2},
