@@ -58,4 +58,4 @@ def _converse(session: ChatSession, keyboard: Keyboard) -> None:
     session.run(messages, commands.obey)
     path = session.saved_as()
     if path is not None and session.live.tree.path() and terminal.is_terminal(sys.stderr):
-        session.note(f"llm chat -c continues this conversation; later, llm chat --resume {path.stem} does.")
+        session.note(f"llm chat -c continues this conversation; later, this does:\nllm chat --resume {path.stem}")

@@ -250,7 +250,9 @@ def test_leaving_a_chat_notes_how_to_resume_it(tmp_path: Path, speaker: Path) ->
         child.expect_exact("Yes, ok.")
         leave(child)
         path = max((tmp_path / "data" / "llmcli" / "conversations").iterdir())
-        assert f"llm chat -c continues this conversation; later, llm chat --resume {path.stem} does." in child.before
+        # The command has a line to itself, so that it can be copied at every width.
+        assert "llm chat -c continues this conversation" in child.before
+        assert re.search(rf"\r\n(\x1b\[2m)?llm chat --resume {path.stem}(\x1b\[0m)?\r\n", child.before)
     with chatting(tmp_path, speaker, "-c") as child:
         child.sendline("/history")
         child.expect("> .*A question[?].*speaker:.*Yes, ok[.]")
