@@ -53,16 +53,15 @@ def model_tree(card: ModelCard) -> Tree:
     model = tree.add(Text("model", style="bold"))
     unused = config.vocab_size - card.vocabulary
     padding = f" ({unused} of them padding)" if unused else ""
-    model.add(
-        _line(
-            "embedding", f"{config.vocab_size} tokens{padding} x {config.hidden_size}", share(card, account.embeddings)
-        )
-    )
+    per_layer = config.per_layer
+    vectors = 0 if per_layer is None else per_layer.vocab_size * config.num_layers * per_layer.size
+    tokens = f"{config.vocab_size} tokens{padding} x {config.hidden_size}"
+    model.add(_line("embedding", tokens, share(card, account.embeddings - vectors)))
     if config.learned_positions:
         model.add(_line("learned positions", f"{config.context_length} x {config.hidden_size}"))
-    if config.per_layer is not None:
-        shape = f"{config.per_layer.vocab_size} tokens x {config.num_layers} blocks x {config.per_layer.size}"
-        model.add(_line("per-layer embeddings", shape))
+    if per_layer is not None:
+        shape = f"{per_layer.vocab_size} tokens x {config.num_layers} blocks x {per_layer.size}"
+        model.add(_line("per-layer embeddings", shape, share(card, vectors)))
     for indices, layer in layer_groups(config.layers):
         block = model.add(_line(block_name(indices), f"{len(indices)} x, {norm_words(config)}"))
         block.add(_line("attention", attention_words(config, layer)))
