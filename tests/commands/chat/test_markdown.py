@@ -19,7 +19,7 @@ def screen_after(child: pexpect.spawn, message: str, emulator: Emulator, *, spea
     """The lines on the screen after the reply to `message`, without earlier lines."""
     child.sendline(message)
     child.expect_exact("\x1b[?2004l")
-    # Pastes are bracketed during a reply too.
+    # Pastes are bracketed during a reply and an explanation too.
     for _ in range(1 + speaks):
         child.expect_exact(READY)
         emulator.write(child.before)
@@ -98,7 +98,7 @@ def test_why_and_branches_are_shown_on_the_screen(tmp_path: Path) -> None:
     model = write_puppet(tmp_path / "unsure", {ASSISTANT: {first: 0.6, second: 0.4}, second: {last: 1.0}})
     with chatting(tmp_path, model, size=(30, 40), plain=False) as child:
         assert screen_after(child, "Hm?", Emulator(40, 30))[-1] == "a"
-        table = screen_after(child, "/why 0", Emulator(40, 30), speaks=False)
+        table = screen_after(child, "/why 0", Emulator(40, 30))
         assert any(re.match(r">1 a +60\.[01]%", line) for line in table)
         assert any(re.match(r" 2 b +(39\.9|40\.0)%", line) for line in table)
         assert screen_after(child, "/branch 0 2", Emulator(40, 30))[-1] == "bc"
