@@ -13,7 +13,8 @@ from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.cpu.support import unsupported
 from tests.support.kernels.cpu_step import library
 from tests.support.models.newer_cases import EAGER_IS_WRONG, NEWER, NO_KERNEL
-from tests.support.models.tiny import random_ids, save, tiny_model
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(50)
 # A first chunk, single tokens, and a chunk longer than any window.
@@ -53,3 +54,74 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(case: str, tmp_pat
         cache.expected_length = len(IDS)
         parts = [step.forward(IDS[start:stop], cache, only_last=False) for start, stop in PIECES]
         assert relative_error(torch.cat(parts), reference) < 2e-5
+
+
+# Forms of published files that differ from what the configuration classes write: a case, changes, and keys left out.
+PUBLISHED: dict[str, tuple[str, dict[str, object], tuple[str, ...]]] = {
+    "glm 4.5": (
+        "glm 4.5",
+        {"rope_theta": 1e4, "partial_rotary_factor": 0.5, "rope_scaling": None},
+        ("rope_parameters",),
+    ),
+    "glm 4.7 flash": (
+        "glm 4.7 flash",
+        {"rope_theta": 1e4, "partial_rotary_factor": 1.0, "first_k_dense_replace": 1, "topk_method": "noaux_tc"},
+        ("rope_parameters", "mlp_layer_types"),
+    ),
+    "minimax m2": ("minimax m2", {"rope_theta": 5e6, "scoring_func": "sigmoid"}, ("rope_parameters",)),
+    "exaone 3.5": (
+        "exaone 3.5",
+        {"num_layers": 3, "layer_norm_epsilon": 3e-4, "activation_function": "silu", "rope_theta": 5e5},
+        ("num_hidden_layers", "rms_norm_eps", "hidden_act", "rope_parameters"),
+    ),
+    "internlm 3": (
+        "internlm 3",
+        {"qkv_bias": True, "bias": True, "rope_theta": 1e4},
+        ("attention_bias", "mlp_bias", "rope_parameters"),
+    ),
+    "ernie 4.5, experts": ("ernie 4.5, experts", {"moe_layer_end_index": -1, "rope_theta": 5e5}, ("rope_parameters",)),
+    "minicpm 3": (
+        "minicpm 3",
+        {"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [1.0, 3.0]}}
+        | {"original_max_position_embeddings": 24, "rope_theta": 1e4},
+        ("rope_parameters",),
+    ),
+    "sarvam, latent": (
+        "sarvam, latent",
+        {"rope_theta": 1e4, "num_experts": 8, "num_shared_experts": 1, "head_dim": 12},
+        ("rope_parameters", "n_routed_experts", "n_shared_experts"),
+    ),
+    "dots 1": ("dots 1", {"rope_theta": 1e4, "scoring_func": "sigmoid"}, ("rope_parameters",)),
+    "hy 3": ("hy 3", {"rope_theta": 11158840.0}, ("rope_parameters", "mlp_layer_types")),
+    "k-exaone": (
+        "k-exaone",
+        {"sliding_window_pattern": "LGL", "rope_theta": 1e4, "first_k_dense_replace": 1},
+        ("layer_types", "mlp_layer_types", "rope_parameters"),
+    ),
+    "cwm": (
+        "cwm",
+        {
+            "rope_theta": 1e4,
+            "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+            | {"high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+        },
+        ("rope_parameters",),
+    ),
+    "gpt-neo": ("gpt-neo", {}, ("attention_layers",)),
+    "gpt-j": ("gpt-j", {"n_ctx": 128, "rotary": True}, ("rope_parameters",)),
+    "falcon 7b": ("falcon 7b", {"rope_theta": 1e4}, ("rope_parameters", "num_kv_heads")),
+    "falcon 40b": ("falcon 40b", {"n_layer": 3, "n_head": 4, "num_hidden_layers": 3}, ("rope_parameters",)),
+    "dbrx": ("dbrx", {}, ("rope_parameters",)),
+    "bloom": ("bloom", {"n_embed": 32}, ("hidden_size",)),
+    "vaultgemma": ("vaultgemma", {"rope_theta": 1e4}, ("rope_parameters", "layer_types")),
+}
+
+
+@pytest.mark.parametrize("which", PUBLISHED)
+def test_published_forms_of_the_configuration_mean_the_same(which: str, tmp_path: Path) -> None:
+    case, changes, drop = PUBLISHED[which]
+    model_type, overrides = NEWER[case]
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
+    expected = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS)
+    edit_config(folder, changes, drop=drop)
+    assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(IDS), expected)
