@@ -277,6 +277,7 @@ _FALCON_NORMS = {"input_layernorm": "attn_norm_2", "post_attention_layernorm": "
 ARCHITECTURES: dict[str, Architecture] = {
     "arcee": Architecture("arcee", paired=True),
     "bloom": Architecture("bloom"),
+    "chatglm": Architecture("glm", paired=True),
     "cohere2": Architecture("cohere2", paired=True, window=True, derived=_cohere),
     "command-r": Architecture("cohere", paired=True, derived=_cohere),
     "dbrx": Architecture("dbrx", names={"post_attention_layernorm": "attn_output_norm"}, derived=_olmo),

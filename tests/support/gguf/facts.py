@@ -32,6 +32,7 @@ ARCHITECTURE_NAMES = {
     "deepseek_v3": "deepseek2",
     "glm4_moe_lite": "deepseek2",
     "gpt_oss": "gpt-oss",
+    "glm": "chatglm",
     "glm4_moe": "glm4moe",
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone_moe": "exaone-moe",

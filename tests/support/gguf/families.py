@@ -48,7 +48,7 @@ IMPLIED: dict[str, dict[str, Any]] = {
     "llama 4, no norms of heads": {**_EVERY_FOURTH, "num_local_experts": 128},
 }
 NEWER_STORED = (
-    "glm 4.5", "glm 4.5 air", "glm 4.7 flash", "seed-oss", "ernie 4.5", "ernie 4.5, experts", "exaone 3.5",
+    "glm", "glm 4.5", "glm 4.5 air", "glm 4.7 flash", "seed-oss", "ernie 4.5", "ernie 4.5, experts", "exaone 3.5",
     "minimax m2", "minicpm 3", "dots 1", "k-exaone", "jais 2", "starcoder",
     "falcon 7b", "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx",
 )  # fmt: skip
