@@ -74,6 +74,8 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append("with biases on " + " and ".join(["q, k, v"] * config.qkv_bias + ["output"] * config.o_bias))
     if config.attention_softcap is not None:
         words.append(f"scores capped at {config.attention_softcap:g}")
+    if config.alibi is not None:
+        words.append("scores fall with the distance (ALiBi)")
     if config.sinks:
         words.append("a sink in each head")
     if layer.query_scaling is not None:
