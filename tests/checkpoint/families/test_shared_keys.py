@@ -153,6 +153,23 @@ def test_published_files_state_the_larger_heads_once(tmp_path: Path) -> None:
     assert open_checkpoint(folder).config == usual
 
 
+def test_the_published_form_of_gemma_3n_means_the_same(tmp_path: Path) -> None:
+    folder = folder_of("gemma 3n", tmp_path)
+    usual = open_checkpoint(folder).config
+    assert [layer.rope.theta for layer in usual.layers if layer.rope is not None] == [1e4, 1e6, 1e4, 1e6]
+    older: dict[str, object] = {
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": None,
+        "query_pre_attn_scalar": 256,
+    }
+    edit_config(folder, older, drop=("rope_parameters",))
+    assert open_checkpoint(folder).config == usual
+    text = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": "gemma3n", "text_config": text}))
+    assert open_checkpoint(folder).config == usual
+
+
 def test_unread_keys_and_parts_for_images_are_left_out(tmp_path: Path) -> None:
     folder = folder_of(SMALL, tmp_path)
     ids = random_ids(20)
