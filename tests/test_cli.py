@@ -12,7 +12,7 @@ SECRET = "hf_CanaryCanary"
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyError, AssertionError, RecursionError, UnicodeEncodeError])
 def test_a_crash_prints_one_line_without_user_input(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(prompt: str, **_: object) -> str:
+    def crash(prompt: str, *_: object, **__: object) -> str:
         if kind is UnicodeEncodeError:
             return prompt + "\ud800".encode().decode()
         raise kind(f"{prompt} {SECRET}")
@@ -30,7 +30,7 @@ def test_a_crash_prints_one_line_without_user_input(kind: type[Exception], monke
 
 
 def test_running_out_of_memory_anywhere_exits_with_5(monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(prompt: str, **_: object) -> str:
+    def crash(prompt: str, *_: object, **__: object) -> str:
         raise MemoryError
 
     monkeypatch.setattr("llmcli.commands.generate.request.read_prompt", crash)
