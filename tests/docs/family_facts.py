@@ -18,11 +18,12 @@ from tests.support.models.tiny import SIZES
 CHOSEN = {
     "llama": ("llama", "mixtral"),
     "olmo2": ("olmo2", "olmo3"),
-    "deepseek2": ("deepseek_v2", "deepseek_v3"),
+    "deepseek2": ("deepseek_v2", "deepseek_v3", "youtu"),
 }
 # Families whose converter writes another family's architecture.
 WRITTEN_AS = {
     "mistral": "llama", "ministral": "llama", "kimi_k2": "deepseek2", "glm4_moe_lite": "deepseek2",
+    "solar_open": "glm4moe", "internlm3": "llama", "iquestcoder": "llama",
     "granitemoeshared": "granitemoe",
     "granitemoe": "granitemoe", "granite": "granite", "gemma4_unified_text": "gemma4",
 }  # fmt: skip

@@ -185,10 +185,12 @@ def _first_expert_layer(keys: ArchitectureKeys) -> int:
 
 
 def _add_rotated_share(keys: ArchitectureKeys, values: dict[str, Any]) -> None:
-    """Add `partial_rotary_factor` if only a part of each head is rotated; latent attention has its own sizes."""
+    """Add the rotated share of each head, whatever the family's default; latent attention has its own sizes."""
     head_dim = values["head_dim"]
     size = keys.integer("rope.dimension_count", head_dim)
-    if "qk_rope_head_dim" not in values and size != head_dim:
+    if size == head_dim:
+        values["partial_rotary_factor"] = 1.0
+    elif "qk_rope_head_dim" not in values:
         # Round up, so that this factor times the head size never truncates to one pair less.
         values["rope_parameters"]["partial_rotary_factor"] = math.nextafter(size / head_dim, math.inf)
 

@@ -55,6 +55,8 @@ def _olmo2(keys: ArchitectureKeys) -> str:
 
 
 def _deepseek2(keys: ArchitectureKeys) -> str:
+    if not keys.optional_integer("expert_count"):
+        return "youtu"
     return "deepseek_v3" if keys.optional_integer("expert_gating_func") == 2 else "deepseek_v2"
 
 

@@ -49,8 +49,8 @@ IMPLIED: dict[str, dict[str, Any]] = {
 }
 NEWER_STORED = (
     "glm", "glm 4.5", "glm 4.5 air", "glm 4.7 flash", "seed-oss", "ernie 4.5", "ernie 4.5, experts", "exaone 3.5",
-    "minimax m2", "minicpm 3", "dots 1", "k-exaone", "jais 2", "starcoder",
-    "falcon 7b", "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx",
+    "youtu", "solar open", "minimax m2", "minicpm 3", "dots 1", "k-exaone", "jais 2", "starcoder", "falcon 7b",
+    "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx",
 )  # fmt: skip
 STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED]
 
