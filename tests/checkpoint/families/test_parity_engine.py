@@ -75,11 +75,11 @@ def test_the_cache_of_a_short_text_is_not_used_for_a_long_one(tmp_path: Path) ->
     engine = Engine(model.model, model.tokenizer)
     prompt = random_ids(15)
     assert run(engine, prompt, 5)[0] == 0
-    assert run(engine, prompt, 6)[0] == 14
+    assert run(engine, prompt, 6)[0] == 15
     cached, reply = run(engine, prompt, 30)
     assert cached == 0
     assert reply == run(Engine(model.model, model.tokenizer), prompt, 30)[1]
-    assert run(engine, prompt, 20)[0] == 14
+    assert run(engine, prompt, 20)[0] == 15
 
 
 def test_a_text_beyond_learned_positions_is_refused(tmp_path: Path) -> None:
