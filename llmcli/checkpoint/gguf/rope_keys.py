@@ -108,7 +108,7 @@ def _yarn(keys: ArchitectureKeys, family: str, factor: float) -> dict[str, Any]:
             f"{keys.header.path} has {keys.architecture}.rope.scaling.yarn_log_multiplier = {multiplier}, "
             "which no model has."
         )
-    if family in ("deepseek_v2", "deepseek_v3") and multiplier:
+    if family in ("deepseek_v2", "deepseek_v3", "youtu") and multiplier:
         # The file stores a tenth of it. It scales the scores, so cos and sin are not scaled.
         found |= {"mscale_all_dim": 10 * multiplier, "attention_factor": given}
     elif family == "olmo3" and keys.has("rope.scaling.attn_factor"):

@@ -67,7 +67,7 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
         "minimax_m2",
         {**EPS, "num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 8, "rotary_dim": 4},
     ),
-    "youtu": ("youtu", LATENT),
+    "youtu": ("youtu", {**LATENT, "rope_parameters": YARN}),
     "minicpm 3": (
         "minicpm3",
         {
