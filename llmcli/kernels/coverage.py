@@ -36,7 +36,7 @@ ROTATIONS: SupportedFields = {
     DynamicScaling: any_value("factor original_context"),
     Llama3Scaling: any_value("factor low_freq_factor high_freq_factor original_context"),
     YarnScaling: any_value("factor original_context beta_fast beta_slow attention_factor truncate"),
-    LongRopeScaling: any_value("short long original_context attention_factor"),
+    LongRopeScaling: any_value("short long original_context attention_factor long_attention_factor"),
     FrequencyFactors: any_value("divisors"),
 }
 """All rotations: kernels read cosines and sines that `llmcli.model.attention.rope` computes."""

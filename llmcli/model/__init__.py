@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from llmcli.model.config import (
     Alibi,
     AltupConfig,
+    AttentionGate,
     ClampedGLU,
     ExpertsConfig,
     Heads,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alibi",
     "AltupConfig",
+    "AttentionGate",
     "ClampedGLU",
     "DynamicScaling",
     "ExpertsConfig",

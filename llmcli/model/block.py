@@ -12,12 +12,12 @@ from llmcli.model.altup import AltUp
 from llmcli.model.attention.attention import Attention, Positions
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.cache.kv_cache import LayerCache
-from llmcli.model.config import LayerConfig, ModelConfig, Placement
+from llmcli.model.config import LayerConfig, ModelConfig, NormStyle, Placement
 from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.laurel import Laurel
 from llmcli.model.mixture_of_experts import MixtureOfExperts
-from llmcli.model.norm import Scale, make_norm
+from llmcli.model.norm import Scale, ScaledRMSNorm, make_norm
 from llmcli.model.per_layer_embeddings import PerLayerInput
 
 
@@ -49,7 +49,8 @@ class OutputNormBlock(Block):
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__(config, layer, index)
         self.attention_output_norm = _output_norm(config)
-        self.mlp_output_norm = _output_norm(config)
+        normed = layer.experts is not None and layer.experts.output_norm
+        self.mlp_output_norm = _norm(config, present=True) if normed else _output_norm(config)
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -134,7 +135,8 @@ _KINDS: dict[Placement, type[Block]] = {
 
 def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     """Make the block of a layer, of the kind that the configuration calls for."""
-    kind = _KINDS[config.placement] if config.residual_scale == 1 else OutputNormBlock
+    normed = layer.experts is not None and layer.experts.output_norm
+    kind = OutputNormBlock if normed or config.residual_scale != 1 else _KINDS[config.placement]
     if config.altup is not None:
         kind = AltUpBlock
     elif config.layer_scale:
@@ -147,7 +149,15 @@ def _norm(config: ModelConfig, *, present: bool) -> nn.Module:
 
 
 def _output_norm(config: ModelConfig) -> nn.Module:
-    return _norm(config, present=True) if config.residual_scale == 1 else Scale(config.residual_scale)
+    """The norm of what attention or feed-forward adds, its factor, or both."""
+    if config.placement not in ("post", "sandwich"):
+        return nn.Identity() if config.residual_scale == 1 else Scale(config.residual_scale)
+    eps = config.norm_eps if config.post_norm_eps is None else config.post_norm_eps
+    if config.residual_scale == 1:
+        return make_norm(config.hidden_size, eps, config.norm)
+    if config.norm != NormStyle():
+        raise ValueError("only plain RMSNorm can have a factor on its output")
+    return ScaledRMSNorm(config.hidden_size, eps, config.residual_scale)
 
 
 def _attention(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module:
@@ -163,4 +173,5 @@ def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:
     hidden, width, bias = config.hidden_size, config.width_of(layer), config.mlp_bias
     if not config.gated:
         return PlainFeedForward(hidden, width, config.activation, bias=bias)
-    return FeedForward(hidden, width, config.activation, bias=bias, sparsity=layer.sparsity)
+    eps = config.norm_eps if config.sub_norms else None
+    return FeedForward(hidden, width, config.activation, bias=bias, sparsity=layer.sparsity, sub_norm_eps=eps)

@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 
 from llmcli.model.rope_config import RopeConfig
 
-Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
+Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu"]
+"""xIELU has two learned numbers in each layer."""
 
 Placement: TypeAlias = Literal["pre", "post", "sandwich", "parallel", "parallel_shared"]
 """Where a block normalizes: the inputs of attention and feed-forward ("pre", GPT-2 and Llama), their outputs ("post"),
@@ -19,10 +20,11 @@ or both ("sandwich"). In a "parallel" block both read the block's input, each th
 "parallel_shared", through one norm.
 """
 
-QKNorm: TypeAlias = Literal["head", "whole", "each_head", "rotated"]
+QKNorm: TypeAlias = Literal["head", "whole", "each_head", "weightless", "rotated", "rotated_head"]
 """How queries and keys are normalized: over each head with one weight for all heads ("head"), over all heads at once
-("whole"), over each head with a separate weight per head ("each_head"), or over each head after the rotation, without
-a weight ("rotated").
+("whole"), over each head with a separate weight per head ("each_head"), over each head without a weight ("weightless"),
+or over each head after the rotation: without a weight ("rotated"; layers without rotation have no norm then), or with
+one weight for all heads ("rotated_head").
 """
 
 
@@ -67,6 +69,15 @@ class Heads:
     def rows(self) -> tuple[int, int, int]:
         """Rows of the projections to queries, keys and values."""
         return self.count * self.key_dim, self.kv_count * self.key_dim, self.kv_count * self.value_dim
+
+
+@dataclass(frozen=True)
+class AttentionGate:
+    """What the heads found is multiplied by an activation of a projection of the layer's input (arXiv:2505.06708)."""
+
+    per_head: bool = False
+    """One number for each head instead of one for each of its values."""
+    activation: Literal["sigmoid", "softplus"] = "sigmoid"
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,16 @@ class ClampedGLU:
     limit: float
 
 
+RouterScore: TypeAlias = Literal[
+    "softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen", "sigmoid_of_biased", "sparse_mixing"
+]
+"""How router outputs become weights: over all experts, or over those chosen by their raw output ("..._of_chosen").
+
+With "sigmoid_of_biased" the selection bias is added to the raw output for the choice. With "sparse_mixing"
+(arXiv:2409.12136) experts are chosen one after the other, each weighted by a softmax over those that are about as good.
+"""
+
+
 @dataclass(frozen=True)
 class ExpertsConfig:
     """A mixture of experts in place of one feed-forward network (Shazeer et al. 2017, arXiv:1701.06538)."""
@@ -134,8 +155,11 @@ class ExpertsConfig:
     chosen: int
     """Experts that each token is sent to."""
     intermediate_size: int
-    score: Literal["softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen"] = "softmax"
-    """Function that turns router outputs into weights: over all experts, or over those chosen by their raw output."""
+    score: RouterScore = "softmax"
+    mixing_range: float = 0.0
+    """Sparse mixing: experts whose output is further than this below the best one, relative to it, do not count."""
+    router_softcap: float | None = None
+    """Router outputs `z` become `cap * tanh(z / cap)`."""
     normalized: bool = False
     """Divide the weights of the chosen experts by their sum."""
     scale: float = 1.0
@@ -160,6 +184,10 @@ class ExpertsConfig:
     """Size of the shared expert, which every token goes through; 0: none."""
     shared_gate: bool = False
     """The shared expert's output is multiplied by a learned sigmoid gate."""
+    shared_scale: float = 1.0
+    """Factor on the shared expert's output."""
+    output_norm: bool = False
+    """Normalize the mixture's output, where the placement is "pre"."""
     router_scale: bool = False
     """The router's input is normalized and multiplied by a learned vector."""
     expert_scale: bool = False
@@ -227,6 +255,12 @@ class ModelConfig:
     gated: bool = True
     """Whether the feed-forward network multiplies its activations by a second projection."""
     norm: NormStyle = field(default_factory=NormStyle)
+    final_norm: NormStyle | None = None
+    """The norm in front of the output head; None: like `norm`."""
+    post_norm_eps: float | None = None
+    """Of the norms of the outputs of attention and feed-forward; None: `norm_eps`."""
+    sub_norms: bool = False
+    """Normalize what the output projections of attention and feed-forward read (BitNet)."""
     placement: Placement = "pre"
     qk_norm: QKNorm | None = None
     value_norm: bool = False
@@ -239,6 +273,7 @@ class ModelConfig:
     """Scores `s` become `cap * tanh(s / cap)`."""
     alibi: Alibi | None = None
     """Scores are biased by distance; None: they are not."""
+    attention_gate: AttentionGate | None = None
     sinks: bool = False
     """Each head has a learned score in the softmax that stands for attending to nothing."""
     latent: LatentConfig | None = None
@@ -249,14 +284,14 @@ class ModelConfig:
     head_bias: bool = False
     learned_positions: bool = False
     """Add a learned vector for each position to the embedding."""
-    embed_norm: bool = False
-    """Normalize the embeddings."""
+    embed_norm: NormStyle | None = None
+    """Normalize the embeddings; None: do not."""
     embed_scale: float = 1.0
     """Factor on the embeddings."""
     embed_scale_rounded: bool = False
     """Round the factor to the weights' type first, as in training."""
     residual_scale: float = 1.0
-    """Factor on the outputs of attention and feed-forward, where the placement is "pre"."""
+    """Factor on the outputs of attention and feed-forward, where the placement is "pre" or "sandwich"."""
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     """Logits `z` become `cap * tanh(z / cap)`."""

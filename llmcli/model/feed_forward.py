@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.model.config import Activation
+from llmcli.model.norm import RMSNorm
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -19,11 +20,26 @@ def _relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+class XIELU(nn.Module):
+    """`a x^2 + x / 2` above 0, `b (exp(x) - 1 - x) + x / 2` below, for learned a > 0, b > 1/2 (arXiv:2411.13010)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha_p = nn.Parameter(torch.empty(1))
+        self.alpha_n = nn.Parameter(torch.empty(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        above, below = F.softplus(self.alpha_p), 0.5 + F.softplus(self.alpha_n)
+        # Clamped below 0, where the value is not used for x > 0, so that large x do not overflow.
+        return torch.where(x > 0, above * x * x, (torch.expm1(x.clamp(max=-1e-6)) - x) * below) + 0.5 * x
+
+
 def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": _gelu_tanh,
@@ -33,19 +49,35 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+def make_activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    """The function of that name; xIELU is a module, with parameters."""
+    return XIELU() if name == "xielu" else _ACTIVATIONS[name]
+
+
 class FeedForward(nn.Module):
     """`down(act(gate(x)) * up(x))`: SwiGLU when the activation is SiLU (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
     def __init__(
-        self, hidden: int, intermediate: int, activation: Activation, *, bias: bool, sparsity: float | None = None
+        self,
+        hidden: int,
+        intermediate: int,
+        activation: Activation,
+        *,
+        bias: bool,
+        sparsity: float | None = None,
+        sub_norm_eps: float | None = None,
     ) -> None:
-        """With a `sparsity` s, gate activations become `max(0, gate - mean - s * standard deviation)` (Gemma 3n)."""
+        """With a `sparsity` s, gate activations become `max(0, gate - mean - s * standard deviation)` (Gemma 3n).
+
+        `sub_norm_eps` is that of a norm before the output projection; None: there is no such norm.
+        """
         super().__init__()
         self.sparsity = sparsity
         self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = make_activation(activation)
+        self.sub_norm = None if sub_norm_eps is None else RMSNorm(intermediate, sub_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -53,14 +85,14 @@ class FeedForward(nn.Module):
         return output
 
     def neurons(self, x: Tensor) -> Tensor:
-        """The signed activation of each neuron; (B, T, C) -> (B, T, I)."""
+        """The signed activation of each neuron, normalized if there is a norm; (B, T, C) -> (B, T, I)."""
         gate: Tensor = self.gate_proj(x)
         if self.sparsity is not None:
             # Of normally distributed activations a known share is above the cutoff, so none need be sorted.
             spread = gate.std(-1, keepdim=True, unbiased=False)
             gate = F.relu(gate - (gate.mean(-1, keepdim=True) + spread * self.sparsity))
         fired: Tensor = self.activation(gate) * self.up_proj(x)
-        return fired
+        return fired if self.sub_norm is None else self.sub_norm(fired)
 
 
 class PlainFeedForward(nn.Module):
@@ -70,7 +102,7 @@ class PlainFeedForward(nn.Module):
         super().__init__()
         self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.model.config import ExpertsConfig, ModelConfig
-from llmcli.model.feed_forward import ACTIVATIONS, FeedForward
+from llmcli.model.feed_forward import FeedForward, make_activation
 from llmcli.model.norm import root_mean_square
 from llmcli.model.quantized.matrix import PackedMatrix
 
@@ -46,7 +46,14 @@ class Router(nn.Module):
             logits = F.linear(x.float(), self.weight.float())
         else:
             logits = F.linear(x, self.weight, self.bias).float()
-        if experts.score in ("softmax_of_chosen", "sigmoid_of_chosen"):
+        if experts.router_softcap is not None:
+            logits = experts.router_softcap * torch.tanh(logits / experts.router_softcap)
+        if experts.score == "sparse_mixing":
+            chosen, weights = _sparse_mixing(logits, experts)
+        elif experts.score == "sigmoid_of_biased":
+            chosen = self._eligible(logits).topk(experts.chosen, dim=-1).indices
+            weights = logits.gather(-1, chosen).sigmoid()
+        elif experts.score in ("softmax_of_chosen", "sigmoid_of_chosen"):
             best, chosen = logits.topk(experts.chosen, dim=-1)
             weights = best.softmax(-1) if experts.score == "softmax_of_chosen" else best.sigmoid()
         else:
@@ -75,6 +82,18 @@ class Router(nn.Module):
         return grouped.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
 
 
+def _sparse_mixing(logits: Tensor, experts: ExpertsConfig) -> tuple[Tensor, Tensor]:
+    """Choose one expert after the other by `logits` (N, E): indices and weights, both (N, k)."""
+    left, chosen, weights = logits, [], []
+    for _ in range(experts.chosen):
+        best, index = left.max(-1, keepdim=True)  # (N, 1)
+        behind = (best - logits) / torch.maximum(logits.abs(), best) > experts.mixing_range
+        chosen.append(index)
+        weights.append(left.masked_fill(behind, -torch.inf).softmax(-1).gather(-1, index))
+        left = left.scatter(-1, index, -torch.inf)
+    return torch.cat(chosen, dim=-1), torch.cat(weights, dim=-1)
+
+
 class ExpertWeights(nn.Module):
     """The parameters of all experts of a layer in stacked tensors; `gate_up_proj` has gate rows first, then up rows."""
 
@@ -91,7 +110,7 @@ class ExpertWeights(nn.Module):
         biases = (nn.Parameter(torch.empty(count, 2 * size)), nn.Parameter(torch.empty(count, hidden)))
         self.register_parameter("gate_up_proj_bias", biases[0] if experts.bias else None)
         self.register_parameter("down_proj_bias", biases[1] if experts.bias else None)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = make_activation(config.activation)
         self.glu = experts.glu
 
     @property
@@ -176,6 +195,8 @@ class MixtureOfExperts(nn.Module):
         shared: Tensor = self.shared_expert(x)
         if self.shared_expert_gate is not None:
             shared = torch.sigmoid(self.shared_expert_gate(x)) * shared
+        if self.config.shared_scale != 1:
+            shared = shared * self.config.shared_scale
         return routed + shared
 
     def experts_input(self, x: Tensor) -> Tensor:

@@ -39,6 +39,30 @@ class CenteredRMSNorm(RMSNorm):
         return (root_mean_square(x, self.eps) * (1.0 + self.weight.float())).to(x.dtype)
 
 
+class ScaledRMSNorm(RMSNorm):
+    """RMSNorm whose output is multiplied by a constant."""
+
+    def __init__(self, size: int, eps: float, factor: float) -> None:
+        super().__init__(size, eps)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last dimension; any shape (..., size)."""
+        return super().forward(x) * self.factor
+
+
+class WeightlessRMSNorm(nn.Module):
+    """`x / sqrt(mean(x^2) + eps)`."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize the last dimension; any shape."""
+        return root_mean_square(x, self.eps).to(x.dtype)
+
+
 class LayerNorm(nn.Module):
     """`(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` (Ba et al. 2016, arXiv:1607.06450); either may be absent.
 
@@ -87,6 +111,8 @@ def make_norm(size: int | tuple[int, ...], eps: float, style: NormStyle) -> nn.M
     """Make the norm of a `style`, with weights of shape `size`; it normalizes the last dimension."""
     if style.kind == "layer":
         return LayerNorm(size, eps, style)
+    if not style.weight:
+        return WeightlessRMSNorm(eps)
     if style.plus_one:
         return CenteredRMSNorm(size, eps)
     return RMSNorm(size, eps) if style.round_first else LateRoundedRMSNorm(size, eps)

@@ -50,8 +50,8 @@ def _transformer(config: ModelConfig) -> _Named:
     yield "embed_tokens.weight", ParameterInfo((config.vocab_size, hidden))
     if config.learned_positions:
         yield "embed_positions.weight", ParameterInfo((config.context_length, hidden))
-    if config.embed_norm:
-        yield from _within("embed_norm", _norm((hidden,), config.norm))
+    if config.embed_norm is not None:
+        yield from _within("embed_norm", _norm((hidden,), config.embed_norm))
     if config.per_layer is not None:
         yield from _within("per_layer_embeddings", _per_layer_embeddings(config, config.per_layer))
     if config.altup is not None:
@@ -60,7 +60,7 @@ def _transformer(config: ModelConfig) -> _Named:
         yield "altup_streams.unembed_projections", ParameterInfo(shape)
     for index, layer in enumerate(config.layers):
         yield from _within(f"layers.{index}", _block(config, layer))
-    yield from _within("norm", _norm((hidden,), config.norm))
+    yield from _within("norm", _norm((hidden,), config.final_norm or config.norm))
     head = dict(_linear(hidden, config.vocab_size, bias=config.head_bias))
     if config.tie_embeddings:
         del head["weight"]
@@ -112,8 +112,9 @@ def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
         yield from _within("mlp", _mixture_of_experts(config, layer.experts))
     else:
         yield from _within("mlp", _feed_forward(config, config.width_of(layer), gated=config.gated))
-    if config.placement in ("post", "sandwich") and config.residual_scale == 1:
+    if config.placement in ("post", "sandwich"):
         yield from _within("attention_output_norm", iter(norm.items()))
+    if config.placement in ("post", "sandwich") or (layer.experts is not None and layer.experts.output_norm):
         yield from _within("mlp_output_norm", iter(norm.items()))
     if config.altup is not None:
         yield from _within("altup", _altup(config, config.altup))
@@ -135,12 +136,17 @@ def _attention(config: ModelConfig, layer: LayerConfig) -> _Named:
     yield from _within("o_proj", _linear(shape.count * shape.value_dim, hidden, bias=config.o_bias))
     normed = {"q_norm": shape.count} | ({"k_norm": shape.kv_count} if layer.kv_from is None else {})
     for name, heads in normed.items():
-        if config.qk_norm == "head":
+        if config.qk_norm in ("head", "rotated_head"):
             yield from _within(name, _norm((size,), config.norm))
         elif config.qk_norm == "whole":
             yield from _within(name, _norm((heads * size,), config.norm))
         elif config.qk_norm == "each_head":
             yield from _within(name, _norm((heads, size), config.norm, may_have_bias=False))
+    if config.attention_gate is not None:
+        gates = shape.count if config.attention_gate.per_head else shape.count * shape.value_dim
+        yield from _within("gate_proj", _linear(hidden, gates))
+    if config.sub_norms:
+        yield "sub_norm.weight", ParameterInfo((shape.count * shape.value_dim,))
 
 
 def _latent_attention(config: ModelConfig, latent: LatentConfig) -> _Named:
@@ -165,6 +171,11 @@ def _feed_forward(config: ModelConfig, size: int, *, gated: bool) -> _Named:
         yield from _within("gate_proj", _linear(hidden, size, bias=bias))
     yield from _within("up_proj", _linear(hidden, size, bias=bias))
     yield from _within("down_proj", _linear(size, hidden, bias=bias))
+    if config.activation == "xielu":
+        yield "activation.alpha_p", ParameterInfo((1,))
+        yield "activation.alpha_n", ParameterInfo((1,))
+    if config.sub_norms:
+        yield "sub_norm.weight", ParameterInfo((size,))
 
 
 def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> _Named:
@@ -199,7 +210,7 @@ def _linear(inputs: int, outputs: int, *, bias: bool = False) -> _Named:
 
 
 def _norm(shape: Shape, style: NormStyle, *, may_have_bias: bool = True) -> _Named:
-    if style.kind == "rms" or style.weight:
+    if style.weight:
         yield "weight", ParameterInfo(shape)
     if style.kind == "layer" and style.bias and may_have_bias:
         yield "bias", ParameterInfo(shape)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.model.config import ModelConfig, PerLayerConfig
-from llmcli.model.feed_forward import ACTIVATIONS
+from llmcli.model.feed_forward import make_activation
 from llmcli.model.norm import make_norm
 
 
@@ -51,7 +51,7 @@ class PerLayerInput(nn.Module):
         self.gate = nn.Linear(config.hidden_size, per_layer.size, bias=False)
         self.projection = nn.Linear(per_layer.size, config.hidden_size, bias=False)
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = make_activation(config.activation)
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
         """`x` (B, T, C) and the layer's vectors (B, T, P) -> (B, T, C)."""

@@ -54,6 +54,9 @@ class LongRopeScaling:
     long: tuple[float, ...]
     original_context: int
     attention_factor: float
+    """Factor on cosines and sines."""
+    long_attention_factor: float | None = None
+    """The factor where `long` applies; None: the same."""
 
 
 NOT_ROTATED = 1e30

@@ -38,11 +38,13 @@ class Transformer(nn.Module):
         self.embed_positions = (
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
         )
-        self.embed_norm = make_norm(config.hidden_size, config.norm_eps, config.norm) if config.embed_norm else None
+        self.embed_norm = (
+            None if config.embed_norm is None else make_norm(config.hidden_size, config.norm_eps, config.embed_norm)
+        )
         self.per_layer_embeddings = None if config.per_layer is None else PerLayerEmbeddings(config, config.per_layer)
         self.altup_streams = None if config.altup is None else AltUpStreams(config, config.altup)
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
-        self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
+        self.norm = make_norm(config.hidden_size, config.norm_eps, config.final_norm or config.norm)
         self.lm_head: nn.Linear | QuantizedLinear = nn.Linear(
             config.hidden_size, config.vocab_size, bias=config.head_bias
         )

@@ -70,6 +70,110 @@ def mellum_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     return [experts if sparse else None for sparse in _sparse_layers(keys, layers, first=0)]
 
 
+def hunyuan_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Hunyuan: every layer; softmax, normalized, and a shared expert. Lists state numbers for each layer."""
+
+    size = keys.integer("intermediate_size")
+
+    def of_layer(index: int) -> ExpertsConfig:
+        one: dict[str, object] = {"intermediate_size": size}
+        for key in ("num_experts", "num_experts_per_tok"):
+            stated = keys.get(key)
+            if isinstance(stated, list) and len(stated) < layers:
+                raise CheckpointError(
+                    f"{keys.path}: {keys.spelled(key)} must list a number for each of {layers} layers."
+                )
+            one[key] = stated[index] if isinstance(stated, list) else stated
+        own = ConfigKeys(one, keys.path)
+        return _experts(own, "intermediate_size", normalized=True, float32_router=True, shared_size=size)
+
+    return [of_layer(index) for index in range(layers)]
+
+
+def afmoe_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """AFMoE: the router of DeepSeek-V3 without groups, computed in the model's own type; always normalized."""
+    return _deepseek(
+        keys,
+        layers,
+        grouped=False,
+        first=keys.optional_integer("num_dense_layers", minimum=0) or 0,
+        score="sigmoid",
+        selection_bias=True,
+        normalized=True,
+        float32_router=False,
+    )
+
+
+def axk1_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """A.X K1: like DeepSeek-V3, and the output is normalized."""
+    found = deepseek_v3_experts(keys, layers)
+    return [None if experts is None else replace(experts, output_norm=True) for experts in found]
+
+
+def kolibri_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Kolibri: every layer; chosen by the router's outputs plus a bias, weighted by a sigmoid of the outputs alone."""
+    experts = _experts(
+        keys,
+        "moe_intermediate_size",
+        score="sigmoid_of_biased",
+        normalized=keys.flag("norm_topk_prob"),
+        float32_router=True,
+        selection_bias=True,
+        shared_size=keys.integer("shared_expert_intermediate_size"),
+    )
+    return [experts] * layers
+
+
+def laguna_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Laguna: router outputs may be capped; sigmoid scores, a bias that affects only the choice, a shared expert."""
+    experts = _experts(
+        keys,
+        "moe_intermediate_size",
+        score="sigmoid",
+        router_softcap=keys.not_negative("moe_router_logit_softcapping") or None,
+        selection_bias=True,
+        normalized=True,
+        scale=keys.number("moe_routed_scaling_factor"),
+        shared_size=keys.integer("shared_expert_intermediate_size"),
+    )
+    return [experts if sparse else None for sparse in _sparse_layers(keys, layers, first=1)]
+
+
+def cohere_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Cohere: weights of the chosen by softmax or sigmoid; shared experts are added to the others, or averaged."""
+    score, how = keys.text("expert_selection_fn"), keys.text("shared_expert_combination_strategy")
+    for key, value, known in (
+        ("expert_selection_fn", score, ("softmax", "sigmoid")),
+        ("shared_expert_combination_strategy", how, ("average", "sum")),
+    ):
+        if value not in known:
+            raise UnsupportedModelError(f"{keys.path} has {key} = {value!r}; {' and '.join(known)} are known.")
+    shared = keys.optional_integer("num_shared_experts", minimum=0) or 0
+    # Half of each is their average, to the last bit.
+    part = 0.5 if shared and how == "average" else 1.0
+    experts = _experts(
+        keys,
+        "intermediate_size",
+        score="softmax_of_chosen" if score == "softmax" else "sigmoid_of_chosen",
+        normalized=score == "sigmoid" and keys.flag("norm_topk_prob"),
+        scale=part,
+        shared_size=shared * keys.integer("intermediate_size"),
+        shared_scale=part,
+    )
+    sparse = _sparse_layers(keys, layers, first=keys.integer("first_k_dense_replace", minimum=0))
+    return [experts if has else None for has in sparse]
+
+
+def phimoe_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Phi-3.5-MoE: every layer; two experts by sparse mixing."""
+    if keys.integer("num_experts_per_tok") != 2:
+        raise UnsupportedModelError(
+            f"{keys.path} has num_experts_per_tok = {keys.get('num_experts_per_tok')}; sparse mixing chooses 2."
+        )
+    noise = keys.not_negative("router_jitter_noise")
+    return [_experts(keys, "intermediate_size", score="sparse_mixing", mixing_range=2 * noise)] * layers
+
+
 def hy3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Hy3: the router of DeepSeek-V3 without groups; weights are always normalized."""
     return _deepseek(keys, layers, grouped=False, first=1, score="sigmoid", selection_bias=True, normalized=True)

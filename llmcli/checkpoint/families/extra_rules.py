@@ -9,7 +9,7 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.families.rope_keys import rope_section, yarn_mscale
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model import Alibi, AltupConfig, LatentConfig, PerLayerConfig
+from llmcli.model import Alibi, AltupConfig, AttentionGate, LatentConfig, NormStyle, PerLayerConfig
 
 
 def no_extras(keys: ConfigKeys) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def falcon_extras(keys: ConfigKeys) -> dict[str, Any]:
 
 def bloom_extras(keys: ConfigKeys) -> dict[str, Any]:
     """BLOOM: scores biased by distance, and a norm of the embeddings."""
-    return {"alibi": Alibi(), "embed_norm": True}
+    return {"alibi": Alibi(), "embed_norm": NormStyle("layer", bias=True)}
 
 
 def mpt_extras(keys: ConfigKeys) -> dict[str, Any]:
@@ -241,3 +241,65 @@ def deepseek_extras(keys: ConfigKeys) -> dict[str, Any]:
         "num_kv_heads": keys.integer("num_attention_heads"),
         "attention_scale": scale,
     }
+
+
+def afmoe_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """AFMoE: a gate on attention; embeddings may be scaled like Gemma's."""
+    scale = keys.integer("hidden_size") ** 0.5 if keys.flag("mup_enabled") else 1.0
+    return {"attention_gate": AttentionGate(), "embed_scale": scale}
+
+
+def muse_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Muse Glimmer: a gate on attention, embeddings and heads normalized without weights, a factor on the logits."""
+    return {
+        "attention_gate": AttentionGate(),
+        "attention_scale": keys.positive("qk_scale_factor") * keys.integer("head_dim") ** -0.5,
+        "embed_norm": NormStyle(weight=False),
+        "final_norm": NormStyle(round_first=False),
+        "post_norm_eps": keys.not_negative("post_norm_eps"),
+        "logit_scale": keys.number("output_multiplier"),
+        "logit_softcap": keys.positive("final_logit_softcapping"),
+    }
+
+
+def laguna_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Laguna: a gate for each head, or for each of its values."""
+    gating = keys.get("gating")
+    if gating not in (True, "per-head", "per-element"):
+        raise UnsupportedModelError(f"{keys.path} has gating = {gating!r}; true, per-head and per-element are known.")
+    return {"attention_gate": AttentionGate(per_head=gating != "per-element", activation="softplus")}
+
+
+def nanochat_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """nanochat: embeddings are normalized, logits may be capped."""
+    return {
+        "embed_norm": NormStyle(weight=False),
+        "logit_softcap": keys.optional_positive("final_logit_softcapping"),
+    }
+
+
+def bitnet_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """BitNet: norms before both output projections."""
+    return {"sub_norms": True}
+
+
+def hyperclovax_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """HyperCLOVAX: Granite's factors, but logits are multiplied; outputs may be normalized too."""
+    scale = keys.optional_positive("attention_multiplier")
+    return {
+        "embed_scale": keys.number("embedding_multiplier"),
+        "attention_scale": scale,
+        "residual_scale": keys.number("residual_multiplier"),
+        "logit_scale": keys.number("logits_scaling"),
+        "placement": "sandwich" if keys.flag("use_post_norm") else "pre",
+    }
+
+
+def cohere_moe_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Cohere with experts: RMSNorm if the file states its epsilon, and dense layers of their own size."""
+    extras: dict[str, Any] = {"logit_scale": keys.number("logit_scale")}
+    stated = ConfigKeys(keys.values, keys.path)
+    if stated.get("rms_norm_eps") is not None:
+        extras |= {"norm": NormStyle(), "norm_eps": stated.not_negative("rms_norm_eps")}
+    dense = keys.optional_integer("prefix_dense_intermediate_size")
+    return extras | ({} if dense is None else {"intermediate_size": dense})

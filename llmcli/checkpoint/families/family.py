@@ -63,6 +63,10 @@ class Family:
     """The row of the learned positions that belongs to the first token."""
     sinusoids: bool = False
     """Whether positions are sines and cosines, which the files do not hold."""
+    turned_back: bool = False
+    """Whether rotations turn the other way, which is undone by exchanging the halves of queries and keys."""
+    optional_selection_bias: bool = False
+    """Whether files may leave out the bias that affects which experts are chosen; it is then zero."""
     last_output_bias: str | None = None
     """The name of the bias of attention's output that only the last layer has."""
     adapters: bool = False

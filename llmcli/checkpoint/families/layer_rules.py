@@ -80,6 +80,20 @@ def sliding_from_some_layer(keys: ConfigKeys, layers: int) -> list[str]:
     return [SLIDING if index >= first else FULL for index in range(layers)]
 
 
+def every_fourth_from_the_end_full(keys: ConfigKeys, layers: int) -> list[str]:
+    """Muse Glimmer: full attention in the last layer and every fourth before it."""
+    return [SLIDING if (layers - 1 - index) % 4 else FULL for index in range(layers)]
+
+
+def cohere_moe_types(keys: ConfigKeys, layers: int) -> list[str]:
+    """Cohere with experts: the first, dense layers have a pattern of their own."""
+    first = min(layers, keys.integer("first_k_dense_replace", minimum=0))
+    dense, period = keys.integer("prefix_dense_sliding_window_pattern"), keys.integer("sliding_window_pattern")
+    return [FULL if (index + 1) % dense == 0 else SLIDING for index in range(first)] + [
+        FULL if (index + 1) % period == 0 else SLIDING for index in range(layers - first)
+    ]
+
+
 def ends_full(keys: ConfigKeys, layers: int) -> list[str]:
     """Flint: full attention in the first two layers, in every fourth, and in the last."""
     return [FULL if index < 2 or index % 4 == 1 or index == layers - 1 else SLIDING for index in range(layers)]
@@ -144,6 +158,28 @@ def listed_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
 def sliding_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
     """Cohere 2: only sliding-window layers have RoPE."""
     return [kind == SLIDING for kind in kinds]
+
+
+def sliding_or_dense_rope(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Cohere with experts: layers with a window, and dense ones if all of them have full attention."""
+    dense = [index < keys.integer("first_k_dense_replace", minimum=0) for index in range(len(kinds))]
+    listed = keys.get("mlp_layer_types")
+    if isinstance(listed, list) and len(listed) == len(kinds):
+        dense = [kind == "dense" for kind in listed]
+    forced = keys.integer("prefix_dense_sliding_window_pattern") == 1
+    return [kind == SLIDING or (forced and first) for kind, first in zip(kinds, dense, strict=True)]
+
+
+def rope_but_in_every_fourth_from_the_end(keys: ConfigKeys, kinds: list[str]) -> list[bool]:
+    """Muse Glimmer: `layer_rope_theta` is 0 for layers without RoPE; its other values are not used."""
+    listed = keys.get("layer_rope_theta")
+    if listed is None:
+        return [(len(kinds) - 1 - index) % 4 != 0 for index in range(len(kinds))]
+    if not isinstance(listed, list) or len(listed) != len(kinds):
+        raise CheckpointError(
+            f"{keys.path}: layer_rope_theta must list {len(kinds)} layers, as num_hidden_layers says."
+        )
+    return [bool(theta) for theta in listed]
 
 
 def rope_without_alibi(keys: ConfigKeys, kinds: list[str]) -> list[bool]:

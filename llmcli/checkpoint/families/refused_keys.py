@@ -26,6 +26,7 @@ _ROTATION_KEYS: dict[str, tuple[object, ...]] = {
     "short_mscale": (),
     "long_mscale": (),
 }
+_SCALES = ("short_mscale", "long_mscale")
 
 
 def refuse_unknown_values(keys: ConfigKeys, model_type: str, family: Family) -> None:
@@ -77,7 +78,10 @@ def _refuse_rotations(keys: ConfigKeys, model_type: str, family: Family) -> None
 
 
 def _refuse_rotation(part: ConfigKeys, name: str, model_type: str, family: Family) -> None:
+    known = (("alpha",) if family.rope.fixed_alpha else ()) + (_SCALES if family.rope.stated_scales else ())
     for key, values in _ROTATION_KEYS.items():
+        if key in known:
+            continue
         if (value := part.get(key)) is not None and value not in values:
             raise _unsupported(part, model_type, f"{name}.{key}", value)
     if part.get("rope_type") != "proportional" or not family.rope.by_layer_type:

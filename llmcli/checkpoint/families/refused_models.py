@@ -60,7 +60,6 @@ REASONS: dict[str, str] = {
     "longcat_flash": "experts that do nothing",
     **dict.fromkeys(("t5", "mt5", "bart", "mbart", "pegasus", "marian", "whisper", "t5gemma"), _ENCODER),
     **dict.fromkeys(("bert", "roberta", "deberta", "modernbert"), "attention to later tokens"),
-    "phimoe": "experts chosen by sparse mixing",
     "phi3small": "block-sparse attention",
 }
 # Families whose sizes of single layers are read.

@@ -7,7 +7,7 @@ by layer type. Third, a few families use other names. Precedence is that of tran
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.errors import CheckpointError, UnsupportedModelError
@@ -45,6 +45,10 @@ class RopeRules:
     theta_of_layers: str | None = None
     """A key with one theta for each layer, or 0 for a layer without RoPE."""
     float32: bool = False
+    fixed_alpha: bool = False
+    """Whether "dynamic" scaling may state an `alpha`, a fixed factor on theta."""
+    stated_scales: bool = False
+    """Whether LongRoPE states the factors on cosines and sines, one for each set of divisors."""
     old_names: tuple[tuple[str, str], ...] = ()
     """Names of scalings in older files of the family, with today's names."""
 
@@ -72,6 +76,9 @@ def rope_config(
     if proportional:
         return RopeConfig(theta, rotary_dim, _proportional(own, head_dim, share or 1.0), rules.float32)
     scaling = None if unscaled else _scaling(keys, own, rules, context_length, rotary_dim)
+    alpha = own.optional_positive("alpha") if rules.fixed_alpha and isinstance(scaling, DynamicScaling) else None
+    if alpha is not None:
+        return RopeConfig(theta * alpha ** (rotary_dim / (rotary_dim - 2)), rotary_dim, None, rules.float32)
     return RopeConfig(theta, rotary_dim, scaling, rules.float32)
 
 
@@ -148,7 +155,11 @@ def _scaling(
             truncate=_is_nested(keys) or own.get("truncate") is not False,
         )
     if kind in ("longrope", "su"):
-        return _longrope(own, original, context_length, rotary_dim)
+        scaling = _longrope(own, original, context_length, rotary_dim)
+        if not rules.stated_scales:
+            return scaling
+        short, long = own.positive("short_mscale"), own.positive("long_mscale")
+        return replace(scaling, attention_factor=short, long_attention_factor=long)
     raise UnsupportedModelError(
         f"{keys.path} asks for {kind!r} rotary position scaling; "
         "supported are default, linear, dynamic, llama3, yarn and longrope."

@@ -34,6 +34,20 @@ def gemma4_heads(keys: ConfigKeys, kinds: list[str]) -> list[Heads | None]:
     return [None if (own := listed.section(str(index))) is None else _heads(keys, own) for index in range(len(kinds))]
 
 
+def listed_heads(keys: ConfigKeys, kinds: list[str]) -> list[Heads | None]:
+    """Laguna: `num_attention_heads_per_layer` lists the number of query heads of each layer."""
+    counts = keys.integers("num_attention_heads_per_layer")
+    if counts is None:
+        return [None] * len(kinds)
+    kv_heads, size = keys.integer("num_key_value_heads"), keys.integer("head_dim")
+    if len(counts) != len(kinds) or any(count <= 0 or count % kv_heads for count in counts):
+        raise CheckpointError(
+            f"{keys.path} has num_attention_heads_per_layer = {in_short(counts)}; a multiple of {kv_heads} for each of "
+            f"{len(kinds)} layers is needed."
+        )
+    return [Heads(count, kv_heads, size, size) for count in counts]
+
+
 def _heads(keys: ConfigKeys, own: ConfigKeys) -> Heads:
     """The heads of a layer for which `own` keys replace those of all layers."""
     unknown = sorted(set(own.values) - {"head_dim", "num_key_value_heads"})

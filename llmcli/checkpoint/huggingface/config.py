@@ -47,6 +47,8 @@ WRAPPERS = {
     "glm4v_moe": "glm4v_moe_text",
     "kimi_k25": "deepseek_v3",
     "exaone4_5": "exaone4",
+    "muse_glimmer": "muse_glimmer_text",
+    "apertus1p5": "apertus1p5_text",
     "aria": "aria_text",
     "fuyu": "persimmon",
     "aya_vision": "cohere2",

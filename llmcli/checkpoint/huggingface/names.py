@@ -25,12 +25,12 @@ _PREFIXES = (
 # Vision and audio parts, and layers for multi-token prediction; none is needed for text.
 _OTHER_PARTS = re.compile(
     r"(model\.|language_model\.)*(visual|vision_(tower|model|embedder|encoder|adapter|projection|embed_tokens|projector)"
-    r"|multi_modal_projector|mm_projector|embed_(vision|audio)|image_newline|audio_(tower|embed|encoder)|connector|mtp"
+    r"|multi_modal_projector|mm_projector|embed_(vision|audio)|image_newline|audio_(tower|embed|encoder)|(vision|audio)_tokenizer|connector|mtp"
     r"|embed_tokens_extend)(\..*)?"
 )
 # Buffers that older versions of transformers saved; all are computed from the configuration.
 _OLD_BUFFERS = re.compile(
-    r".*\.(rotary_emb\.inv_freq|(attn|attention)\.((masked_)?bias|causal_mask)|attention\.rotary_emb\.inv_freq)"
+    r".*\.(rotary_emb\.inv_freq|(attn|attention)\.((masked_)?bias|causal_mask)|attention\.rotary_emb\.inv_freq|mlp\.act_fn\.(beta|eps))"
 )
 
 # Our name of a part, and its other names. Each of these names means the same in all families.
@@ -40,9 +40,25 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "embed_norm": ("word_embeddings_layernorm",),
     "norm": ("ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "rms_norm"),
     "lm_head": ("embed_out", "output_projection"),
-    "input_layernorm": ("ln_1", "ln_attn", "self_attn_layer_norm", "norm_1", "pre_attn_norm", "rms_norm"),
+    "input_layernorm": (
+        "attention_layernorm",
+        "ln_1",
+        "ln_attn",
+        "self_attn_layer_norm",
+        "norm_1",
+        "pre_attn_norm",
+        "rms_norm",
+    ),
     "attention_output_norm": ("post_attn_norm", "rms_norm_1"),
-    "post_attention_layernorm": ("ln_2", "ln_mlp", "final_layer_norm", "norm_2", "pre_moe_norm", "rms_norm_2"),
+    "post_attention_layernorm": (
+        "feedforward_layernorm",
+        "ln_2",
+        "ln_mlp",
+        "final_layer_norm",
+        "norm_2",
+        "pre_moe_norm",
+        "rms_norm_2",
+    ),
     "mlp_output_norm": ("post_moe_norm", "rms_norm_3"),
     "self_attn.q_proj": ("attn.attention.q_proj", "attn.q_proj", "multi_head_attention.query"),
     "self_attn.k_proj": ("attn.attention.k_proj", "attn.k_proj", "multi_head_attention.key"),
@@ -58,8 +74,11 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "attention.dense",
         "self_attention.dense",
     ),
-    "self_attn.q_norm": ("self_attn.q_layernorm", "attention.query_layernorm"),
-    "self_attn.k_norm": ("self_attn.k_layernorm", "attention.key_layernorm"),
+    "self_attn.q_norm": ("self_attn.q_layernorm", "self_attn.query_layernorm", "attention.query_layernorm"),
+    "self_attn.k_norm": ("self_attn.k_layernorm", "self_attn.key_layernorm", "attention.key_layernorm"),
+    "self_attn.gate_proj": ("self_attn.g_proj",),
+    "self_attn.sub_norm": ("self_attn.attn_sub_norm",),
+    "mlp.sub_norm": ("mlp.ffn_sub_norm",),
     "mlp.gate_proj": ("feed_forward.gate_proj", "mlp.c_fc_0"),
     "mlp.up_proj": (
         "feed_forward.up_proj",
@@ -90,6 +109,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "mlp.gate": (
         "mlp.router",
         "mlp.router.gate",
+        "mlp.gate.wg",
         "block_sparse_moe.gate",
         "block_sparse_moe.router",
         "block_sparse_moe.router.layer",
@@ -129,10 +149,14 @@ _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
     "mlp.gate.scale": ("router.scale",),
     "mlp.gate.per_expert_scale": ("router.per_expert_scale",),
     "self_attn.sinks": ("self_attn.softmax_offset",),
+    "mlp.activation.alpha_p": ("mlp.act_fn.alpha_p",),
+    "mlp.activation.alpha_n": ("mlp.act_fn.alpha_n",),
     "mlp.gate.e_score_correction_bias": (
         "mlp.moe_statics.e_score_correction_bias",
         "mlp.e_score_correction_bias",
         "mlp.expert_bias",
+        "mlp.experts.e_score_correction_bias",
+        "moe.router.expert_bias",
         "mlp.gate.expert_bias",
         "block_sparse_moe.e_score_correction_bias",
     ),

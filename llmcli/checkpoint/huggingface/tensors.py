@@ -85,12 +85,14 @@ class HFTensors:
             return self._projection(at, module, kind, of)
         if module in ("self_attn.q_norm", "self_attn.k_norm") and self.config.qk_norm == "each_head":
             return self._norm_of_each_head(at, module, kind, of)
-        fused = self.names.first_of(at, _FUSED_GATE_UP, kind) if module.endswith(("gate_proj", "up_proj")) else None
+        gate_or_up = module.startswith("mlp.") and module.endswith(("gate_proj", "up_proj"))
+        fused = self.names.first_of(at, _FUSED_GATE_UP, kind) if gate_or_up else None
         if fused is not None:
             return self._gate_or_up(fused, module, of)
         name = self.names.find(at, local)
         if local == "mlp.gate.e_score_correction_bias":
-            return OneRow(name)
+            absent = self.family.optional_selection_bias and name not in self.stored
+            return Zeros((experts.count,)) if absent and experts is not None else OneRow(name)
         if self.config.latent is not None:
             if module == "self_attn.kv_b_proj" and self.names.has(f"{at}self_attn.embed_q.weight"):
                 # As MLX stores it.
@@ -109,7 +111,11 @@ class HFTensors:
         pairs = self._pairs(layer) if module != "self_attn.v_proj" else None
         fused = self.names.first_of(at, FUSED_QKV, kind)
         if fused is None:
-            return Source(self.names.find(at, f"{module}.{kind}"), pairs)
+            name = self.names.find(at, f"{module}.{kind}")
+            if self.family.turned_back and module != "self_attn.v_proj":
+                rows = shape.rows[0] if module == "self_attn.q_proj" else shape.rows[1]
+                return Source(name, None, _halves_exchanged(rows, shape.key_dim), rows)
+            return Source(name, pairs)
         which = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
         sizes = shape.rows
         rows = sum(sizes)
@@ -226,3 +232,9 @@ class HFTensors:
         if not transposed and picks == (slice(None),):
             return Source(name)
         return Rearranged(name, transposed=transposed, picks=picks)
+
+
+def _halves_exchanged(rows: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Ranges of the rows of heads of `size` rows, the second half of each head before the first."""
+    halves = ((start, start + size // 2, start + size) for start in range(0, rows, size))
+    return tuple(part for start, middle, end in halves for part in ((middle, end), (start, middle)))

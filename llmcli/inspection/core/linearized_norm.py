@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale, ScaledRMSNorm, WeightlessRMSNorm
 
 
 class FrozenNorm:
@@ -30,6 +30,10 @@ class FrozenNorm:
         elif isinstance(norm, RMSNorm):
             weight = norm.weight.float() + (1.0 if isinstance(norm, CenteredRMSNorm) else 0.0)
             self.gain = weight * torch.rsqrt(x.pow(2).mean() + norm.eps)
+            if isinstance(norm, ScaledRMSNorm):
+                self.gain = self.gain * norm.factor
+        elif isinstance(norm, WeightlessRMSNorm):
+            self.gain = torch.ones_like(x) * torch.rsqrt(x.pow(2).mean() + norm.eps)
         elif isinstance(norm, Scale):
             self.gain = torch.full_like(x, norm.factor)
         elif isinstance(norm, nn.Identity):

@@ -19,7 +19,8 @@ class ValueLengths:
     """The value norms of all tokens read so far, each computed once.
 
     If an output norm follows the projection, the normed vector is measured, without the norm's scale, which is the
-    same for all tokens of a row.
+    same for all tokens of a row. So it is with a norm before the projection. A gate, which depends on the token that
+    attends, is left out.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -64,6 +65,9 @@ class ValueLengths:
         config = self._model.config
         shape = config.heads_of(config.layers[block])
         weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * V)
+        sub_norm = getattr(attention_of(self._model, block), "sub_norm", None)
+        if sub_norm is not None:
+            weight = weight * sub_norm.weight.float()
         weight = _through_output_norm(self._model, block, weight)
         by_head = weight.view(weight.shape[0], shape.count, -1).permute(1, 0, 2)  # (H, C, V)
         gram = by_head.transpose(1, 2) @ by_head

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 10
+ABI = 11
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -70,7 +70,7 @@ class Model(ctypes.Structure):
     _fields_ = (
         *_fields(c_int32, "layers hidden intermediate heads kv_heads head_dim vocabulary capacity"),
         *_fields(c_int32, "activation gated parallel shared_norm qk_norm cache_format"),
-        *_fields(c_float, "qk_eps clip scale softcap embed_scale logit_scale logit_softcap"),
+        *_fields(c_float, "clip scale softcap embed_scale logit_scale logit_softcap"),
         *_fields(Matrix, "embedding positions head"),
         ("norm", Norm),
         ("layer", ctypes.POINTER(Layer)),

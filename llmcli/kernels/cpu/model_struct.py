@@ -17,7 +17,7 @@ from llmcli.model.attention.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import LayerConfig
 from llmcli.model.mixture_of_experts import MixtureOfExperts
-from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale, ScaledRMSNorm, WeightlessRMSNorm
 from llmcli.model.quantized.matrix import PackedMatrix
 from llmcli.model.rank_one_update import EditedLinear
 
@@ -73,7 +73,6 @@ class Description:
             shared_norm=isinstance(first, SharedNormBlock),
             qk_norm=QK_NORMS.index(config.qk_norm),
             cache_format=_format(model.dtype),
-            qk_eps=config.norm_eps,
             clip=config.qkv_clip or 0,
             scale=attention.attend.scale,
             softcap=config.attention_softcap or 0,
@@ -205,6 +204,10 @@ class Description:
                 return c.Norm(kind=c.SCALED, factor=norm.factor)
             case CenteredRMSNorm():
                 return c.Norm(kind=c.RMS_NORM, eps=norm.eps, weight=self._floats(norm.weight.float() + 1))
+            case ScaledRMSNorm():
+                return c.Norm(kind=c.RMS_NORM, eps=norm.eps, weight=self._floats(norm.weight.float() * norm.factor))
+            case WeightlessRMSNorm():
+                return c.Norm(kind=c.RMS_NORM, eps=norm.eps)
             case RMSNorm():
                 each = norm.weight.dim() > 1
                 return c.Norm(kind=c.RMS_NORM, eps=norm.eps, weight=self._floats(norm.weight), each_head=each)

@@ -7,13 +7,13 @@ from llmcli.model.config import ExpertsConfig, LayerConfig, ModelConfig
 
 # In the order of the enumerations of `csrc/abi.h`.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu")
-QK_NORMS = (None, "head", "whole", "each_head", "rotated")
+QK_NORMS = (None, "head", "whole", "each_head", "rotated", "rotated_head", "weightless")
 SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 
 SUPPORTED: SupportedFields = {
     ModelConfig: {
         **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
-        **any_value("layers gated norm qkv_clip attention_scale attention_softcap sinks"),
+        **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap sinks"),
         **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
         "activation": ACTIVATIONS,

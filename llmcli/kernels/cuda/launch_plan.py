@@ -132,7 +132,7 @@ class LaunchPlan:
         self._launches.linear([matrix(projection) for projection in projections], x, qkv, before)
         normed = QK_NORMS[config.qk_norm] if rotation is not None or config.qk_norm != "rotated" else 0
         queries, keys = (
-            norm(module, count * size, self._model.device)
+            norm(module if normed in (1, 2) else nn.Identity(), count * size, self._model.device)
             for module, count in ((attention.q_norm, heads), (attention.k_norm, kv_heads))
         )
         in_group = heads // kv_heads * tokens

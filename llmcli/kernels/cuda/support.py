@@ -21,12 +21,12 @@ _OLDEST = 8, 0
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu")
 SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
 # The numbers of `triton/attention.py`.
-QK_NORMS = {None: 0, "head": 1, "each_head": 1, "whole": 2, "rotated": 3}
+QK_NORMS = {None: 0, "head": 1, "each_head": 1, "weightless": 1, "whole": 2, "rotated": 3}
 
 SUPPORTED: SupportedFields = {
     ModelConfig: {
         **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
-        **any_value("layers gated norm qkv_clip attention_scale attention_softcap sinks"),
+        **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap sinks"),
         **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
         "activation": ACTIVATIONS,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.matrices import matrix_of
-from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale
+from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale, ScaledRMSNorm, WeightlessRMSNorm
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import PackedMatrix
 
@@ -93,8 +93,12 @@ def norm(module: nn.Module, size: int, device: torch.device) -> DeviceNorm:
             return DeviceNorm(0, ones, zeros, 0.0)
         case CenteredRMSNorm():
             return DeviceNorm(1, _spread(module.weight.float() + 1, size), zeros, module.eps)
+        case ScaledRMSNorm():
+            return DeviceNorm(1, _spread(module.weight.float() * module.factor, size), zeros, module.eps)
         case RMSNorm():
             return DeviceNorm(1, _spread(module.weight, size), zeros, module.eps)
+        case WeightlessRMSNorm():
+            return DeviceNorm(1, ones, zeros, module.eps)
         case LayerNorm():
             weight = ones if module.weight is None else _spread(module.weight.float() + module.plus_one, size)
             return DeviceNorm(2, weight, zeros if module.bias is None else _spread(module.bias, size), module.eps)

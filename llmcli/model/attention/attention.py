@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.model.attention.rope import rotate
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, alibi_slopes
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
-from llmcli.model.norm import make_norm, root_mean_square
+from llmcli.model.norm import RMSNorm, WeightlessRMSNorm, make_norm, root_mean_square
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Attention(nn.Module):
         self.heads = heads = config.heads_of(layer)
         self.clip = config.qkv_clip
         self.query_scaling = layer.query_scaling
-        self.rotated_norm_eps = config.norm_eps if config.qk_norm == "rotated" and layer.rope is not None else None
+        # Norms behind the rotation; without it, weightless ones are left out.
+        self.rotated_norm = config.qk_norm == "rotated_head" or (config.qk_norm == "rotated" and layer.rope is not None)
         self.kv_from, self.key_is_value = layer.kv_from, layer.key_is_value
         self.lends = any(other.kv_from == index for other in config.layers)
         self.value_norm_eps = config.norm_eps if config.value_norm else None
@@ -79,24 +81,43 @@ class Attention(nn.Module):
             slopes=slopes,
             biases_as_scores=config.alibi is not None and config.alibi.as_score,
         )
+        self.gate_proj = None
+        if config.attention_gate is not None:
+            self.gate_per_head = config.attention_gate.per_head
+            self.gate_activation = torch.sigmoid if config.attention_gate.activation == "sigmoid" else F.softplus
+            gates = heads.count if self.gate_per_head else heads.count * heads.value_dim
+            self.gate_proj = nn.Linear(hidden, gates, bias=False)
+        self.sub_norm = RMSNorm(heads.count * heads.value_dim, config.norm_eps) if config.sub_norms else None
         self.sinks = nn.Parameter(torch.empty(heads.count)) if config.sinks else None
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
-        q = self._placed(self._split(self.q_proj(x), self.heads.count, self.q_norm), place)  # (B, H, T, D)
+        q = self._placed(self.q_proj(x), self.heads.count, self.q_norm, place)  # (B, H, T, D)
         if self.query_scaling is not None:
             q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
         k, v = self._keys_and_values(x, place, cache)  # (B, K, S, D) and (B, K, S, V)
         mixed = self.attend(q, k, v, place.mask, self.sinks)  # (B, H, T, V)
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.transpose(1, 2)  # (B, T, H, V)
+        if self.gate_proj is not None:
+            mixed = mixed * self._gates(x)
+        mixed = mixed.flatten(2)
+        if self.sub_norm is not None:
+            mixed = self.sub_norm(mixed)
+        output: Tensor = self.o_proj(mixed)
         return output
+
+    def _gates(self, x: Tensor) -> Tensor:
+        """Factors on the values that the heads found for the tokens `x` (B, T, C): (B, T, H, V) or (B, T, H, 1)."""
+        assert self.gate_proj is not None
+        gates: Tensor = self.gate_activation(self.gate_proj(x).float()).to(x.dtype)
+        return gates.view(*x.shape[:2], self.heads.count, -1)
 
     def _keys_and_values(self, x: Tensor, place: Positions, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
         """All keys (B, K, S, D) and values (B, K, S, V) that the new tokens `x` (B, T, C) see."""
         if self.kv_from is not None:
             return place.lent[self.kv_from]
         projected = self.k_proj(x)
-        k = self._placed(self._split(projected, self.heads.kv_count, self.k_norm), place)  # (B, K, T, D)
+        k = self._placed(projected, self.heads.kv_count, self.k_norm, place)  # (B, K, T, D)
         v = self._split(projected if self.key_is_value else self.v_proj(x), self.heads.kv_count)  # (B, K, T, V)
         if self.value_norm_eps is not None:
             v = root_mean_square(v, self.value_norm_eps).to(v.dtype)
@@ -106,16 +127,21 @@ class Attention(nn.Module):
             place.lent[self.index] = k, v
         return k, v
 
-    def _placed(self, x: Tensor, place: Positions) -> Tensor:
-        """Rotate queries or keys (B, heads, T, D), and normalize them if the norm comes after the rotation."""
+    def _placed(self, x: Tensor, heads: int, norm: nn.Module, place: Positions) -> Tensor:
+        """Normalize and rotate queries or keys, in the order of the model: (B, T, heads * D) -> (B, heads, T, D)."""
+        x = self._split(x, heads, None if self.rotated_norm else norm)
         if place.rotation is not None:
             x = rotate(x, *place.rotation)
-        return x if self.rotated_norm_eps is None else root_mean_square(x, self.rotated_norm_eps).to(x.dtype)
+        if self.rotated_norm:
+            x = norm(x)
+        return x
 
     def _norm(self, config: ModelConfig, heads: int) -> nn.Module:
         """The norm of queries or keys with `heads` heads."""
-        if config.qk_norm == "head":
+        if config.qk_norm in ("head", "rotated_head"):
             return make_norm(self.heads.key_dim, config.norm_eps, config.norm)
+        if config.qk_norm == "weightless" or self.rotated_norm:
+            return WeightlessRMSNorm(config.norm_eps)
         if config.qk_norm == "whole":
             return make_norm(heads * self.heads.key_dim, config.norm_eps, config.norm)
         if config.qk_norm == "each_head":

@@ -97,13 +97,15 @@ class Rope(nn.Module):
 
         The angles are computed in float32 whatever `dtype` is: bfloat16 could not tell position 1000 from 1001.
         """
-        inverse = self.inverse_frequencies
+        inverse, factor = self.inverse_frequencies, self.attention_factor
         if decisive := self.config.decisive_length(length):
             inverse = inverse_frequencies(self.config, decisive).to(positions.device)
+            if isinstance(self.config.scaling, LongRopeScaling) and decisive > self.config.scaling.original_context:
+                factor = self.config.scaling.long_attention_factor or factor
         if self.config.float32:
             dtype = torch.float32
         angles = positions.float()[:, None] * inverse  # (T, R/2)
-        return (angles.cos() * self.attention_factor).to(dtype), (angles.sin() * self.attention_factor).to(dtype)
+        return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 
     def of_texts(self, positions: Tensor, dtype: torch.dtype, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each (N, R / 2), of one position in each of N texts; `lengths` are theirs, in tokens."""

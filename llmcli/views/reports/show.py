@@ -55,7 +55,8 @@ def model_tree(card: ModelCard) -> Tree:
     padding = f" ({unused} of them padding)" if unused else ""
     per_layer = config.per_layer
     vectors = 0 if per_layer is None else per_layer.vocab_size * config.num_layers * per_layer.size
-    tokens = f"{config.vocab_size} tokens{padding} x {config.hidden_size}" + ", normalized" * config.embed_norm
+    normed = "" if config.embed_norm is None else ", normalized"
+    tokens = f"{config.vocab_size} tokens{padding} x {config.hidden_size}{normed}"
     model.add(_line("embedding", tokens, share(card, account.embeddings - vectors)))
     if config.learned_positions:
         model.add(_line("learned positions", f"{config.context_length} x {config.hidden_size}"))

@@ -20,7 +20,9 @@ _QK_NORMS = {
     "head": "each head of queries and keys normalized",
     "whole": "queries and keys normalized over all heads",
     "each_head": "each head of queries and keys normalized with separate weights",
-    "rotated": "queries and keys normalized after the rotation",
+    "weightless": "each head of queries and keys normalized without weights",
+    "rotated": "queries and keys normalized after the rotation, without weights",
+    "rotated_head": "each head of queries and keys normalized after the rotation",
 }
 _SCALINGS = {
     "LinearScaling": "linear",
@@ -35,6 +37,8 @@ _SCORES = {
     "sigmoid": "sigmoid",
     "softmax_of_chosen": "softmax over the chosen",
     "sigmoid_of_chosen": "sigmoid",
+    "sigmoid_of_biased": "sigmoid",
+    "sparse_mixing": "sparse mixing",
 }
 
 
@@ -76,6 +80,11 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append(f"scores capped at {config.attention_softcap:g}")
     if config.alibi is not None:
         words.append("scores fall with the distance (ALiBi)")
+    if config.attention_gate is not None:
+        each = "head" if config.attention_gate.per_head else "value"
+        words.append(f"a {config.attention_gate.activation} gate for each {each}")
+    if config.sub_norms:
+        words.append("normalized before the output projection")
     if config.sinks:
         words.append("a sink in each head")
     if layer.query_scaling is not None:

@@ -53,6 +53,7 @@ QUICK_FIRST = [
 ]
 # Newer families with variants whose keys no other family has.
 OWN_VARIANTS = {
+    "afmoe", "apertus1p5_text", "axk1", "cohere2_moe", "hyperclovax", "laguna", "phimoe",
     "aria_text", "codegen", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "falcon", "glm4_moe", "glm4_moe_lite",
     "gpt_bigcode", "gpt_neox_japanese", "gptj", "granitemoe_swa", "hy_v3", "mellum", "mpt", "opt", "persimmon",
     "sarvam_mla", "sarvam_moe",
@@ -70,6 +71,7 @@ _NOT_OF_TEXT = {
     "audio_config",
     "image_token_id",
     "num_channels",
+    "projector_hidden_size",
     "patch_size",
     "audio_soft_tokens_per_image",
     "audio_token_id",

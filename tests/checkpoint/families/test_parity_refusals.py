@@ -30,7 +30,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "encoder": ({"model_type": "t5"}, "encoder"),
     "embedding model": ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "later tokens"),
     "not causal": ({"model_type": "qwen2", "is_causal": False}, "later tokens"),
-    "sparse mixing": ({"model_type": "phimoe"}, "sparse mixing"),
     "gemma 3n": ({"model_type": "gemma3n"}, "each layer"),
     "mixed sizes": ({"model_type": "llama", "per_layer_config": {"1": {}}}, "different sizes"),
     "own code": ({"model_type": "mine", "auto_map": {"AutoModel": "m.py"}}, "'mine'.*supported are .*llama"),

@@ -25,7 +25,7 @@ IDS = random_ids(20)
 TARGET = 65
 TOKENS = 261  # the byte tokenizer's
 # The scale of an output norm changes if a part is missing.
-OUTPUT_NORMS = ("gemma 2", "gemma 3, linear on full layers", "olmo 2")
+OUTPUT_NORMS = ("gemma 2", "gemma 3, linear on full layers", "olmo 2", "trinity", "hyperclovax", "a.x k1")
 
 
 @pytest.fixture(params=FAMILIES, scope="module")

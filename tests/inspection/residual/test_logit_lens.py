@@ -30,7 +30,10 @@ def unembedded(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     names = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
     norm = next(getattr(base, name) for name in names if hasattr(base, name))
     logits: torch.Tensor = model.get_output_embeddings()(norm(hidden))
-    logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    stated = getattr(config, "logits_scaling", 1.0)
+    # HyperCLOVAX multiplies by what Granite divides by.
+    scale = stated if config.model_type == "hyperclovax" else 1 / stated
+    logits = logits * getattr(config, "logit_scale", 1.0) * scale
     cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 

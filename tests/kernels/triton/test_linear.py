@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from llmcli.kernels.cuda.support import ACTIVATIONS
 from llmcli.model import NormStyle
 from llmcli.model.config import Activation
-from llmcli.model.feed_forward import ACTIVATIONS
+from llmcli.model.feed_forward import make_activation
 from llmcli.model.norm import make_norm
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import PackedMatrix
@@ -99,7 +100,7 @@ def test_norm_bias_gate_cap_and_residual_around_three_matrices(kind: str, tokens
     close(y, residual + 1.5 * torch.tanh(0.7 * added * gate.sigmoid() / 1.5))
 
 
-@pytest.mark.parametrize("activation", get_args(Activation))
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation: Activation) -> None:
     feed_forward_is_right("float32", 1, activation, gated=False)
 
@@ -120,11 +121,11 @@ def feed_forward_is_right(kind: str, tokens: int, activation: Activation, *, gat
     shape = tile(kept, tokens)
     feed_forward[(-(-rows // shape["rows"]),)](
         x, gate, up, biases[0], biases[1], rows, weight, NONE, y, EPS,
-        size=columns, norm=1, gated=gated, activation=get_args(Activation).index(activation),
+        size=columns, norm=1, gated=gated, activation=ACTIVATIONS.index(activation),
         has_bias=True, tokens=tokens, **shape,
     )  # fmt: skip
     normed = nn.functional.rms_norm(x, (columns,), weight, EPS)
-    act: Callable[[Tensor], Tensor] = ACTIVATIONS[activation]
+    act: Callable[[Tensor], Tensor] = make_activation(activation)
     lifted = normed @ up_matrix.T + biases[1]
     close(y, act(normed @ gate_matrix.T + biases[0]) * lifted if gated else act(lifted))
 

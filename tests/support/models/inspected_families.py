@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import llmcli
+from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES
 from tests.support.models.tiny import save, tiny_model
 
@@ -28,11 +29,15 @@ FAMILIES = (
     "deepseek v3",
     "gpt-oss",
     "llama 4",
+    "trinity",
+    "hyperclovax",
+    "a.x k1",
+    "bitnet",
 )
 
 
 def family(name: str, folder: Path, **changes: Any) -> tuple[Any, llmcli.LoadedModel]:
     """A tiny model of that name in CASES, with `changes` to its configuration: the reference's, and ours."""
-    model_type, overrides = CASES[name]
+    model_type, overrides = {**CASES, **NEWER}[name]
     model = tiny_model(model_type, **{**overrides, **changes})
     return model, llmcli.load(save(model, folder), dtype="float32", device="cpu")

@@ -28,6 +28,7 @@ YARN = {
     "beta_fast": 32,
     "beta_slow": 1,
 }
+ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4}
 MULTIPLIERS = {
     "embedding_multiplier": 6.0,
@@ -45,8 +46,10 @@ TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1
 NO_KERNEL = {
     "glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent",
     "falcon rw", "bloom", "bloom, six heads", "mpt",
+    "trinity", "muse glimmer", "apertus", "apertus 1.5", "nanochat", "bitnet", "command a+", "kolibri", "phi-3.5-moe",
+    "a.x k1", "laguna", "laguna, a gate for each value",
 }  # fmt: skip
-"""Cases with latent attention or scores biased by distance, which the C kernel does not compute."""
+"""Cases that the C kernel does not compute: latent attention, scores biased by distance, gates, and others."""
 
 EAGER_IS_WRONG = {"falcon rw"}
 """Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
@@ -234,5 +237,109 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
             "head_dim": 8,
             "mlp_only_layers": [0],
         },
+    ),
+    "hunyuan": ("hunyuan_v1_dense", {**EPS, "head_dim": 8, "rope_parameters": ALPHA}),
+    "hunyuan a13b": (
+        "hunyuan_v1_moe",
+        {**EPS, "head_dim": 8, "num_experts": 6, "moe_topk": [2, 3, 2], "rope_parameters": ALPHA},
+    ),
+    "trinity": (
+        "afmoe",
+        {**EPS, **EXPERTS, **WINDOWS, "num_experts": 8, "head_dim": 8, "route_scale": 1.5, "mup_enabled": True},
+    ),
+    "muse glimmer": (
+        "muse_glimmer_text",
+        {
+            **EPS,
+            "post_norm_eps": 1e-2,
+            "num_hidden_layers": 5,
+            "head_dim": 8,
+            "sliding_window": 6,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "apertus": (
+        "apertus",
+        {
+            **EPS,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "apertus 1.5": ("apertus1p5_text", {**EPS, "rope_parameters": ROPE}),
+    "nanochat": ("nanochat", {**EPS, "final_logit_softcapping": 5.0}),
+    "bitnet": ("bitnet", EPS),
+    "command a+": (
+        "cohere2_moe",
+        {
+            "head_dim": 8,
+            "num_experts": 4,
+            "num_shared_experts": 2,
+            "first_k_dense_replace": 1,
+            "prefix_dense_intermediate_size": 40,
+            "sliding_window": 6,
+            "layer_norm_eps": 3e-4,
+        },
+    ),
+    "command a+, other choices": (
+        "cohere2_moe",
+        {
+            **EPS,
+            "head_dim": 8,
+            "num_experts": 4,
+            "num_shared_experts": 1,
+            "shared_expert_combination_strategy": "sum",
+            "expert_selection_fn": "sigmoid",
+            "sliding_window": 6,
+            "sliding_window_pattern": 2,
+        },
+    ),
+    "hyperclovax": ("hyperclovax", {**EPS, **MULTIPLIERS, "head_dim": 8}),
+    "kolibri": (
+        "kolibri1",
+        {**EPS, **EXPERTS, **WINDOWS, "num_experts": 8, "head_dim": 8, "shared_expert_intermediate_size": 20},
+    ),
+    "phi-3.5-moe": (
+        "phimoe",
+        {
+            **EPS,
+            "num_local_experts": 8,
+            "lm_head_bias": True,
+            "attention_bias": True,
+            "router_jitter_noise": 0.3,
+            "rope_parameters": {
+                **LONGROPE,
+                "short_factor": [1.0, 1.1, 1.2, 1.3],
+                "long_factor": [1.0, 3.0, 4.0, 5.0],
+                "short_mscale": 1.1,
+                "long_mscale": 1.3,
+                "original_max_position_embeddings": 100,
+            },
+        },
+    ),
+    "a.x k1": ("axk1", {**LATENT, **ROUTED}),
+    "laguna": (
+        "laguna",
+        {
+            **EPS,
+            **EXPERTS,
+            **WINDOWS,
+            "num_experts": 8,
+            "shared_expert_intermediate_size": 20,
+            "head_dim": 8,
+            "num_attention_heads_per_layer": [4, 8, 4],
+            "moe_router_logit_softcapping": 0.5,
+            "moe_routed_scaling_factor": 1.5,
+        },
+    ),
+    "laguna, a gate for each value": (
+        "laguna",
+        {**EPS, **EXPERTS, "num_experts": 8, "head_dim": 8, "gating": "per-element"},
     ),
 }

@@ -85,6 +85,13 @@ def untrained(config: Any) -> Any:
     """The `transformers` model of a configuration, with the weights that its class begins with."""
     import transformers
 
+    if config.model_type == "muse_glimmer_text":
+        # A text model that `transformers` offers inside of a multimodal one only.
+        tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+        config = transformers.MuseGlimmerConfig(text_config=config, vision_config=tower, out_hidden_size=64)
+    if config.model_type == "muse_glimmer":
+        made = transformers.MuseGlimmerForConditionalGeneration
+        return made._from_config(config, attn_implementation="eager").eval()
     if config.model_type == "mistral4":
         # A text model that `transformers` offers inside of a multimodal one only.
         return transformers.Mistral4ForCausalLM._from_config(config, attn_implementation="eager").eval()

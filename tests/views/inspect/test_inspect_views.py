@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.engine import Finish, SampledCandidate, Stats, Step
 from llmcli.inspection.evaluation.flops import ModelAccount
-from llmcli.model import Alibi, LayerConfig, ModelConfig, RopeConfig
+from llmcli.model import Alibi, AttentionGate, LayerConfig, ModelConfig, NormStyle, RopeConfig
 from llmcli.views.reply.prompt_tokens import prompt_token_table
 from llmcli.views.reply.reply_json import reply_json
 from llmcli.views.reply.stats import stats_line
@@ -180,6 +180,8 @@ def test_a_model_as_a_tree() -> None:
         "note  A note.",
     ):
         assert line in text
-    biased = replace(card, config=replace(config, alibi=Alibi(), embed_norm=True))
+    gate = AttentionGate()
+    biased = replace(card, config=replace(config, alibi=Alibi(), embed_norm=NormStyle(), attention_gate=gate))
     text = drawn(model_tree(biased), 120)
     assert "scores fall with the distance (ALiBi)" in text and "x 64, normalized" in text
+    assert "a sigmoid gate for each value" in " ".join(text.replace("│", "").split())

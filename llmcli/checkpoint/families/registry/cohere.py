@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmcli.checkpoint.families import extra_rules, layer_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import (
@@ -45,6 +45,25 @@ FAMILIES: dict[str, Family] = {
         rope_on=layer_rules.sliding_rope,
         rope=RopeRules(float32=True),
         extras=extra_rules.cohere_extras,
+        paired=True,
+    ),
+    # Command A+.
+    "cohere2_moe": Family(
+        {**_COHERE, "head_dim": 128, "sliding_window": 4096, "sliding_window_pattern": 4}
+        | {"num_experts": 8, "num_experts_per_tok": 2, "num_shared_experts": 0, "norm_topk_prob": True}
+        | {"first_k_dense_replace": 0, "prefix_dense_sliding_window_pattern": 1, "expert_selection_fn": "softmax"}
+        | {"shared_expert_combination_strategy": "average"},
+        aliases={**LAYER_EPS, **WINDOW_PATTERN},
+        norm=LAYER_NORM_WITHOUT_BIAS,
+        placement="parallel_shared",
+        layer_types=layer_rules.cohere_moe_types,
+        lists_layer_types=True,
+        rope_on=layer_rules.sliding_or_dense_rope,
+        rope=RopeRules(float32=True),
+        experts=expert_rules.cohere_experts,
+        extras=extra_rules.cohere_moe_extras,
+        # The configuration class overwrites it.
+        supported_values={"rope_scaling": ()},
         paired=True,
     ),
 }

@@ -153,4 +153,15 @@ FAMILIES: dict[str, Family] = {
         paired=True,
         paired_key="rope_interleave",
     ),
+    # SK Telecom's A.X K1.
+    "axk1": Family(
+        {**_DEEPSEEK_V3.defaults, "num_experts": 192, "first_k_dense_replace": 1, "max_position_embeddings": 32768},
+        aliases=_LATENT_ALIASES,
+        experts=expert_rules.axk1_experts,
+        extras=extra_rules.deepseek_extras,
+        own_names={"mlp_output_norm": "post_mlp_layernorm"},
+        paired=True,
+        paired_key="rope_interleave",
+        optional_selection_bias=True,
+    ),
 }

@@ -1,13 +1,35 @@
-"""StableLM, StarCoder 2 and Nemotron."""
+"""StableLM, StarCoder 2, Nemotron, Apertus, nanochat, HyperCLOVAX and Kolibri."""
 
 from __future__ import annotations
 
-from llmcli.checkpoint.families import extra_rules, layer_rules
+from dataclasses import replace
+
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
-from llmcli.checkpoint.families.styles import LAYER_EPS, LAYER_NORM, LAYER_NORM_BASE
+from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT, LAYER_EPS, LAYER_NORM, LAYER_NORM_BASE
 from llmcli.model import NormStyle
+
+_APERTUS = Family(
+    {
+        **BASE,
+        "hidden_act": "xielu",
+        "rope_theta": 12e6,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 65536,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 12e6,
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        },
+    },
+    gated=False,
+    qk_norm="head",
+)
 
 FAMILIES: dict[str, Family] = {
     "stablelm": Family(
@@ -33,5 +55,46 @@ FAMILIES: dict[str, Family] = {
         norm=NormStyle("layer", bias=True, plus_one=True),
         gated=False,
         rope=RopeRules(partial=True),
+    ),
+    # Apertus, and the text model of Apertus 1.5.
+    "apertus": _APERTUS,
+    "apertus1p5_text": replace(_APERTUS, supported_values={"output_vocab_size": ()}),
+    # Karpathy's nanochat.
+    "nanochat": Family(
+        {**BASE, "hidden_act": "relu2", "final_logit_softcapping": 15.0},
+        norm=NormStyle(weight=False),
+        gated=False,
+        qk_norm="rotated",
+        extras=extra_rules.nanochat_extras,
+        turned_back=True,
+    ),
+    # HyperCLOVAX SEED Think.
+    "hyperclovax": Family(
+        {**BASE, "embedding_multiplier": 1.0, "residual_multiplier": 1.0, "logits_scaling": 1.0, "use_post_norm": True},
+        extras=extra_rules.hyperclovax_extras,
+        own_names={"attention_output_norm": "post_norm1", "mlp_output_norm": "post_norm2"},
+    ),
+    # Aleph Alpha's Kolibri 1.
+    "kolibri1": Family(
+        {
+            **BASE,
+            "head_dim": 128,
+            "num_key_value_heads": 4,
+            "sliding_window": 513,
+            "sliding_window_pattern": 5,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+            "num_experts": 384,
+            "num_experts_per_tok": 6,
+            "max_position_embeddings": 262144,
+        },
+        aliases={**EXPERT_COUNT, "sliding_window_pattern": ()},
+        placement="sandwich",
+        qk_norm="head",
+        layer_types=layer_rules.mostly_sliding,
+        lists_layer_types=True,
+        rope_on=layer_rules.sliding_rope_if_any,
+        experts=expert_rules.kolibri_experts,
+        own_names={"attention_output_norm": "post_attn_norm", "mlp_output_norm": "post_ffn_norm"},
     ),
 }

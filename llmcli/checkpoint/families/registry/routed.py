@@ -1,4 +1,4 @@
-"""Mixtures of experts: Ernie 4.5, MiniMax-M2, dots.llm1, Hy3, Aria, Grok-1."""
+"""Mixtures of experts: Ernie 4.5, MiniMax-M2, dots.llm1, Hunyuan and Hy3, Aria, Grok-1."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
 
 _ERNIE = {**BASE, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072}
 _ERNIE_BIASES = BiasKeys("use_bias", "use_bias", "use_bias")
+_HUNYUAN = {**BASE, "rms_norm_eps": 1e-5}
 
 FAMILIES: dict[str, Family] = {
     "ernie4_5": Family(
@@ -124,5 +125,14 @@ FAMILIES: dict[str, Family] = {
         # The experts always use it.
         supported_values={"hidden_act": ("silu",)},
         experts_transposed=True,
+    ),
+    "hunyuan_v1_dense": Family(_HUNYUAN, qk_norm="rotated_head", rope=RopeRules(fixed_alpha=True)),
+    # Hunyuan-A13B.
+    "hunyuan_v1_moe": Family(
+        {**_HUNYUAN, "num_experts": 1, "num_experts_per_tok": 1},
+        aliases={**EXPERT_COUNT, "num_experts_per_tok": ("moe_topk", "num_experts_per_tok")},
+        qk_norm="rotated_head",
+        rope=RopeRules(fixed_alpha=True),
+        experts=expert_rules.hunyuan_experts,
     ),
 }

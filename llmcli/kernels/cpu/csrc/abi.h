@@ -5,12 +5,12 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 10
+#define LLM_ABI 11
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
 enum { SILU, GELU, GELU_TANH, RELU, RELU2, QUICK_GELU };
-enum { QK_PLAIN, QK_HEAD, QK_WHOLE, QK_EACH_HEAD, QK_ROTATED };
+enum { QK_PLAIN, QK_HEAD, QK_WHOLE, QK_EACH_HEAD, QK_ROTATED, QK_ROTATED_HEAD, QK_WEIGHTLESS };
 enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
 
 /* Dense rows, or the packed blocks of model/quantized/matrix.py; one matrix or a stack of them. */
@@ -52,7 +52,7 @@ typedef struct {
     int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary;
     int32_t capacity; /* tokens of a call */
     int32_t activation, gated, parallel, shared_norm, qk_norm, cache_format;
-    float qk_eps, clip, scale, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
+    float clip, scale, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
     Matrix embedding, positions, head;                                          /* positions.data may be NULL */
     Norm norm;
     const Layer *layer;

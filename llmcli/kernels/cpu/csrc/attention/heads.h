@@ -16,14 +16,15 @@ static void prepare_head(const Context *c, const Layer *layer, float *x, const N
     int64_t position = position_of(c->step, token);
     if (m->qk_norm != QK_WHOLE && m->clip > 0)
         for (int i = 0; i < m->head_dim; i++) x[i] = x[i] > m->clip ? m->clip : x[i] < -m->clip ? -m->clip : x[i];
-    if (m->qk_norm == QK_HEAD || m->qk_norm == QK_EACH_HEAD) normalize(norm, x, x, m->head_dim, head);
+    if (m->qk_norm == QK_HEAD || m->qk_norm == QK_EACH_HEAD || m->qk_norm == QK_WEIGHTLESS)
+        normalize(norm, x, x, m->head_dim, head);
     if (layer->rope >= 0) {
         const Rotation *r = c->step->rotations + layer->rope;
         int64_t at = (c->step->skipped + token) * r->half;
         rotate(x, r->cos + at, r->sin + at, r->half);
-        Norm plain = {.kind = RMS_NORM, .eps = m->qk_eps};
-        if (m->qk_norm == QK_ROTATED) normalize(&plain, x, x, m->head_dim, 0);
+        if (m->qk_norm == QK_ROTATED) normalize(norm, x, x, m->head_dim, 0);
     }
+    if (m->qk_norm == QK_ROTATED_HEAD) normalize(norm, x, x, m->head_dim, 0);
     if (is_query && layer->scaling_interval > 0) {
         float steps = (float)((position + layer->scaling_offset) / layer->scaling_interval);
         float factor = 1 + layer->scaling_beta * log1pf(steps);
