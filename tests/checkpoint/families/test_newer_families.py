@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import llmcli
 from llmcli.engine import Engine, SamplingParams, Step
@@ -124,4 +125,23 @@ def test_published_forms_of_the_configuration_mean_the_same(which: str, tmp_path
     folder = tiny_checkpoint(tmp_path, model_type, **overrides)
     expected = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS)
     edit_config(folder, changes, drop=drop)
+    assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(IDS), expected)
+
+
+def test_adapters_for_images_and_sound_are_left_out(tmp_path: Path) -> None:
+    model_type, overrides = NEWER["phi-4 multimodal"]
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
+    expected = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS)
+    weights = folder / "model.safetensors"
+    published: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(weights).items():
+        module = name.removesuffix(".weight")
+        if module.endswith("_proj") and ".layers." in name and "embed_tokens_extend" not in name:
+            published[f"{module}.base_layer.weight"] = tensor
+            published[f"{module}.lora_A.vision.weight"] = torch.ones(2, tensor.shape[1])
+            published[f"{module}.lora_B.speech.weight"] = torch.ones(tensor.shape[0], 2)
+        else:
+            published[name] = tensor
+    save_file(published, weights, metadata={"format": "pt"})
+    edit_config(folder, {"model_type": "phi4mm"})
     assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(IDS), expected)
