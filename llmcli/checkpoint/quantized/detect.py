@@ -13,6 +13,7 @@ from pathlib import Path
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.quantized.base import TensorPool
+from llmcli.checkpoint.quantized.bitnet import collapse_bitnet, round_bitnet
 from llmcli.checkpoint.quantized.bitsandbytes import collapse_bitsandbytes
 from llmcli.checkpoint.quantized.compressed_tensors import block_size, collapse_compressed, refused_variant
 from llmcli.checkpoint.quantized.fp8_fp4 import (
@@ -172,6 +173,16 @@ def _bitsandbytes(tensors: TensorPool, settings: ConfigKeys) -> None:
     collapse_bitsandbytes(tensors)
 
 
+def _bitnet(tensors: TensorPool, settings: ConfigKeys) -> None:
+    if settings.get("use_rms_norm"):
+        raise _unsupported(settings, "bitnet with a norm in each layer")
+    automatic = (settings.text("linear_class") or "bitlinear") == "autobitlinear"
+    if automatic and settings.text("quantization_mode") == "online":
+        round_bitnet(tensors)
+    else:
+        collapse_bitnet(tensors, divides=not automatic)
+
+
 _METHODS: dict[str, Callable[[TensorPool, ConfigKeys], None]] = {
     "gptq": _gptq,
     "awq": _awq,
@@ -181,6 +192,7 @@ _METHODS: dict[str, Callable[[TensorPool, ConfigKeys], None]] = {
     "fbgemm-fp8": _fbgemm_fp8,
     "modelopt": _modelopt,
     "mxfp4": _mxfp4,
+    "bitnet": _bitnet,
     "bitsandbytes": _bitsandbytes,
     "mlx": collapse_mlx,
 }

@@ -368,7 +368,7 @@ GROUPS = {"group_0": {"weights": {"num_bits": 4, "strategy": "group", "group_siz
 REFUSED: dict[str, dict[str, object]] = {
     **{
         method: {"quant_method": method}
-        for method in ("aqlm", "quip", "vptq", "spqr", "hqq", "eetq", "quanto", "torchao", "bitnet", "higgs", "exl3")
+        for method in ("aqlm", "quip", "vptq", "spqr", "hqq", "eetq", "quanto", "torchao", "higgs", "exl3")
     },
     "a method that it does not name": {"bits": 4},
     "'marlin'": {"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"},
