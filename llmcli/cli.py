@@ -46,6 +46,8 @@ from llmcli.errors import LlmcliError
 from llmcli.views.terminal import terminal
 
 INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
+_terminated = False
+"""Whether SIGTERM came."""
 _NO_MEMORY = "There is not enough memory. Use a shorter text or --context, --quantize int4, or a smaller model."
 
 app = typer.Typer(
@@ -215,7 +217,8 @@ def _run() -> int:
     except OSError as error:
         return _report(_NO_MEMORY, 5) if error.errno == errno.ENOMEM else _report_os_error(error)
     except Exception as error:
-        return _report_unexpected(error)
+        # Compiled code, as in the import of torch, can turn the exception of `_terminate` into another one.
+        return TERMINATED if _terminated else _report_unexpected(error)
     return 0
 
 
@@ -255,6 +258,8 @@ def _report_unexpected(error: Exception) -> int:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    global _terminated
+    _terminated = True
     # An exception, not an exit: temporary files are removed and the terminal is restored on the way out.
     raise SystemExit(TERMINATED)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from llmcli import __version__, cli
@@ -27,6 +29,20 @@ def test_a_crash_prints_one_line_without_user_input(kind: type[Exception], monke
     assert "private" not in line and SECRET not in line
     shown = llm("generate", "my private words", env={"LLMCLI_DEBUG": "1"}).stderr.decode()
     assert shown.startswith("Traceback") and "in crash" in shown
+
+
+def test_an_error_that_sigterm_became_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(prompt: str, *_: object, **__: object) -> str:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except SystemExit:
+            raise RuntimeError("from compiled code") from None
+        return prompt
+
+    monkeypatch.setattr("llmcli.commands.generate.request.read_prompt", crash)
+    monkeypatch.setattr(cli, "_terminated", False)
+    result = llm("generate", "Hi")
+    assert (result.returncode, result.stdout, result.stderr) == (143, b"", b"")
 
 
 def test_running_out_of_memory_anywhere_exits_with_5(monkeypatch: pytest.MonkeyPatch) -> None:

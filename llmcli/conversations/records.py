@@ -127,6 +127,8 @@ def from_line(line: str) -> Record:
     """
     try:
         values = json.loads(line)
+    except json.JSONDecodeError:
+        raise ValueError("not JSON") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     kind = _KINDS.get(str(values.pop("kind", None))) if isinstance(values, dict) else None

@@ -263,6 +263,8 @@ def remove_conversation(path: Path) -> None:
 def _record(line: bytes, place: str) -> Record:
     try:
         return from_line(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise LlmcliError(f"{place}, is damaged: not UTF-8.") from None
     except ValueError as error:
         raise LlmcliError(f"{place}, is damaged: {error}.") from None
 

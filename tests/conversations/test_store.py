@@ -124,8 +124,8 @@ def test_a_reply_without_tokens_is_not_recorded() -> None:
         (lambda data: data.partition(b"\n")[2], "line 1, is out of order"),
         (lambda data: data.replace(b'"version": 1', b'"version": 2'), "later version"),
         (lambda data: b"", "empty"),
-        (lambda data: b"\xff" + data, "line 1, is damaged"),
-        (lambda data: data.replace(b"\n", b"\n\n", 1), "line 2, is damaged"),
+        (lambda data: b"\xff" + data, "line 1, is damaged: not UTF-8\\.$"),
+        (lambda data: data.replace(b"\n", b"\n\n", 1), "line 2, is damaged: not JSON\\.$"),
     ],
 )
 def test_a_damaged_file_is_refused(damage: object, told: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+_PUNCTUATION = ".,;:!?…\"'“”„‘’«»()[]*`。、，！？「」"
+
 
 @dataclass(frozen=True)
 class FoundWord:
@@ -24,15 +26,19 @@ def find_word(wanted: str, pieces: Sequence[bytes]) -> FoundWord | None:
     """The word `wanted` in the text of the tokens `pieces`; None if it is not in it.
 
     `WORD N` is the Nth occurrence, and in quotes anything is a word. Whole words come before parts of words, and the
-    same letters before capital or small ones.
+    same letters before capital or small ones. Punctuation at either end of `wanted` is left out if the reply does not
+    have it.
     """
     quoted = re.fullmatch(r"""(["'“])(.+)["'”](?:\s+(\d+))?""", wanted)
     numbered = re.fullmatch(r"(.+?)\s+(\d+)", wanted)
     tries = [(wanted, 1)]
     if quoted:
         tries = [(quoted[2], int(quoted[3] or 1))]
-    elif numbered:
-        tries.append((numbered[1], int(numbered[2])))
+    else:
+        if numbered:
+            tries.append((numbered[1], int(numbered[2])))
+        bare = [(word.strip(_PUNCTUATION), number) for word, number in tries]
+        tries += [(word, number) for word, number in bare if word]
     for word, number in tries:
         spans = _spans(word, b"".join(pieces))
         if 1 <= number <= len(spans):

@@ -89,6 +89,9 @@ def check_request(invocation: typer.Context, text: str, options: GenerateOptions
         raise UsageError(
             "--samples gives several replies: it does not go with --choices, --html, --svg, --record and --no-newline."
         )
+    # `check` above has refused a single seed that is too large.
+    if ((options.sampling.seed or 0) + output.samples - 1) >= 1 << 63:
+        raise UsageError(f"--samples {output.samples} counts seeds from --seed on, and they end at 2^63 - 1.")
     if form.json_schema is None and form.grammar is None and is_flag_given(invocation, "free_whitespace"):
         raise UsageError("--free-whitespace is for the JSON of a --json-schema or a --grammar, and none is given.")
     rule = structured_output.given_rule(form, prefill=asked.prefill)

@@ -139,8 +139,10 @@ def read_plain_text(name: str) -> str:
     """Read the text file `name`, in which ~ is the home folder; a file with NUL characters is refused.
 
     Raises:
-        UsageError: it cannot be read, is too large, or is not text in a known encoding.
+        UsageError: the name is empty, or the file cannot be read, is too large, or is not text in a known encoding.
     """
+    if not name:
+        raise UsageError("The name of a file is empty.")
     path = Path(name).expanduser()
     return _without_nul(decode_input(read_file_bytes(path), str(path)), str(path))
 
@@ -184,6 +186,8 @@ def text_or_file(argument: str, option: str) -> str:
     if argument.startswith("@@"):
         return argument_text(argument[1:], option)
     name = argument[1:]
+    if not name:
+        raise UsageError(f"{option} @ lacks the name of a file. A text that begins with @ is written with @@.")
     if not os.path.lexists(Path(name).expanduser()):
         raise UsageError(f"There is no file {name!r} for {option}. A text that begins with @ is written with @@.")
     return read_plain_text(name)

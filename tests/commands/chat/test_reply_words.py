@@ -27,6 +27,12 @@ PIECES = [b"The", b" capital", b" is", b" Par", b"is", b", and Par", b"is", b" i
         ("is 4", range(7, 9), 1, 1),
         ('"Paris" 2', range(5, 7), 2, 2),
         ("étés", range(9, 11), 1, 1),
+        # With punctuation that the reply does not have there.
+        ("paris?", range(3, 5), 1, 2),
+        ("“Paris", range(3, 5), 1, 2),
+        ("Paris! 2", range(5, 7), 2, 2),
+        # With punctuation that it has.
+        ("is,", range(4, 6), 1, 1),
     ],
 )
 def test_words_are_found(wanted: str, tokens: range, occurrence: int, occurrences: int) -> None:
@@ -35,7 +41,7 @@ def test_words_are_found(wanted: str, tokens: range, occurrence: int, occurrence
     assert (found.tokens, found.occurrence, found.occurrences) == (tokens, occurrence, occurrences)
 
 
-@pytest.mark.parametrize("wanted", ["Rome", "Paris 3", '"Paris" 0', "(", "capital  is", "\\d"])
+@pytest.mark.parametrize("wanted", ["Rome", "Paris 3", '"Paris" 0', "(", "capital  is", "\\d", "?!", '""'])
 def test_other_words_are_not(wanted: str) -> None:
     assert find_word(wanted, PIECES) is None
 

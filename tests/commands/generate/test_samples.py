@@ -47,6 +47,14 @@ def test_temperature_0_says_that_all_are_the_same(model: Path) -> None:
     assert b"All replies are the same" in result.stderr and result.stdout.count(b"---\n") == 2
 
 
+def test_seeds_beyond_the_last_are_refused_before_the_first_reply(model: Path) -> None:
+    last = (1 << 63) - 1
+    flags = ["generate", "hi", "-m", model, "-n", 1, "--samples", 2]
+    result = llm(*flags, "--seed", last)
+    assert (result.returncode, result.stdout) == (2, b"") and b"they end at 2^63 - 1" in result.stderr
+    assert llm(*flags, "--seed", last - 1).returncode == 0
+
+
 def test_a_reply_without_the_form_does_not_stop_the_others(tmp_path: Path) -> None:
     pytest.importorskip("llguidance")
     a, b = ids_of(b"AB")

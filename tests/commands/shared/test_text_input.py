@@ -244,6 +244,8 @@ def test_files_come_before_the_prompt_and_piped_text_after_it(model: Path) -> No
         (["-f", "-", "-"], "Standard input can be read only once"),
         (["--fill-in", "a", "b", "-f", "nul.bin"], "--fill-in does not go with --file"),
         (["hi", "-s", "@none.txt"], "There is no file 'none.txt' for --system. A text that begins with @"),
+        (["hi", "-s", "@"], "--system @ lacks the name of a file."),
+        (["hi", "-f", ""], "The name of a file is empty."),
         (["hi", "-s", "@latin.txt"], "latin.txt is not UTF-8"),
         (["hi", "-s", "@nul.bin"], "nul.bin is not a text"),
     ],
