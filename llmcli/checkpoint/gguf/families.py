@@ -255,6 +255,15 @@ def _starcoder(keys: ArchitectureKeys) -> dict[str, Any]:
     return {"multi_query": keys.integer("attention.head_count_kv") == 1}
 
 
+def _afmoe(keys: ArchitectureKeys) -> dict[str, Any]:
+    return {
+        # llama.cpp scales the embeddings of every file.
+        "mup_enabled": True,
+        "n_shared_experts": keys.integer("expert_shared_count", 0, minimum=0),
+        "num_dense_layers": keys.integer("leading_dense_block_count", 0, minimum=0),
+    }
+
+
 def _grok(keys: ArchitectureKeys) -> dict[str, Any]:
     if "blk.0.ffn_up.weight" in keys.header.tensors:
         raise UnsupportedModelError(
@@ -277,6 +286,8 @@ _FALCON_NORMS = {"input_layernorm": "attn_norm_2", "post_attention_layernorm": "
 
 # `paired`: some families are trained with this row order; for others llama.cpp's converter reorders the rows.
 ARCHITECTURES: dict[str, Architecture] = {
+    "afmoe": Architecture("afmoe", window=True, dense_size=True, derived=_afmoe),
+    "apertus": Architecture("apertus"),
     "arcee": Architecture("arcee", paired=True),
     "bloom": Architecture("bloom"),
     "chatglm": Architecture("glm", paired=True),
@@ -306,6 +317,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granitemoe": Architecture("granitemoehybrid", paired=True, derived=_granite),
     "grok": Architecture("grok-1", names=_GROK_NORMS, derived=_grok),
     "jais2": Architecture("jais2"),
+    # The converter multiplies the base of the rotations by Hunyuan's fixed factor.
+    "hunyuan-dense": Architecture("hunyuan_v1_dense"),
+    "hunyuan-moe": Architecture("hunyuan_v1_moe"),
     "llama": Architecture(_llama, paired=True),
     "llama4": Architecture("llama4_text", paired=True, derived=_llama4),
     "minicpm3": Architecture("minicpm3", derived=_minicpm3),

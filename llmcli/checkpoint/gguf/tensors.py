@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmcli.checkpoint.gguf.header import GGUFHeader
+from llmcli.checkpoint.tensors.computed_sources import Constant
 from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
 from llmcli.errors import CheckpointError
@@ -27,6 +29,7 @@ _NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.gate_proj": "attn_gate",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "self_attn.q_a_proj": "attn_q_a",
@@ -109,6 +112,8 @@ class GGUFTensors:
         """How to read a parameter; if its tensor is missing, a source with the name it should have."""
         layer, local = _PARAMETER.fullmatch(parameter).groups()  # type: ignore[union-attr]
         at = "" if layer is None else f"blk.{layer}."
+        if local.startswith("mlp.activation."):
+            return self._number(f"xielu.{local.removeprefix('mlp.activation.')}", int(layer))
         if local in _WHOLE_NAMES:
             return Source(at + _WHOLE_NAMES[local])
         if local.startswith("mlp.experts."):
@@ -132,6 +137,14 @@ class GGUFTensors:
         if module.endswith("norm"):
             return self._norm(name, module, kind)
         return Source(name, self._latent_pairs(module))
+
+    def _number(self, key: str, layer: int) -> Constant:
+        """A parameter of one value, which the metadata list for each layer."""
+        listed = self.header.metadata.get(key)
+        value = listed[layer] if isinstance(listed, list) and layer < len(listed) else listed
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise CheckpointError(f"{self.header.path}: {key} must be a number for each layer.")
+        return Constant(value)
 
     def _has(self, name: str) -> bool:
         return name in self.header.tensors

@@ -37,6 +37,26 @@ class Zeros:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """A parameter of one value, which the header of the file states."""
+
+    value: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """No tensor is read."""
+        return ()
+
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
+        """(1,)."""
+        return (1,)
+
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`."""
+        target.fill_(self.value)
+
+
+@dataclass(frozen=True)
 class Sinusoids:
     """Vectors of `count` positions from `first` on: sines, then cosines (Vaswani et al. 2017, section 3.5)."""
 

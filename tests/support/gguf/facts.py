@@ -39,6 +39,8 @@ ARCHITECTURE_NAMES = {
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone_moe": "exaone-moe",
     "minimax_m2": "minimax-m2",
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "hunyuan_v1_moe": "hunyuan-moe",
     "gpt_bigcode": "starcoder",
 }
 
@@ -176,6 +178,9 @@ def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dic
     rope = nested.get("full_attention", nested)
     size = config.qk_rope_head_dim if architecture == "deepseek2" else head_size(config)
     found: dict[str, Any] = {"rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0))}
+    if rope.get("alpha"):
+        # Static, so it becomes a part of the base.
+        rope = {**rope, "rope_theta": rope["rope_theta"] * rope["alpha"] ** (size / (size - 2))}
     # GPT-NeoX has the same base in all models, so the key is added here.
     if architecture != "gptneox":
         found["rope.freq_base"] = float(rope["rope_theta"])
@@ -215,9 +220,16 @@ def window_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
         }
     if architecture == "phi3":
         return {"attention.sliding_window": values.get("sliding_window") or 0}
-    if architecture in ("gemma2", "gemma3", "cohere2", "gpt-oss", "olmo2", "exaone4", "exaone-moe") and values.get(
-        "sliding_window"
-    ):
+    if architecture in (
+        "gemma2",
+        "gemma3",
+        "cohere2",
+        "gpt-oss",
+        "olmo2",
+        "exaone4",
+        "exaone-moe",
+        "afmoe",
+    ) and values.get("sliding_window"):
         found = {"attention.sliding_window": values["sliding_window"]}
         if architecture in ("olmo2", "exaone4", "exaone-moe"):
             kinds = values["layer_types"]
@@ -233,7 +245,8 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
     count = next((values[name] for name in names if name in values), 0)
     if not count or architecture in ("granite", "gemma4"):
         return {}
-    used = next(values[name] for name in ("num_experts_per_tok", "moe_k", "moe_top_k") if name in values)
+    names = ("num_experts_per_tok", "moe_k", "moe_top_k", "moe_topk")
+    used = next(values[name] for name in names if name in values)
     found: dict[str, Any] = {"expert_count": count, "expert_used_count": used}
     if architecture == "ernie4_5-moe":
         found |= {
@@ -241,7 +254,15 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
             "leading_dense_block_count": values["moe_layer_start_index"],
             "interleave_moe_layer_step": values["moe_layer_interval"],
         }
-    if architecture == "minimax-m2":
+    if architecture == "afmoe":
+        found |= {
+            "expert_shared_count": values["num_shared_experts"],
+            "expert_weights_scale": float(values["route_scale"]),
+            "expert_weights_norm": True,
+            "leading_dense_block_count": values["num_dense_layers"],
+            "expert_gating_func": 2,
+        }
+    if architecture in ("minimax-m2", "hunyuan-moe"):
         found["expert_feed_forward_length"] = values["intermediate_size"]
     if architecture in ("glm4moe", "dots1", "exaone-moe"):
         shared = values.get("n_shared_experts") or values.get("num_shared_experts")

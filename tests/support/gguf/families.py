@@ -44,13 +44,15 @@ IMPLIED: dict[str, dict[str, Any]] = {
             "original_max_position_embeddings": SIZES["max_position_embeddings"],
         },
     },
+    "hunyuan a13b": {"moe_topk": 2},
+    "trinity": {"num_hidden_layers": 5, "layer_types": None},
     "llama 4": _EVERY_FOURTH,
     "llama 4, no norms of heads": {**_EVERY_FOURTH, "num_local_experts": 128},
 }
 NEWER_STORED = (
     "glm", "glm 4.5", "glm 4.5 air", "glm 4.7 flash", "seed-oss", "ernie 4.5", "ernie 4.5, experts", "exaone 3.5",
     "youtu", "solar open", "minimax m2", "minicpm 3", "dots 1", "k-exaone", "jais 2", "starcoder", "falcon 7b",
-    "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx",
+    "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx", "hunyuan", "hunyuan a13b", "trinity", "apertus",
 )  # fmt: skip
 STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED]
 

@@ -72,7 +72,13 @@ def write_gguf(
     config.allow_global_per_layer_attribute_access = True
     architecture = architecture or architecture_name(config)
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=largest_part)
-    facts = {f"{architecture}.{key}": value for key, value in metadata(config, architecture, old=old).items()}
+    numbers = {name: float(value) for name, value in model.state_dict().items() if ".act_fn.alpha_" in name}
+    facts: dict[str, Any] = {
+        f"xielu.{kind}": [value for name, value in numbers.items() if name.endswith(kind)]
+        for kind in ("alpha_p", "alpha_n")
+        if numbers
+    }
+    facts |= {f"{architecture}.{key}": value for key, value in metadata(config, architecture, old=old).items()}
     for key, value in {**facts, **tokenizer_metadata(), **(changes or {})}.items():
         add(writer, key, value)
     for name, tensor in [*tensors(model, config, architecture, old=old, joined=joined), *(extra or {}).items()]:
@@ -129,11 +135,14 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
             index, part = split_layer(name)
             at = f"blk.{index}."
         module, _, kind = part.rpartition(".")
+        if part.startswith("mlp.act_fn."):
+            # In the metadata.
+            continue
         if part.startswith("ffn.experts.mlp."):
             which = {"w1": "gate", "v1": "up", "w2": "down"}[kind]
             stack = tensor.view(config.ffn_config.moe_num_experts, -1, tensor.shape[1])
             yield f"{at}ffn_{which}_exps.weight", stack.transpose(1, 2) if which == "down" else stack
-        elif kind == "e_score_correction_bias":
+        elif kind in ("e_score_correction_bias", "expert_bias"):
             yield f"{at}exp_probs_b.bias", tensor.flatten()
         elif module.startswith(EXPERTS) or part.startswith(EXPERTS):
             yield from expert_tensors(at, part.split("experts.")[1], tensor, architecture, old=old, joined=joined)
