@@ -15,6 +15,7 @@ TAGS = {
     **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
     "[THINK]": "[/THINK]",
     "<|channel>thought": "<channel|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
 }
 """The marks that begin and end thinking in most models, where it comes once, before the answer."""
 

@@ -21,6 +21,7 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
     "<|tool_response>",
     "<|endoftext|>",
     "<|eom_id|>",
+    "<|assistant_end|>",
     "<EOT>",
     "[EOT]",
     "[EOS]",

@@ -17,6 +17,7 @@ from llmcli.text.reasoning import (
 
 HARMONY = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
 COHERE = ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>")
+APERTUS = ("<|inner_prefix|>", "<|inner_suffix|>", "<|assistant_end|>")
 GEMMA = ("<|turn>", "<turn|>", "<|channel>", "<channel|>")
 # Tokens of the vocabulary, the end of the prompt, the reply, what is thought and what is answered.
 REPLIES = {
@@ -33,6 +34,7 @@ REPLIES = {
     "cut off in the first": ((), "", " <thi", "", " <thi"),
     "words about tags": ((), "", "Use <think>x</think>.", "", "Use <think>x</think>."),
     "mistral": (("[THINK]", "[/THINK]"), "[/INST]", "[THINK]Hm[/THINK]Yes [THINK]", "Hm", "Yes [THINK]"),
+    "apertus": (APERTUS, "<|assistant_start|>", "<|inner_prefix|>Hm<|inner_suffix|>Yes", "Hm", "Yes"),
     "gemma 4": (GEMMA, "<|turn>model\n", "<|channel>thought\nHm\n<channel|>Yes <|channel>", "Hm\n", "Yes <|channel>"),
     "gemma 4, closed by the template": (GEMMA, "<|channel>thought\n<channel|>", "Yes", "", "Yes"),
     "gemma 4, no thought": (GEMMA, "<|turn>model\n", "<|channel>x", "", "<|channel>x"),

@@ -67,6 +67,7 @@ def test_words_are_split_as_by_the_original_tokenizers(name: str, text: str) -> 
         ("kimi-k2", "a漢b 1234", ["a", "æ¼¢", "b", "Ġ", "123", "4"]),
         ("exaone-moe", "two words, 12", ["twoĠwords", ",", "Ġ", "1", "2"]),
         ("jais-2", "a" + 7 * " " + "b", ["a", "ĠĠĠĠ", "ĠĠ", "Ġb"]),
+        ("afmoe", "1234567 is(a b", ["1", "234", "567", "Ġis", "(a", "Ġb"]),
         ("youtu", "helloWorld한1", ["hello", "World", "íķľ", "1"]),
         ("bailingmoe", "don't\n\n12", ["don", "'t", "ĊĊ", "1", "2"]),
         ("minicpm5", "a 12345", ["a", "Ġ", "123", "45"]),

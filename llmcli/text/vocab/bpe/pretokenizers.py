@@ -78,6 +78,13 @@ _DEEPSEEK_LLM = (
     _CJK,
     r"\p{N}+",
 )
+# Digits in threes from the right; runs of East and South East Asian letters; a sign before Latin letters.
+_AFMOE = (
+    r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+    "[\u4e00-\u9fff\u3400-\u4dbf\u8c48-\ufaff\u3040-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e00-\u0eff\u1780-\u17ff"
+    "\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+",
+    r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
 _BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
 _LLAMA_BPE = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral lfm2 midm-2.0 jina-v5-nano"
@@ -96,6 +103,7 @@ _RULES: tuple[tuple[tuple[str, ...], str], ...] = (
     ((_EXAONE_MOE,), "exaone-moe"),
     ((_JAIS2,), "jais-2"),
     (_YOUTU, "youtu"),
+    (_AFMOE, "afmoe"),
     ((_BAILING,), "bailingmoe bailingmoe2 llada-moe"),
     ((r"\p{N}{1,3}", _MINICPM5), "minicpm5"),
     (
