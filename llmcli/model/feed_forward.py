@@ -28,11 +28,20 @@ class XIELU(nn.Module):
         self.alpha_p = nn.Parameter(torch.empty(1))
         self.alpha_n = nn.Parameter(torch.empty(1))
 
+    @property
+    def above(self) -> Tensor:
+        """The factor `a` (1,)."""
+        return F.softplus(self.alpha_p)
+
+    @property
+    def below(self) -> Tensor:
+        """The factor `b` (1,)."""
+        return 0.5 + F.softplus(self.alpha_n)
+
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        above, below = F.softplus(self.alpha_p), 0.5 + F.softplus(self.alpha_n)
         # Clamped below 0, where the value is not used for x > 0, so that large x do not overflow.
-        return torch.where(x > 0, above * x * x, (torch.expm1(x.clamp(max=-1e-6)) - x) * below) + 0.5 * x
+        return torch.where(x > 0, self.above * x * x, (torch.expm1(x.clamp(max=-1e-6)) - x) * self.below) + 0.5 * x
 
 
 def _quick_gelu(x: Tensor) -> Tensor:

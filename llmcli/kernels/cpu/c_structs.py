@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 11
+ABI = 12
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -44,7 +44,7 @@ class Experts(ctypes.Structure):
         *_fields(
             c_int32, "count chosen size score normalized scales_input groups groups_chosen best_two clamped"
         ),
-        *_fields(c_float, "scale alpha limit"),
+        *_fields(c_float, "scale alpha limit softcap mixing_range shared_scale"),
         ("shared", c_int32),
         ("shared_gate", Matrix),
     )  # fmt: skip
@@ -55,7 +55,9 @@ class Layer(ctypes.Structure):
 
     _fields_ = (
         *_fields(Norm, "input_norm second_norm attention_output feed_forward_output q_norm k_norm"),
-        *_fields(Matrix, "q k v o gate up down"),
+        *_fields(Norm, "attention_inner feed_forward_inner"),
+        *_fields(Matrix, "q k v o gate up down attention_gate"),
+        *_fields(c_float, "xielu_above xielu_below"),
         ("sinks", c_void_p),
         ("experts", Experts),
         *_fields(c_void_p, "edit_reads edit_writes"),
@@ -69,10 +71,14 @@ class Model(ctypes.Structure):
 
     _fields_ = (
         *_fields(c_int32, "layers hidden intermediate heads kv_heads head_dim vocabulary capacity"),
-        *_fields(c_int32, "activation gated parallel shared_norm qk_norm cache_format"),
+        *_fields(
+            c_int32,
+            "activation gated parallel shared_norm qk_norm cache_format gate_per_head gate_softplus rounded_biases",
+        ),
         *_fields(c_float, "clip scale softcap embed_scale logit_scale logit_softcap"),
         *_fields(Matrix, "embedding positions head"),
-        ("norm", Norm),
+        *_fields(Norm, "embed_norm norm"),
+        ("slopes", c_void_p),
         ("layer", ctypes.POINTER(Layer)),
     )
 

@@ -16,6 +16,7 @@ from llmcli.model import ExpertsConfig, ModelConfig, Transformer
 from llmcli.model.attention.attention import Attention
 from llmcli.model.block import Block, OutputNormBlock, ParallelBlock, SharedNormBlock
 from llmcli.model.config import LayerConfig
+from llmcli.model.feed_forward import XIELU
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import CenteredRMSNorm, LayerNorm, RMSNorm, Scale, ScaledRMSNorm, WeightlessRMSNorm
 from llmcli.model.quantized.matrix import PackedMatrix
@@ -81,9 +82,17 @@ class Description:
             logit_softcap=config.logit_softcap or 0,
             embedding=self._matrix(model.embed_tokens),
             head=self._head(model.lm_head),
+            embed_norm=self._norm(model.embed_norm or nn.Identity()),
             norm=self._norm(model.norm),
             layer=ctypes.cast(layers, ctypes.POINTER(c.Layer)),
         )
+        if attention.attend.slopes is not None:
+            rounded = self.model.rounded_biases = attention.attend.biases_as_scores
+            slopes = attention.attend.slopes
+            self.model.slopes = self._floats(slopes.bfloat16() if rounded else slopes)
+        if config.attention_gate is not None:
+            self.model.gate_per_head = config.attention_gate.per_head
+            self.model.gate_softplus = config.attention_gate.activation == "softplus"
         if model.embed_positions is not None:
             self.model.positions = self._matrix(model.embed_positions)
 
@@ -107,6 +116,11 @@ class Description:
         if isinstance(block, OutputNormBlock):
             described.attention_output = self._norm(block.attention_output_norm)
             described.feed_forward_output = self._norm(block.mlp_output_norm)
+        if attention.gate_proj is not None:
+            small = attention.gate_per_head
+            described.attention_gate = (self._matrix if small else self._large)(attention.gate_proj)
+        if attention.sub_norm is not None:
+            described.attention_inner = self._norm(attention.sub_norm)
         if attention.sinks is not None:
             described.sinks = self._floats(attention.sinks)
         if layer.query_scaling is not None:
@@ -126,6 +140,11 @@ class Description:
             described.up, described.down = self._large(network.up_proj), self._large(down)
             if hasattr(network, "gate_proj"):
                 described.gate = self._large(network.gate_proj)
+            if getattr(network, "sub_norm", None) is not None:
+                described.feed_forward_inner = self._norm(network.sub_norm)
+            if isinstance(network.activation, XIELU):
+                described.xielu_above = network.activation.above.item()
+                described.xielu_below = network.activation.below.item()
         return described
 
     def _experts(self, config: ExpertsConfig, mixture: MixtureOfExperts) -> c.Experts:
@@ -145,6 +164,9 @@ class Description:
             groups_chosen=config.groups_chosen,
             best_two=config.group_score == "best_two",
             scale=config.scale,
+            softcap=config.router_softcap or 0,
+            mixing_range=config.mixing_range,
+            shared_scale=config.shared_scale,
             shared=config.shared_size,
         )
         if router.e_score_correction_bias is not None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, SupportedFields, any_value, why_unsupported
-from llmcli.model.config import ExpertsConfig, LayerConfig, ModelConfig
+from llmcli.model.config import Alibi, AttentionGate, ExpertsConfig, LayerConfig, ModelConfig
 
 # In the order of the enumerations of `csrc/abi.h`.
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu")
 QK_NORMS = (None, "head", "whole", "each_head", "rotated", "rotated_head", "weightless")
-SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen")
+SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen", "sigmoid_of_biased", "sparse_mixing")
 
 SUPPORTED: SupportedFields = {
     ModelConfig: {
         **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
         **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap sinks"),
-        **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions"),
+        **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions attention_gate sub_norms embed_norm alibi"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
         "activation": ACTIVATIONS,
         "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
@@ -24,9 +24,12 @@ SUPPORTED: SupportedFields = {
     ExpertsConfig: {
         **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen"),
         **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
+        **any_value("router_softcap mixing_range shared_scale output_norm"),
         "score": SCORES,
         "group_score": ("best", "best_two"),
     },
+    Alibi: any_value("as_score"),
+    AttentionGate: {**any_value("per_head"), "activation": ("sigmoid", "softplus")},
     **SMALL_PARTS,
     **ROTATIONS,
 }

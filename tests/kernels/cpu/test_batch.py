@@ -13,6 +13,7 @@ from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
+from tests.support.models.newer_cases import NEWER, SPANNING_NEWER
 from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
@@ -20,9 +21,9 @@ from tests.support.models.tiny import random_ids
 LENGTHS = [3, 70, 1, 95, 9, 100, 64, 30, 2, 88, 17, 40, 5, 66, 21, 50]
 
 
-@pytest.fixture(params=SPANNING, scope="module")
+@pytest.fixture(params=[*SPANNING, *SPANNING_NEWER], scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
-    model_type, overrides = CASES[request.param]
+    model_type, overrides = {**CASES, **NEWER}[request.param]
     return random_model(model_type, **overrides)
 
 

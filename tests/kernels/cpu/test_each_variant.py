@@ -11,6 +11,7 @@ from llmcli.errors import PromptTooLongError
 from llmcli.kernels.cpu.build import load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
+from tests.support.models.newer_cases import NEWER, SPANNING_NEWER
 from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
@@ -35,9 +36,9 @@ def assert_as_one_by_one(step: CpuStep, model: Transformer, length: int, count: 
     assert together.length == apart.length
 
 
-@pytest.fixture(params=SPANNING, scope="module")
+@pytest.fixture(params=[*SPANNING, *SPANNING_NEWER], scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
-    model_type, overrides = CASES[request.param]
+    model_type, overrides = {**CASES, **NEWER}[request.param]
     return random_model(model_type, **overrides)
 
 

@@ -14,6 +14,7 @@ from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import Transformer
 from tests.support.kernels.cpu_step import assert_as_one_by_one
+from tests.support.models.newer_cases import NEWER, SPANNING_NEWER
 from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
@@ -30,9 +31,9 @@ FILTERS = (
 )
 
 
-@pytest.fixture(params=SPANNING, scope="module")
+@pytest.fixture(params=[*SPANNING, *SPANNING_NEWER], scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
-    model_type, overrides = CASES[request.param]
+    model_type, overrides = {**CASES, **NEWER}[request.param]
     return random_model(model_type, **overrides)
 
 

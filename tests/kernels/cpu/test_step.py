@@ -25,11 +25,16 @@ from tests.support.kernels.cpu_step import (
     in_pieces,
     library,
 )
+from tests.support.models.newer_cases import NEWER, SPANNING_NEWER
 from tests.support.models.parity_cases import CASES, SPANNING
 from tests.support.models.random_models import pack_model, random_model
 from tests.support.models.tiny import random_ids
 
-LATENT = {"deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3"}
+# Latent attention, and what Gemma 3n and 4 add.
+UNSUPPORTED = {
+    "deepseek v2, groups, yarn", "deepseek v2 lite", "deepseek v3",
+    "gemma 3n", "gemma 4, small", "gemma 4, values that are keys", "gemma 4, experts",
+}  # fmt: skip
 
 # The other variants must be compiled, which takes longer than their tests.
 NATIVE_FIRST = [
@@ -37,15 +42,15 @@ NATIVE_FIRST = [
 ]
 
 
-@pytest.fixture(params=[name for name in CASES if name not in LATENT], scope="module")
+@pytest.fixture(params=[name for name in CASES if name not in UNSUPPORTED], scope="module")
 def model(request: pytest.FixtureRequest) -> Transformer:
     model_type, overrides = CASES[request.param]
     return random_model(model_type, **overrides)
 
 
-@pytest.fixture(params=SPANNING, scope="module")
+@pytest.fixture(params=[*SPANNING, *SPANNING_NEWER], scope="module")
 def some_model(request: pytest.FixtureRequest) -> Transformer:
-    model_type, overrides = CASES[request.param]
+    model_type, overrides = {**CASES, **NEWER}[request.param]
     return random_model(model_type, **overrides)
 
 
@@ -134,14 +139,14 @@ def test_few_queries_are_attended_to_in_float32(variant: Variant, group: int, si
 OTHER_INSTRUCTIONS = [
     (variant, name, (None, 4, 8)[(first + number) % 3])
     for first, variant in enumerate(variant for variant in get_args(Variant) if variant != "native")
-    for number, name in enumerate(SPANNING)
+    for number, name in enumerate((*SPANNING, *SPANNING_NEWER))
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("variant", "name", "bits"), OTHER_INSTRUCTIONS)
 def test_every_instruction_set(variant: Variant, name: str, bits: int | None) -> None:
-    model_type, overrides = CASES[name]
+    model_type, overrides = {**CASES, **NEWER}[name]
     model = random_model(model_type, **overrides)
     if bits is not None:
         pack_model(model, 4 if bits == 4 else 8)
@@ -324,11 +329,17 @@ def test_the_greatest_logit_is_the_first_of_equal_ones_or_a_nan() -> None:
         ("gpt-oss", "self_attn.k_proj"),
         ("gpt-oss", "mlp.gate"),
         ("llama 4", "mlp.gate"),
+        ("laguna, a gate for each value", "self_attn.gate_proj"),
+        ("laguna, equal layers", "self_attn.gate_proj"),
+        ("laguna, equal layers", "mlp.gate"),
+        ("phi-3.5-moe", "mlp.gate"),
+        ("bitnet", "mlp.up_proj"),
+        ("apertus", "mlp.up_proj"),
     ],
 )
 def test_nan_in_a_weight_reaches_the_logits(variant: Variant, case: str, part: str) -> None:
     """Set a row of weights to NaN, which a maximum, a rounding, a softmax, a sink or a router could hide."""
-    model_type, overrides = CASES[case]
+    model_type, overrides = {**CASES, **NEWER}[case]
     model = random_model(model_type, **overrides)
     for bits in (None, 4, 8):
         broken = copy.deepcopy(model)

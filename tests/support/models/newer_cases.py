@@ -44,12 +44,9 @@ GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
 NO_KERNEL = {
-    "glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent",
-    "falcon rw", "bloom", "bloom, six heads", "mpt",
-    "trinity", "muse glimmer", "apertus", "apertus 1.5", "nanochat", "bitnet", "command a+", "kolibri", "phi-3.5-moe",
-    "a.x k1", "laguna", "laguna, a gate for each value",
+    "glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent", "a.x k1", "laguna",
 }  # fmt: skip
-"""Cases that the C kernel does not compute: latent attention, scores biased by distance, gates, and others."""
+"""Cases that the C kernel does not compute: latent attention, and heads that differ from layer to layer."""
 
 EAGER_IS_WRONG = {"falcon rw"}
 """Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
@@ -342,4 +339,14 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
         "laguna",
         {**EPS, **EXPERTS, "num_experts": 8, "head_dim": 8, "gating": "per-element"},
     ),
+    "laguna, equal layers": (
+        "laguna",
+        {**EPS, **EXPERTS, "num_experts": 8, "head_dim": 8, "moe_router_logit_softcapping": 0.5},
+    ),
 }
+
+SPANNING_NEWER = (
+    "trinity", "laguna, a gate for each value", "laguna, equal layers", "apertus", "bitnet", "command a+",
+    "phi-3.5-moe", "bloom, six heads",
+)  # fmt: skip
+"""Together: options of the C kernel that `SPANNING` of `parity_cases` lacks."""

@@ -9,7 +9,17 @@ from dataclasses import replace
 import torch
 
 from llmcli.inspection.core.hooks import blocks
-from llmcli.model import ClampedGLU, ExpertsConfig, LayerConfig, ModelConfig, NormStyle, QueryScaling, Transformer
+from llmcli.model import (
+    Alibi,
+    AttentionGate,
+    ClampedGLU,
+    ExpertsConfig,
+    LayerConfig,
+    ModelConfig,
+    NormStyle,
+    QueryScaling,
+    Transformer,
+)
 from llmcli.model.rank_one_update import attach_edit
 from llmcli.model.rope_config import RopeConfig
 from tests.support.models.random_models import pack_model
@@ -30,10 +40,18 @@ _PLAIN = ModelConfig(
 _EXPERTS = ExpertsConfig(5, 2, 19, score="softmax_of_chosen", router_bias=True, bias=True, glu=ClampedGLU(1.7, 7.0))
 _SHARED = ExpertsConfig(
     6, 3, 33, "sigmoid", groups=3, groups_chosen=2, group_score="best_two", selection_bias=True, shared_size=21,
-    shared_gate=True, scales_input=True,
+    shared_gate=True, scales_input=True, shared_scale=0.5, router_softcap=1.5,
 )  # fmt: skip
 _CONFIGS = (
-    replace(_PLAIN, qkv_bias=True, o_bias=True, qkv_clip=0.5, qk_norm="head"),
+    replace(
+        _PLAIN,
+        qkv_bias=True,
+        o_bias=True,
+        qkv_clip=0.5,
+        qk_norm="head",
+        attention_gate=AttentionGate(),
+        sub_norms=True,
+    ),
     replace(
         _PLAIN,
         placement="sandwich",
@@ -43,17 +61,20 @@ _CONFIGS = (
         norm=NormStyle(plus_one=True),
         activation="gelu_tanh",
         qk_norm="whole",
+        attention_gate=AttentionGate(per_head=True, activation="softplus"),
+        embed_norm=NormStyle(),
     ),
     replace(
         _PLAIN,
         placement="parallel_shared",
         norm=NormStyle("layer", bias=True),
         gated=False,
-        activation="gelu",
+        activation="xielu",
         mlp_bias=True,
         head_bias=True,
         learned_positions=True,
         qk_norm="each_head",
+        alibi=Alibi(),
     ),
     replace(_PLAIN, sinks=True, layers=(LayerConfig(_ROPE, experts=_EXPERTS), LayerConfig(_ROPE, window=5))),
     replace(

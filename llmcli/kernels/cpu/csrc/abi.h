@@ -5,13 +5,20 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 11
+#define LLM_ABI 12
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
-enum { SILU, GELU, GELU_TANH, RELU, RELU2, QUICK_GELU };
+enum { SILU, GELU, GELU_TANH, RELU, RELU2, QUICK_GELU, XIELU };
 enum { QK_PLAIN, QK_HEAD, QK_WHOLE, QK_EACH_HEAD, QK_ROTATED, QK_ROTATED_HEAD, QK_WEIGHTLESS };
-enum { BY_SOFTMAX, BY_SIGMOID, BY_SOFTMAX_OF_CHOSEN, BY_SIGMOID_OF_CHOSEN };
+enum {
+    BY_SOFTMAX,
+    BY_SIGMOID,
+    BY_SOFTMAX_OF_CHOSEN,
+    BY_SIGMOID_OF_CHOSEN,
+    BY_SIGMOID_OF_BIASED,
+    BY_SPARSE_MIXING
+};
 
 /* Dense rows, or the packed blocks of model/quantized/matrix.py; one matrix or a stack of them. */
 typedef struct {
@@ -31,14 +38,17 @@ typedef struct {
     Matrix router, gate_up, down;
     const float *selection_bias; /* (count) or NULL */
     int32_t count, chosen, size, score, normalized, scales_input, groups, groups_chosen, best_two, clamped;
-    float scale, alpha, limit;
+    float scale, alpha, limit, softcap, mixing_range, shared_scale; /* softcap: 0 is none */
     int32_t shared; /* size of the shared expert, or 0; its matrices are the layer's */
     Matrix shared_gate;
 } Experts;
 
 typedef struct {
     Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm;
+    Norm attention_inner, feed_forward_inner; /* of the inputs of `o` and `down` */
     Matrix q, k, v, o, gate, up, down;
+    Matrix attention_gate; /* to a factor on each value of the heads, or on each head; data may be NULL */
+    float xielu_above, xielu_below; /* factors of the activation XIELU */
     const float *sinks; /* (heads) or NULL */
     Experts experts;    /* experts.count is 0 in a dense layer */
     const float *edit_reads, *edit_writes; /* (edits, inner) and (edits, hidden): rank-one updates of `down` */
@@ -52,9 +62,12 @@ typedef struct {
     int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary;
     int32_t capacity; /* tokens of a call */
     int32_t activation, gated, parallel, shared_norm, qk_norm, cache_format;
+    int32_t gate_per_head, gate_softplus, rounded_biases;
     float clip, scale, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
     Matrix embedding, positions, head;                                          /* positions.data may be NULL */
+    Norm embed_norm;
     Norm norm;
+    const float *slopes; /* (heads), of biases by distance, or NULL */
     const Layer *layer;
 } Model;
 

@@ -16,6 +16,8 @@ static void attend(const Model *model, const Layer *layer, const Segment *segmen
                    PrefetchCursor *cursor, Scratch *s) {
     int group = model->heads / model->kv_heads, size = model->head_dim, bf16 = model->cache_format == BFLOAT16;
     QueryGroup m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
+    m.slopes = model->slopes ? model->slopes + kv_head * group : NULL;
+    m.rounded_biases = model->rounded_biases, m.scale = model->scale;
     m.group = group, m.rows = tokens * group, m.size = size, m.width = (int)round_up(size, LANES);
     for (int r = 0; r < m.rows; r++) {
         const float *q = queries + r / group * ld + r % group * size;

@@ -79,6 +79,27 @@ static void attend_all(Worker *w, const Layer *layer, const Segment *segment) {
         taken = attend_sequence(w, layer, cache_of(c, segment, token), token, own, taken);
 }
 
+static float gate_factor(const Model *m, float gate) {
+    /* log(1 + e^gate) is written so that e^gate does not overflow. */
+    return m->gate_softplus ? fmaxf(gate, 0) + log1pf(expf(-fabsf(gate))) : 1 / (1 + expf(-gate));
+}
+
+/* Multiply what a head found by the activations of its gates. */
+static void gate_head(const Context *c, float *values, int head, int token) {
+    const Model *m = &c->model;
+    const float *gates = c->attention_gates + token * c->ld_q;
+    if (m->gate_per_head) {
+        float factor = gate_factor(m, gates[head]);
+        for (int d = 0; d < m->head_dim; d++) values[d] *= factor;
+        return;
+    }
+    gates += head * m->head_dim;
+    int d = 0;
+    for (; !m->gate_softplus && d + LANES <= m->head_dim; d += LANES)
+        store(values + d, load(values + d) * vsigmoid(load(gates + d)));
+    for (; d < m->head_dim; d++) values[d] *= gate_factor(m, gates[d]);
+}
+
 /* Merge the parts of each head's keys into the output projection's input. */
 static void merge_key_splits(Worker *w, const Layer *layer, Input *in, int token) {
     const Context *c = w->context;
@@ -100,8 +121,11 @@ static void merge_key_splits(Worker *w, const Layer *layer, Input *in, int token
             for (int d = 0; d < m->head_dim; d++) to[d] += factor * p[d];
         }
         for (int d = 0; d < m->head_dim; d++) to[d] /= total;
+        if (layer->attention_gate.data) gate_head(c, to, head, token);
         prefetch_some(&w->cursor);
     }
+    float *row = in->rows + token * in->ld;
+    if (layer->attention_inner.kind != NO_NORM) normalize(&layer->attention_inner, row, row, in->columns, 0);
     if (is_packed(&layer->o)) quantize(in, token, 0, in->groups);
     prefetch_some(&w->cursor);
 }
@@ -111,8 +135,9 @@ static Products attention_products(const Worker *w, const Layer *layer) {
     const Input *in = &w->rows->attention_in;
     return (Products){{{&layer->q, in, c->shared.q, c->ld_q},
                        {&layer->k, in, c->shared.k, c->ld_kv},
-                       {&layer->v, in, c->v, c->ld_kv}},
-                      3};
+                       {&layer->v, in, c->v, c->ld_kv},
+                       {&layer->attention_gate, in, c->attention_gates, c->ld_q}},
+                      layer->attention_gate.data ? 4 : 3};
 }
 
 /* Leaves the attention output in the shared `delta`. */

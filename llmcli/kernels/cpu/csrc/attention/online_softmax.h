@@ -6,6 +6,7 @@
 
 #include "../abi.h"
 #include "../simd/exp.h"
+#include "../simd/half.h"
 #include "visible_keys.h"
 
 enum { KEY_BLOCK = 64, MOST_QUERIES = 64, PREFETCHED_FIRST = 8192 };
@@ -25,21 +26,20 @@ typedef struct {
 /* The queries of one kv head, `group` for each token from position `start`, and the keys `first` to `last`. */
 typedef struct {
     const Layer *layer;
-    float softcap;
+    const float *slopes; /* of the scores' biases by distance, for the heads of the group, or NULL */
+    int rounded_biases;
+    float softcap, scale;
     int64_t start, first, last;
     int group, rows, size, width;
 } QueryGroup;
 
 /* Turn the scores (n) of one query against a block of keys into exponentials, and update its greatest score, its sum
    and its mixture. */
-static void online_softmax(float *scores, int n, int from, int to, float cap, float *most, float *total, float *mixed,
-                           int width) {
+static void online_softmax(float *scores, int n, int from, int to, float *most, float *total, float *mixed, int width) {
     if (from >= to) {
         memset(scores, 0, (size_t)n * sizeof *scores);
         return;
     }
-    if (cap > 0)
-        for (int i = 0; i < n; i += LANES) store(scores + i, cap * vtanh(load(scores + i) * (1 / cap)));
     for (int i = 0; i < from; i++) scores[i] = MASKED;
     for (int i = to; i < n; i++) scores[i] = MASKED;
     vf best = load(scores);
@@ -61,12 +61,24 @@ static void online_softmax(float *scores, int n, int from, int to, float cap, fl
     *total += sum_lanes(added);
 }
 
+/* Add biases by distance (ALiBi) to the scores of a query at `position` against `count` keys from position `key`, as
+   `SoftmaxAttention` of model/attention/scaled_dot_product.py does. */
+static void add_biases(const QueryGroup *m, float *scores, int count, float slope, int64_t key, int64_t position) {
+    if (m->rounded_biases)
+        for (int i = 0; i < count; i++) scores[i] += m->scale * from_bf16(to_bf16(slope * (float)(key + i)));
+    else
+        for (int i = 0; i < count; i++) scores[i] += slope * (float)(key + i - position);
+}
+
 /* Online softmax of the scores (n) of the r-th query against `count` keys from position `key`. */
 static void online_softmax_block(const QueryGroup *m, Scratch *s, int r, int n, int64_t key, int count) {
     int64_t position = m->start + r / m->group, from = first_visible(m->layer, position) - key, to = position + 1 - key;
     int first = from < 0 ? 0 : from > n ? n : (int)from, end = to < 0 ? 0 : to > count ? count : (int)to;
-    online_softmax(s->scores + r * KEY_BLOCK, n, first, end, m->softcap, s->most + r, s->sums + r,
-                   s->mixed + (int64_t)r * m->width, m->width);
+    float *scores = s->scores + r * KEY_BLOCK, cap = m->softcap;
+    if (cap > 0)
+        for (int i = 0; i < n; i += LANES) store(scores + i, cap * vtanh(load(scores + i) * (1 / cap)));
+    if (m->slopes) add_biases(m, scores, count, m->slopes[r % m->group], key, position);
+    online_softmax(scores, n, first, end, s->most + r, s->sums + r, s->mixed + (int64_t)r * m->width, m->width);
 }
 
 #endif

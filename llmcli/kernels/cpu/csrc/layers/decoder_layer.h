@@ -9,8 +9,8 @@
 #include "residual.h"
 
 static int needs_quantized(const Layer *layer, int second) {
-    if (!second) return is_packed(&layer->q) || is_packed(&layer->k) || is_packed(&layer->v);
-    return is_packed(&layer->up) || is_packed(&layer->gate);
+    if (second) return is_packed(&layer->up) || is_packed(&layer->gate);
+    return is_packed(&layer->q) || is_packed(&layer->k) || is_packed(&layer->v) || is_packed(&layer->attention_gate);
 }
 
 /* `next`: the weights that are read after this layer. */

@@ -1,8 +1,9 @@
-/* The embedding of a token, scaled, plus its position's embedding in models with learned positions. Called by
-   forward.h. */
+/* The embedding of a token, scaled, plus its position's embedding in models with learned positions, and normalized
+   in some. Called by forward.h. */
 #ifndef LLM_CPU_LAYERS_EMBEDDING_H
 #define LLM_CPU_LAYERS_EMBEDDING_H
 
+#include "norm.h"
 #include "../matmul/read_row.h"
 #include "../runtime/context.h"
 
@@ -17,6 +18,7 @@ static void embed(const Worker *w, int token) {
         read_row(&m->positions, (int)position_of(c->step, token), added);
         for (int i = 0; i < m->hidden; i++) x[i] += added[i];
     }
+    if (m->embed_norm.kind != NO_NORM) normalize(&m->embed_norm, x, x, m->hidden, 0);
 }
 
 #endif

@@ -4,6 +4,7 @@
 #define LLM_CPU_LAYERS_FEED_FORWARD_H
 
 #include "activation.h"
+#include "norm.h"
 #include "rank_one_edits.h"
 #include "../runtime/products.h"
 
@@ -13,6 +14,16 @@ static const char *feed_forward_address(const Worker *w, const Layer *layer) {
     if (layer->experts.count) return NULL;
     share(w, (w->context->model.intermediate + GROUP - 1) / GROUP, &first);
     return block_at(&layer->up, 0, first * (GROUP / BLOCK_ROWS));
+}
+
+/* The norm of all neurons of each token, shared among the workers by tokens. */
+static void normalize_inner(const Worker *w, const Layer *layer, Input *in) {
+    int64_t first, last = share(w, in->tokens, &first);
+    for (int64_t t = first; t < last; t++) {
+        float *row = in->rows + t * in->ld;
+        normalize(&layer->feed_forward_inner, row, row, in->columns, 0);
+        if (is_packed(&layer->down)) quantize(in, (int)t, 0, in->groups);
+    }
 }
 
 /* From `in` to `out`; `next`: the weights that are read afterwards. */
@@ -25,6 +36,8 @@ static void feed_forward(Worker *w, const Layer *layer, int inner, const Input *
     int64_t first, last = share(w, inner_in.groups, &first), blocks = row_blocks(&layer->up);
     int64_t from = first * (GROUP / BLOCK_ROWS), to = last * (GROUP / BLOCK_ROWS);
     if (to > blocks) to = blocks;
+    Activation function = {c->model.activation, layer->xielu_above, layer->xielu_below};
+    int normed = layer->feed_forward_inner.kind != NO_NORM;
     Product down = {&layer->down, &inner_in, out, c->ld_hidden};
     const char *then = first_address(w, &down, 1);
     multiply(&layer->up, 0, in, c->up, c->ld_inner, (int)from, (int)to,
@@ -36,12 +49,16 @@ static void feed_forward(Worker *w, const Layer *layer, int inner, const Input *
         const float *up = c->up + token * c->ld_inner + column, *gate = c->gate + token * c->ld_inner + column;
         float *to_row = inner_in.rows + token * inner_in.ld + column;
         prefetch_some(&w->cursor);
-        activate(c->model.activation, gated ? gate : up, gated ? up : NULL, to_row, end - column);
+        activate(function, gated ? gate : up, gated ? up : NULL, to_row, end - column);
         prefetch_some(&w->cursor);
-        if (is_packed(&layer->down)) quantize(&inner_in, token, (int)first, (int)last);
+        if (is_packed(&layer->down) && !normed) quantize(&inner_in, token, (int)first, (int)last);
         prefetch_some(&w->cursor);
     }
     sync_threads(w);
+    if (normed) {
+        normalize_inner(w, layer, &inner_in);
+        sync_threads(w);
+    }
     if (layer->edits) {
         read_edits(w, layer, &inner_in);
         sync_threads(w);

@@ -98,7 +98,7 @@ static void activate_experts(Context *c, const Experts *experts, int64_t first, 
         if (experts->clamped)
             activate_clamped(experts->alpha, experts->limit, gate, up, own.rows + place * own.ld, experts->size);
         else
-            activate(c->model.activation, gate, up, own.rows + place * own.ld, experts->size);
+            activate((Activation){.kind = c->model.activation}, gate, up, own.rows + place * own.ld, experts->size);
         if (is_packed(&experts->down)) quantize(&own, place, 0, own.groups);
     }
 }
@@ -116,6 +116,7 @@ static void combine_experts(const Context *c, const Experts *experts, int64_t t,
     }
     if (!experts->shared) return;
     if (experts->shared_gate.data) gate = 1 / (1 + expf(-c->shared_factor[t]));
+    gate *= experts->shared_scale;
     for (int j = 0; j < hidden; j++) to[j] += gate * c->shared_out[t * c->ld_hidden + j];
 }
 

@@ -32,19 +32,35 @@ static void drop_groups(const Experts *experts, float *scores) {
         if (work[i / size] < 0) scores[i] = -INFINITY;
 }
 
+/* The weight of the expert just chosen, with the logit `best`, in sparse mixing: a softmax over it and the experts not
+   yet chosen whose logits are not much smaller. `left` has minus infinity for chosen experts. */
+static float sparse_weight(const Experts *experts, const float *logits, const float *left, float best) {
+    float total = 1;
+    for (int i = 0; i < experts->count; i++) {
+        float size = fabsf(logits[i]);
+        if (left[i] == -INFINITY || (best - logits[i]) / (size > best ? size : best) > experts->mixing_range) continue;
+        total += expf(logits[i] - best);
+    }
+    return 1 / total;
+}
+
 /* From the router's logits to the chosen experts and their weights. `scores` has space for three times the experts. */
 static void route_token(const Experts *experts, float *logits, int32_t *chosen, float *weights, float *scores) {
-    int n = experts->count, of_chosen = experts->score >= BY_SOFTMAX_OF_CHOSEN;
-    float total = 0, best = logits[0];
+    int n = experts->count, score = experts->score, sparse = score == BY_SPARSE_MIXING;
+    int by_output = score == BY_SOFTMAX_OF_CHOSEN || score == BY_SIGMOID_OF_CHOSEN || sparse;
+    float total = 0, best;
+    if (experts->softcap > 0)
+        for (int i = 0; i < n; i++) logits[i] = experts->softcap * tanhf(logits[i] / experts->softcap);
+    best = logits[0];
     for (int i = 1; i < n; i++) best = logits[i] > best ? logits[i] : best;
-    if (experts->score == BY_SOFTMAX) {
+    if (score == BY_SOFTMAX) {
         for (int i = 0; i < n; i++) total += logits[i] = expf(logits[i] - best);
         for (int i = 0; i < n; i++) logits[i] /= total;
-    } else if (experts->score == BY_SIGMOID) {
+    } else if (score == BY_SIGMOID) {
         for (int i = 0; i < n; i++) logits[i] = 1 / (1 + expf(-logits[i]));
     }
     memcpy(scores, logits, (size_t)n * sizeof *scores);
-    if (!of_chosen) {
+    if (!by_output) {
         if (experts->selection_bias)
             for (int i = 0; i < n; i++) scores[i] += experts->selection_bias[i];
         if (experts->groups_chosen < experts->groups) drop_groups(experts, scores);
@@ -53,16 +69,17 @@ static void route_token(const Experts *experts, float *logits, int32_t *chosen, 
     for (int i = 0; i < experts->chosen; i++) {
         chosen[i] = pop_greatest(scores, n);
         float w = logits[chosen[i]];
-        if (experts->score == BY_SOFTMAX_OF_CHOSEN) w = expf(w - best);
-        if (experts->score == BY_SIGMOID_OF_CHOSEN) w = 1 / (1 + expf(-w));
+        if (score == BY_SOFTMAX_OF_CHOSEN) w = expf(w - best);
+        if (score == BY_SIGMOID_OF_CHOSEN || score == BY_SIGMOID_OF_BIASED) w = 1 / (1 + expf(-w));
+        if (sparse) w = sparse_weight(experts, logits, scores, w);
         weights[i] = w;
         total += w;
     }
     for (int i = 0; i < experts->chosen; i++) {
-        if (experts->score == BY_SOFTMAX_OF_CHOSEN) weights[i] /= total;
+        if (score == BY_SOFTMAX_OF_CHOSEN) weights[i] /= total;
         else if (experts->normalized) weights[i] /= total + 1e-20f;
     }
-    if (experts->score == BY_SOFTMAX_OF_CHOSEN && experts->normalized) {
+    if (score == BY_SOFTMAX_OF_CHOSEN && experts->normalized) {
         total = 0;
         for (int i = 0; i < experts->chosen; i++) total += weights[i];
         for (int i = 0; i < experts->chosen; i++) weights[i] /= total + 1e-20f;

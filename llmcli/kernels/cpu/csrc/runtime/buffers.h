@@ -39,7 +39,7 @@ static Activations new_activations(Context *c, int tokens) {
 
 /* The greatest sizes over all layers. */
 typedef struct {
-    int inner, edits;
+    int inner, edits, gated_attention;
     int experts, chosen, expert_size; /* 0 in a model without experts */
 } LayerSizes;
 
@@ -47,6 +47,7 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
     LayerSizes s = {.inner = m->intermediate};
     for (int i = 0; i < m->layers; i++) {
         const Experts *e = &layers[i].experts;
+        if (layers[i].attention_gate.data) s.gated_attention = 1;
         if (layers[i].edits > s.edits) s.edits = layers[i].edits;
         if (e->count > s.experts) s.experts = e->count;
         if (e->count && e->chosen > s.chosen) s.chosen = e->chosen;
@@ -65,6 +66,7 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
     c->ld_inner = round_up(sizes.inner, 16);
     c->shared = new_activations(c, n);
     c->v = floats(c, n * c->ld_kv);
+    if (sizes.gated_attention) c->attention_gates = floats(c, n * c->ld_q);
     c->gate = floats(c, n * c->ld_inner), c->up = floats(c, n * c->ld_inner);
     if (sizes.edits) c->edited = floats(c, (int64_t)n * sizes.edits);
     c->inner_in = new_input(c, n, sizes.inner);

@@ -45,7 +45,7 @@ struct Context {
     /* Of all tokens of a call. For a single token, every worker computes norms, rotations and quantization in its own
        buffers: that takes no longer than waiting for another worker. */
     Activations shared;
-    float *v, *gate, *up, *edited;
+    float *v, *attention_gates, *gate, *up, *edited;
     int64_t ld_hidden, ld_q, ld_kv, ld_inner;
     Input inner_in;
     float *parts; /* (splits, tokens, heads, width + 2): mixtures, then greatest score and sum of exponentials */

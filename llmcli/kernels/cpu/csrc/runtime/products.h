@@ -20,7 +20,7 @@ static int64_t share_of_rows(const Worker *w, const Product *products, int count
 }
 
 typedef struct {
-    Product products[3];
+    Product products[4];
     int count;
 } Products;
 
