@@ -234,11 +234,20 @@ def is_ignored_name(full: str) -> bool:
     return _OTHER_PARTS.fullmatch(full) is not None or _OLD_BUFFERS.fullmatch(full) is not None
 
 
-def is_unread_kv(full: str, config: ModelConfig) -> bool:
-    """Whether a tensor belongs to keys or values of a layer that reads another layer's; `transformers` ignores it."""
-    match = re.search(r"\blayers\.(\d+)\.self_attn\.[kv]_(proj|norm)\.", full)
+def is_unread(full: str, config: ModelConfig) -> bool:
+    """Whether a tensor belongs to a part that other layers have and this one has not; `transformers` ignores it.
+
+    Keys or values of a layer that reads another layer's, and the norm after experts of a layer without experts.
+    """
+    match = re.search(r"\blayers\.(\d+)\.(self_attn\.[kv]_(?:proj|norm)|post_mlp_layernorm)\.", full)
     index = int(match[1]) if match is not None and len(match[1]) < 6 else len(config.layers)
-    return index < len(config.layers) and config.layers[index].kv_from is not None
+    if match is None or index >= len(config.layers):
+        return False
+    layer = config.layers[index]
+    if match[2] != "post_mlp_layernorm":
+        return layer.kv_from is not None
+    normed = any(other.experts is not None and other.experts.output_norm for other in config.layers)
+    return normed and layer.experts is None
 
 
 def is_extra_layer(full: str, first: int, count: int) -> bool:

@@ -15,8 +15,9 @@ from torch import Tensor
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.errors import CheckpointError
+from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES
-from tests.support.models.tiny import edit_config, random_ids, tiny_model, write_text_files
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model, write_text_files
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(40)
@@ -278,3 +279,18 @@ def test_bytes_of_shared_tensors_are_counted_once(tmp_path: Path) -> None:
         checkpoint = open_checkpoint(saved(case, tmp_path / case))
         total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
         assert total - 100 < sum(map(checkpoint.stored_bytes, checkpoint.sources)) <= total
+
+
+def test_norms_after_experts_that_layers_without_experts_do_not_use(tmp_path: Path) -> None:
+    model_type, overrides = NEWER["a.x k1"]
+    model = tiny_model(model_type, **overrides)
+    for layer in model.model.layers[1:]:
+        layer.mlp.gate.e_score_correction_bias.zero_()
+    folder = save(model, tmp_path)
+    expected = llmcli.load(folder, dtype="float32").logits(random_ids(20))
+    stored = load_file(folder / "model.safetensors")
+    # As published: all layers have the norm, and no layer a bias for the choice of experts.
+    stored = {name: tensor for name, tensor in stored.items() if not name.endswith("e_score_correction_bias")}
+    stored["model.layers.0.post_mlp_layernorm.weight"] = torch.ones(32)
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(llmcli.load(folder, dtype="float32").logits(random_ids(20)), expected)
