@@ -119,7 +119,8 @@ class Branches:
         if argument:
             number = whole_number(argument, "the number of a branch")
             if not 1 <= number <= len(leaves):
-                raise UsageError(f"There is no branch {number}; there are {len(leaves)}, numbered from 1.")
+                count = "is 1" if len(leaves) == 1 else f"are {len(leaves)}, numbered from 1"
+                raise UsageError(f"There is no branch {number}; there {count}.")
             session.live.go_to(leaves[number - 1].n)
             session.note(f"On branch {number}, after: {preview(leaves[number - 1].text)}")
             return

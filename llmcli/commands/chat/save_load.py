@@ -114,6 +114,8 @@ def introduce(session: ChatSession) -> None:
     path, pending = tree.path(), tree.unanswered()
     if not terminal.is_quiet():
         show_messages(path[-1:] if pending is not None else path[-2:])
+    if tree.nodes and not path:
+        session.note("It was begun anew; /branches lists what was said before.")
     if pending is not None:
         session.note("Your last message has no reply yet. /retry generates one.")
     elif path and path[-1].is_cut:

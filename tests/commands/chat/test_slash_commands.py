@@ -369,6 +369,16 @@ def test_a_saved_conversation_loads_with_the_same_prompt_ids(start: Start, yes: 
         chat(f"/load {first.stem}")
     with pytest.raises(UsageError, match="no conversation"):
         chat("/load nothing")
+    with pytest.raises(UsageError, match=r"There is no branch 2; there is 1\.$"):
+        chat("/branches 2")
+    chat(f"/load {second.stem}")
+    chat("/clear")
+    chat(f"/load {first.stem}")
+    assert chat(f"/load {second.stem}").splitlines() == [
+        "Continuing 0 messages, yes: One?",
+        "It was begun anew; /branches lists what was said before.",
+    ]
+    chat(f"/load {first.stem}")
     chat.session.close()
     talk, note = LiveConversation.resume(first)
     assert note is None
