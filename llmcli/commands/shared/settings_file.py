@@ -90,9 +90,12 @@ def default_map(known_commands: CommandsWithSettings) -> dict[str, dict[str, obj
 
 def wrong_value(path: Path, command: str, parameter: str, why: str) -> str:
     """The error message for the value that the settings file gives to a parameter of a command, with its line."""
+    return f"{_place(path, command, parameter)}: the value of {parameter} cannot be used: {why}"
+
+
+def _place(path: Path, command: str, parameter: str) -> str:
     line = _line(path, command, parameter)
-    where = "" if line is None else f", line {line}"
-    return f"{path}{where}: the value of {parameter} cannot be used: {why}"
+    return f"{path}" if line is None else f"{path}, line {line}"
 
 
 def _line(path: Path, command: str, parameter: str) -> int | None:
@@ -138,7 +141,7 @@ def _check_settings(path: Path, command: str, given: dict[str, object], known: M
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; see llm help usage."
-            raise UsageError(f"{path} sets {name!r}, which is not a setting{hint}")
+            raise UsageError(f"{_place(path, command, name)}: {name!r} is not a setting{hint}")
         needed = _needed_type(known[name], value)
         if needed is not None:
             raise UsageError(wrong_value(path, command, name, f"{value!r} is not {needed}."))

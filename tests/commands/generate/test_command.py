@@ -190,7 +190,9 @@ class TestGenerate:
         config.write_text("tempreature = 1\n")
         result = llm("generate", "hi", "-m", speaker)
         assert result.returncode == 2
-        assert "did you mean 'temperature'" in result.stderr.decode()
+        assert (
+            "config.toml, line 1: 'tempreature' is not a setting; did you mean 'temperature'" in result.stderr.decode()
+        )
 
     def test_recommended_settings_apply_unless_overridden(self, tmp_path: Path) -> None:
         folder = write_puppet(tmp_path / "m", {ASSISTANT: {65: 0.6, 66: 0.4}})
