@@ -80,7 +80,9 @@ def outputs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         found["llmcli.config/1"] = printed("config", "--json")
         found["llmcli.doctor/1"] = printed("doctor", model, "--json")
         found |= _records(model, folder) | _conversations(model) | _lists(model, folder)
-    batch = llm("batch", "-", "-m", model, "-n", "2", stdin=b'{"prompt": "a"}\n{"prompt": 1}\n').stdout.splitlines()
+    batch = llm(
+        "batch", "-", "-m", model, "-n", "2", "--seed", "1", stdin=b'{"prompt": "a"}\n{"prompt": 1}\n'
+    ).stdout.splitlines()
     found |= {"Events": _events(model), "Batches": [json.loads(line) for line in batch]}
     for schema, value in found.items():
         if "/" in schema:
@@ -91,7 +93,7 @@ def outputs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def _records(model: Path, folder: Path) -> dict[str, Any]:
     """A record, and its replay after a token of it was changed."""
     file = folder / "run.json"
-    assert llm("generate", TEXT, "-m", model, "-n", "2", "--record", file).returncode == 0
+    assert llm("generate", TEXT, "-m", model, "-n", "2", "--seed", "1", "--record", file).returncode == 0
     record = json.loads(file.read_text())
     other = record["tokens"][1] | {"id": (record["tokens"][1]["id"] + 1) % 256}
     file.write_text(json.dumps(record | {"tokens": [record["tokens"][0], other]}))
@@ -99,9 +101,9 @@ def _records(model: Path, folder: Path) -> dict[str, Any]:
 
 
 def _conversations(model: Path) -> dict[str, Any]:
-    assert llm("chat", "-m", model, "-n", "2", stdin=b"hi").returncode == 0
+    assert llm("chat", "-m", model, "-n", "2", "--seed", "1", stdin=b"hi").returncode == 0
     chats = printed("chats", "list", "--json")
-    assert llm("generate", TEXT, "-m", model, "-n", "2", "--samples", "2", "--log").returncode == 0
+    assert llm("generate", TEXT, "-m", model, "-n", "2", "--seed", "1", "--samples", "2", "--log").returncode == 0
     run = printed("log", "--json", "-n", "1")[0]
     assert printed("chats", "export", chats[0]["id"]).keys() == run.keys()
     assert printed("log", "show", run["id"], "--json") == run
@@ -123,7 +125,7 @@ def _lists(model: Path, folder: Path) -> dict[str, Any]:
 def _events(model: Path) -> list[Any]:
     """The events of a reply, without those of its tokens: they are as in the reply."""
     flags = ["--attention", "--jsonl", "--samples", "2", "--log"]
-    lines = llm("generate", TEXT, "-m", model, "-n", "2", *flags).stdout.splitlines()
+    lines = llm("generate", TEXT, "-m", model, "-n", "2", "--seed", "1", *flags).stdout.splitlines()
     events = [json.loads(line) for line in lines]
     assert {event["event"] for event in events} == {"prefill", "step", "attention", "finish"}
     return [event | {event["event"]: None} for event in events]
