@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.lens/1"
 NOTE = (
-    "What the model would answer after each block; emb is the embedding. Early blocks were never trained for this: "
+    "What each layer would answer if it were the last; emb is the embedding. Early layers were never trained for this: "
     "expect noise."
 )
 NOTE_TIED = f"{NOTE} emb mostly shows the input token (tied embeddings)."

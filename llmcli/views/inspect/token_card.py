@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.token/1"
 _DIRECT = (
-    "Numbers show what each part adds directly to this token's score. Effects through later blocks are not counted"
+    "Numbers show what each part adds directly to this token's score. Effects through later layers are not counted"
 )
 NOTE = f"{_DIRECT}."
 NOTE_UNVERIFIED = f"{_DIRECT}: --verify tests those."

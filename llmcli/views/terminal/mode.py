@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -93,11 +94,12 @@ def around_stops(before_stop: Callable[[], None], after_stop: Callable[[], None]
 
 
 def in_foreground(descriptor: int) -> bool:
-    """Whether the terminal is this process's to change: it is not in the background."""
+    """Whether this process may change the terminal without being stopped: it is not in the background there."""
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except OSError:
-        return False
+    except OSError as error:
+        # A terminal that does not control this process does not stop it either.
+        return error.errno == errno.ENOTTY
 
 
 def _output_terminal() -> int | None:
