@@ -206,7 +206,7 @@ def test_weights_larger_than_memory_are_refused_before_reading(tmp_path: Path) -
     # A sparse file of zeros takes no space on the disk.
     os.truncate(path, 8 + len(header) + end)
     outcome = run_forked(["generate", "-m", folder, "-n", 2, "--dtype", "float32", "Hi"], tmp_path)
-    check(outcome, 5, ["does not fit", "384.0 GiB", "free"])
+    check(outcome, 5, ["does not fit", "384.00 GiB", "free"])
 
 
 @pytest.fixture(scope="module")

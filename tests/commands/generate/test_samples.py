@@ -91,7 +91,9 @@ def test_ctrl_c_ends_the_run_and_json_is_complete(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_terminal_gets_a_rule(model: Path) -> None:
     arguments = ["generate", "hi", "-m", model, "-n", 2, "--samples", 2, "--seed", 5, "--no-color"]
-    child = on_terminal(arguments, {**os.environ, "TERM": "xterm"}, size=(24, 40), encoding="utf-8")
+    # Not the width that an earlier test of this process may have set.
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    child = on_terminal(arguments, {**environment, "TERM": "xterm"}, size=(24, 40), encoding="utf-8")
     rules = [line for line in child.read().splitlines() if "─" in line]
     assert [rule.strip("─ ") for rule in rules] == ["1 of 2 · seed 5", "2 of 2 · seed 6"]
     assert {len(rule) for rule in rules} == {40}
