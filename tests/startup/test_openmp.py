@@ -17,7 +17,7 @@ from llmcli.startup.openmp import set_torch_threads, set_wait_policy, without_wa
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 NAMES = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY", "KMP_LIBRARY")
-OURS = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+OURS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 
 
 def test_waiting_threads_sleep_unless_the_user_has_chosen() -> None:
@@ -33,7 +33,7 @@ def test_waiting_threads_sleep_unless_the_user_has_chosen() -> None:
 
 @pytest.mark.slow  # a process that imports torch
 @pytest.mark.parametrize(
-    ("user", "spins"), [({}, "0"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")]
+    ("user", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")]
 )
 def test_the_library_that_torch_loads_reads_the_policy(tmp_path: Path, user: dict[str, str], spins: str) -> None:
     model = tiny_checkpoint(tmp_path / "model", "llama")
