@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
 from llmcli.checkpoint.families.bias_keys import ALWAYS, BiasKeys
 from llmcli.checkpoint.families.family import Family
@@ -15,9 +17,17 @@ from llmcli.checkpoint.families.styles import (
     LAYER_NORM_WITHOUT_BIAS,
 )
 
-_GPTJ = {**LAYER_NORM_BASE, "hidden_act": "gelu_new", "rotary_dim": 64}
-# The base of the rotations is fixed.
-_GPTJ_ALIASES = {**GPT2_ALIASES, "rope_theta": (), "rope_scaling": (), "rope_parameters": ()}
+_GPTJ = Family(
+    {**LAYER_NORM_BASE, "hidden_act": "gelu_new", "rotary_dim": 64},
+    # The base of the rotations is fixed.
+    aliases={**GPT2_ALIASES, "rope_theta": (), "rope_scaling": (), "rope_parameters": ()},
+    norm=LAYER_NORM,
+    placement="parallel_shared",
+    gated=False,
+    rope=RopeRules(size_key="rotary_dim", float32=True),
+    biases=ALWAYS,
+    paired=True,
+)
 _OPT_VALUES: dict[str, tuple[object, ...]] = {
     # Only OPT-350m normalizes the sums of the residual stream.
     "do_layer_norm_before": (True,),
@@ -27,28 +37,9 @@ _OPT_VALUES: dict[str, tuple[object, ...]] = {
 }
 
 FAMILIES: dict[str, Family] = {
-    "gptj": Family(
-        _GPTJ,
-        aliases=_GPTJ_ALIASES,
-        norm=LAYER_NORM,
-        placement="parallel_shared",
-        gated=False,
-        rope=RopeRules(size_key="rotary_dim", float32=True),
-        biases=ALWAYS,
-        paired=True,
-    ),
+    "gptj": _GPTJ,
     # CodeGen 1, 2 and 2.5.
-    "codegen": Family(
-        _GPTJ,
-        aliases=_GPTJ_ALIASES,
-        norm=LAYER_NORM,
-        placement="parallel_shared",
-        gated=False,
-        rope=RopeRules(size_key="rotary_dim", float32=True),
-        biases=ALWAYS,
-        paired=True,
-        qkv_order="by_quarter",
-    ),
+    "codegen": replace(_GPTJ, qkv_order="by_quarter"),
     # GPT-Neo, TinyStories.
     "gpt_neo": Family(
         {**LAYER_NORM_BASE, "hidden_act": "gelu_new", "sliding_window": 256},

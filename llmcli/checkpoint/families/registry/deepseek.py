@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
@@ -56,8 +58,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_v3": _DEEPSEEK_V3,
     "kimi_k2": _DEEPSEEK_V3,
-    "glm4_moe_lite": Family(
-        {
+    "glm4_moe_lite": replace(
+        _DEEPSEEK_V3,
+        defaults={
             **_DEEPSEEK_V3.defaults,
             "rms_norm_eps": 1e-5,
             "kv_lora_rank": 512,
@@ -73,11 +76,6 @@ FAMILIES: dict[str, Family] = {
             "first_k_dense_replace": 1,
             "max_position_embeddings": 202752,
         },
-        aliases=_LATENT_ALIASES,
-        experts=expert_rules.deepseek_v3_experts,
-        extras=extra_rules.deepseek_extras,
-        paired=True,
-        paired_key="rope_interleave",
     ),
     "youtu": Family(
         {**_DEEPSEEK, "max_position_embeddings": 131072},

@@ -11,6 +11,14 @@ from llmcli.checkpoint.families.styles import BASE, CENTERED_RMS, LATE_RMS, SAND
 
 _GEMMA_ACTIVATION = {"hidden_act": ("hidden_activation",)}
 _GEMMA = {**BASE, "hidden_act": "gelu_pytorch_tanh", "head_dim": 256, "max_position_embeddings": 8192}
+_GEMMA2 = {
+    **_GEMMA,
+    "num_key_value_heads": 4,
+    "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
 _GEMMA3 = {
     **_GEMMA,
     "rope_theta": 1e6,
@@ -81,14 +89,7 @@ _GEMMA4 = Family(
 FAMILIES: dict[str, Family] = {
     "gemma": Family({**_GEMMA, "num_key_value_heads": 16}, norm=CENTERED_RMS, extras=extra_rules.gemma1_extras),
     "gemma2": Family(
-        {
-            **_GEMMA,
-            "num_key_value_heads": 4,
-            "sliding_window": 4096,
-            "query_pre_attn_scalar": 256,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-        },
+        _GEMMA2,
         aliases=_GEMMA_ACTIVATION,
         norm=CENTERED_RMS,
         placement="sandwich",
@@ -110,14 +111,7 @@ FAMILIES: dict[str, Family] = {
         own_names=SANDWICH,
     ),
     "vaultgemma": Family(
-        {
-            **_GEMMA,
-            "num_key_value_heads": 4,
-            "sliding_window": 4096,
-            "query_pre_attn_scalar": 256,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-        },
+        _GEMMA2,
         aliases=_GEMMA_ACTIVATION,
         norm=CENTERED_RMS,
         layer_types=layer_rules.even_sliding,
