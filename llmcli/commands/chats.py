@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.commands.shared.completion import CHATS
-from llmcli.commands.shared.saved_conversations import Format, print_conversation, remove_conversations, title_of
+from llmcli.commands.shared.saved_conversations import Format, print_conversation, remove_with_title
 from llmcli.errors import LlmcliError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -80,8 +80,7 @@ def remove_chat(
     from llmcli.conversations.store import find_conversation
 
     path = find_conversation(conversation)
-    title = title_of(path)
-    remove_conversations([path], what=f"{path.stem} ({title})" if title else path.stem, yes=yes)
+    remove_with_title(path, yes=yes)
 
 
 def _export(name: str, form: Format) -> None:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.commands.shared.completion import RUNS
-from llmcli.commands.shared.saved_conversations import Format, print_conversation, remove_conversations, title_of
+from llmcli.commands.shared.saved_conversations import (
+    Format,
+    print_conversation,
+    remove_conversations,
+    remove_with_title,
+)
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
@@ -83,8 +88,7 @@ def remove_run(
         remove_conversations(paths, what=f"{len(paths)} runs" if len(paths) != 1 else "1 run", yes=yes)
         return
     path = find_conversation(run, (ConversationKind.RUN,))
-    title = title_of(path)
-    remove_conversations([path], what=f"{path.stem} ({title})" if title else path.stem, yes=yes)
+    remove_with_title(path, yes=yes)
 
 
 def _last_runs(count: int) -> list[tuple[Path, Tree]]:

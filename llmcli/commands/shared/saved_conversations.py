@@ -38,6 +38,16 @@ def print_conversation(path: Path, form: Format, *, details: bool = False) -> No
     terminal.write_line(text.rstrip("\n"))
 
 
+def remove_with_title(path: Path, *, yes: bool) -> None:
+    """Delete one conversation, after asking on a terminal unless `yes`; the question shows its title.
+
+    Raises:
+        typer.Exit: the user refused.
+    """
+    title = title_of(path)
+    remove_conversations([path], what=f"{path.stem} ({title})" if title else path.stem, yes=yes)
+
+
 def title_of(path: Path) -> str:
     """The first message of the conversation in a file as one line of at most 80 characters; empty if it is damaged."""
     from llmcli.conversations.store import read_conversation
