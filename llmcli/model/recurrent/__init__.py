@@ -1,0 +1,1 @@
+"""Layers that remember the text in a state of fixed size instead of keys and values."""
