@@ -1,0 +1,28 @@
+"""What a recurrent layer remembers of a text.
+
+Dimension letters: B batch, W width of the convolution, C its channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """The memory of a layer after some number of tokens; its size does not depend on that number.
+
+    The tensors are never changed in place: every pass makes new ones. So an earlier state stays valid, and to keep it
+    costs only its memory.
+    """
+
+    tail: Tensor
+    """(B, W - 1, C): the last inputs of the layer's convolution, in the type of the activations."""
+    sum: Tensor | None
+    """The sum over all tokens in float32, of a shape that depends on the kind of layer; None: the layer has none."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self.tail.nbytes + (0 if self.sum is None else self.sum.nbytes)

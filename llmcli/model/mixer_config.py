@@ -1,0 +1,143 @@
+"""What a layer can have instead of attention, as data: networks that remember the text in a state of fixed size.
+
+A state has two parts: the last inputs of a short convolution (the tail), and a sum over the whole text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True)
+class DeltaConfig:
+    """A gated delta net (Yang et al. 2024, arXiv:2412.06464), or Kimi's delta attention (arXiv:2510.26692)."""
+
+    key_heads: int
+    value_heads: int
+    """Each key head is shared by `value_heads / key_heads` of these."""
+    key_dim: int
+    value_dim: int
+    conv_width: int
+    """Tokens that the convolution over queries, keys and values mixes."""
+    decay: Literal["head", "channel"] = "head"
+    """The sum of a head fades by one factor for each token, or by one for each of the key's values."""
+    safe_decay: float | None = None
+    """The logarithms of the factors are this number times a sigmoid; None: they are minus a softplus."""
+    beta_scale: float = 1.0
+    """Factor on the strength with which a token replaces what the sum has for its key."""
+    gate: Literal["silu", "sigmoid"] = "silu"
+    """Activation of the gate on the normalized output."""
+    gate_rank: int | None = None
+    """Size between the two projections that make decays and gates each; None: they have one projection."""
+    tiled: bool = False
+    """Value head h belongs to key head h modulo `key_heads`; otherwise neighbors share a key head."""
+
+    @property
+    def tail_values(self) -> int:
+        """Numbers in the tail."""
+        channels = 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+        return (self.conv_width - 1) * channels
+
+    @property
+    def sum_values(self) -> int:
+        """Numbers in the sum."""
+        return self.value_heads * self.key_dim * self.value_dim
+
+
+@dataclass(frozen=True)
+class Mamba2Config:
+    """A Mamba-2 network (Dao & Gu 2024, arXiv:2405.21060)."""
+
+    heads: int
+    head_dim: int
+    groups: int
+    """Groups of heads that share what is written into the state and read from it."""
+    state: int
+    """Values that the state keeps for each of a head's dimensions."""
+    conv_width: int
+    conv_bias: bool = True
+    bias: bool = False
+    """The projections have biases."""
+    norm: Literal["gate_first", "norm_first"] | None = "gate_first"
+    """Whether the output is gated before it is normalized or after; None: it is gated alone."""
+    min_step: float = 0.0
+    max_step: float | None = None
+    """Limits of the step size, which says how much of the state a token replaces; None: no upper limit."""
+
+    @property
+    def tail_values(self) -> int:
+        """Numbers in the tail."""
+        return (self.conv_width - 1) * (self.heads * self.head_dim + 2 * self.groups * self.state)
+
+    @property
+    def sum_values(self) -> int:
+        """Numbers in the sum."""
+        return self.heads * self.head_dim * self.state
+
+
+@dataclass(frozen=True)
+class MambaConfig:
+    """A Mamba network (Gu & Dao 2023, arXiv:2312.00752)."""
+
+    width: int
+    """Channels, each with a state of its own."""
+    state: int
+    """Values of a channel's state."""
+    step_rank: int
+    """Size of what the step sizes of all channels are made from."""
+    conv_width: int
+    conv_bias: bool = True
+    bias: bool = False
+    """The projections of input and output have biases."""
+    norms: Literal["weights", "weightless"] | None = None
+    """Whether step size, what is written and what is read are normalized, with learned weights or without."""
+
+    @property
+    def tail_values(self) -> int:
+        """Numbers in the tail."""
+        return (self.conv_width - 1) * self.width
+
+    @property
+    def sum_values(self) -> int:
+        """Numbers in the sum."""
+        return self.width * self.state
+
+
+@dataclass(frozen=True)
+class ShortConvConfig:
+    """A gated short convolution (LFM2, arXiv:2511.23404).
+
+    Its inputs are cached by position, as keys with a window are: it has no state.
+    """
+
+    width: int
+    """Tokens that it mixes."""
+    bias: bool = False
+    """Projections and convolution have biases."""
+
+    @property
+    def tail_values(self) -> int:
+        """Numbers in the tail: none."""
+        return 0
+
+    @property
+    def sum_values(self) -> int:
+        """Numbers in the sum: none."""
+        return 0
+
+
+MixerConfig: TypeAlias = DeltaConfig | Mamba2Config | MambaConfig | ShortConvConfig
+
+_NAMES: dict[type, str] = {
+    DeltaConfig: "gated delta net",
+    Mamba2Config: "Mamba-2",
+    MambaConfig: "Mamba",
+    ShortConvConfig: "short convolution",
+}
+
+
+def mixer_name(mixer: MixerConfig) -> str:
+    """The field's name for it, to be shown to users."""
+    is_channel = isinstance(mixer, DeltaConfig) and mixer.decay == "channel"
+    return "Kimi delta attention" if is_channel else _NAMES[type(mixer)]
