@@ -8,10 +8,10 @@ from dataclasses import fields, replace
 from llmcli.commands.chat.session import ChatSession
 from llmcli.commands.chat.slash_command import Command, named, whole_number
 from llmcli.commands.shared.completion import model_names
-from llmcli.commands.shared.options.logit_bias import token_biases
 from llmcli.commands.shared.options.prompt import template_variables
 from llmcli.commands.shared.prompt_input import text_or_file
 from llmcli.engine import SamplingParams
+from llmcli.engine.sampling.logit_bias import token_biases
 from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal

@@ -13,9 +13,9 @@ from llmcli.commands.batch import input
 from llmcli.commands.batch.command import batch
 from llmcli.commands.chat.command import chat
 from llmcli.commands.generate.command import generate
-from llmcli.commands.shared.options.logit_bias import check_bias
 from llmcli.commands.shared.options.sampling import FILTERS, SamplingOptions
 from llmcli.engine import SamplingParams
+from llmcli.engine.sampling.logit_bias import check_bias
 from llmcli.errors import UsageError
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.models.puppet import chain, write_puppet

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llmcli.commands.shared.options.flags import MORE_SAMPLING, SAMPLING, flag, text
-from llmcli.commands.shared.options.logit_bias import check_bias, token_biases
+from llmcli.engine.sampling.logit_bias import check_bias, token_biases
 
 if TYPE_CHECKING:
     from llmcli.engine import SamplingParams
