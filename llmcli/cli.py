@@ -21,7 +21,6 @@ from llmcli.commands import alias, prompt
 from llmcli.commands.batch.command import batch
 from llmcli.commands.bench.command import bench
 from llmcli.commands.chat.command import chat
-from llmcli.commands.chats import app as chats_app
 from llmcli.commands.compare import compare
 from llmcli.commands.config import config
 from llmcli.commands.doctor import doctor
@@ -31,10 +30,12 @@ from llmcli.commands.help import help_
 from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
-from llmcli.commands.log import app as log_app
 from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
 from llmcli.commands.replay import replay
+from llmcli.commands.saved.chats import app as chats_app
+from llmcli.commands.saved.log import app as log_app
+from llmcli.commands.saved.stats import stats
 from llmcli.commands.score import score
 from llmcli.commands.shared.options.flags import CommandWithOtherSpellings, only, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
@@ -95,6 +96,7 @@ app.command("bench", rich_help_panel=_TOOLS)(bench)
 app.add_typer(prompt.app, rich_help_panel=_TOOLS)
 # Its former name.
 app.add_typer(prompt.app, name="template", hidden=True)
+app.command("stats", rich_help_panel=_TOOLS)(stats)
 app.command("doctor", rich_help_panel=_TOOLS)(doctor)
 # Their arguments can be another command's flags.
 app.command("help", context_settings={"ignore_unknown_options": True}, rich_help_panel=_TOOLS)(help_)

@@ -107,7 +107,13 @@ def _conversations(model: Path) -> dict[str, Any]:
     run = printed("log", "--json", "-n", "1")[0]
     assert printed("chats", "export", chats[0]["id"]).keys() == run.keys()
     assert printed("log", "show", run["id"], "--json") == run
-    return {"llm chats list": chats, "llmcli.conversation/1": run}
+    found = printed("chats", "search", "HI", "--json")
+    return {
+        "llm chats list": chats,
+        "llm chats search": found,
+        "llmcli.stats/1": printed("stats", "--json"),
+        "llmcli.conversation/1": run,
+    }
 
 
 def _lists(model: Path, folder: Path) -> dict[str, Any]:

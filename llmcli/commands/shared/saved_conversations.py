@@ -1,11 +1,12 @@
-"""Print and delete saved conversations: for `llm chats` and `llm log`."""
+"""Read, print and delete saved conversations: for `llm chats`, `llm log` and `llm stats`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,12 +15,30 @@ from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.sanitize import visible
 
+if TYPE_CHECKING:
+    from llmcli.conversations.store import ConversationKind
+    from llmcli.conversations.tree import Tree
+
 
 class Format(str, Enum):
     """The format of a printed conversation."""
 
     JSON = "json"
     MARKDOWN = "markdown"
+
+
+def readable_conversations(kinds: Sequence[ConversationKind] | None = None) -> Iterator[tuple[Path, Tree]]:
+    """The file and content of each conversation of `kinds`, by default chats, the one last written to first.
+
+    A note on stderr names each damaged file, which is left out.
+    """
+    from llmcli.conversations.store import ConversationKind, conversation_files, read_conversation
+
+    for path in conversation_files(kinds or (ConversationKind.CHAT,)):
+        try:
+            yield path, read_conversation(path)[0]
+        except LlmcliError as error:  # noqa: PERF203
+            terminal.note(str(error))
 
 
 def print_conversation(path: Path, form: Format, *, details: bool = False) -> None:

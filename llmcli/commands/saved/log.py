@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,11 @@ from llmcli.commands.shared.completion import RUNS
 from llmcli.commands.shared.saved_conversations import (
     Format,
     print_conversation,
+    readable_conversations,
     remove_conversations,
     remove_with_title,
 )
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import UsageError
 from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
@@ -42,8 +44,9 @@ def list_runs(
     if context.invoked_subcommand is not None:
         return
     from llmcli.conversations.export import as_json as run_json
+    from llmcli.conversations.store import ConversationKind
 
-    runs = _last_runs(count)
+    runs = list(islice(readable_conversations((ConversationKind.RUN,)), count))
     if as_jsonl:
         for _, tree in runs:
             terminal.write_line(json_text(run_json(tree)))
@@ -89,21 +92,6 @@ def remove_run(
         return
     path = find_conversation(run, (ConversationKind.RUN,))
     remove_with_title(path, yes=yes)
-
-
-def _last_runs(count: int) -> list[tuple[Path, Tree]]:
-    """The last `count` runs that can be read, the last first; a note names damaged ones before them."""
-    from llmcli.conversations.store import ConversationKind, conversation_files, read_conversation
-
-    runs: list[tuple[Path, Tree]] = []
-    for path in conversation_files((ConversationKind.RUN,)):
-        if len(runs) == count:
-            break
-        try:
-            runs.append((path, read_conversation(path)[0]))
-        except LlmcliError as error:
-            terminal.note(str(error))
-    return runs
 
 
 def _table(runs: list[tuple[Path, Tree]]) -> str:

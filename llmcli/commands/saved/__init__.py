@@ -1,0 +1,1 @@
+"""Commands on saved conversations: `llm chats`, `llm log` and `llm stats`."""
