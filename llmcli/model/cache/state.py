@@ -5,7 +5,7 @@ Dimension letters: B batch, W width of the convolution, C its channels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -26,3 +26,13 @@ class State(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of both."""
         return self.tail.nbytes + (0 if self.sum is None else self.sum.nbytes)
+
+
+class StateCache(Protocol):
+    """The states of the layers."""
+
+    def state(self, layer: int) -> State | None:
+        """The state of the layer after the tokens before those of this pass; None: there are none."""
+
+    def store(self, layer: int, state: State) -> None:
+        """Remember the state of the layer after the tokens of this pass."""
