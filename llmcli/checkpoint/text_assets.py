@@ -18,6 +18,7 @@ from llmcli.errors import CheckpointError
 from llmcli.text.chat_template.template import ChatTemplate, choose_template
 from llmcli.text.stop_tokens import is_no_id, stop_ids
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.vocab.bpe.tiktoken import VOCABULARIES
 from llmcli.text.vocab.gguf import gguf_templates
 from llmcli.text.vocab.load import (
     tokenizer_from_gguf,
@@ -134,16 +135,18 @@ def _folder_tokenizer(
     name = tokenizer_file(file_names(folder))
     if name is None:
         raise CheckpointError(
-            f"{folder} has no tokenizer.json, tekken.json or tokenizer.model, nor vocab.json with merges.txt, "
-            "so text cannot be turned into tokens."
+            f"{folder} has no tokenizer.json, tekken.json, tokenizer.model, tiktoken.model or hy.tiktoken, nor "
+            "vocab.json with merges.txt, so text cannot be turned into tokens."
         )
     path = folder / name
     # A tokenizer.json already contains what these two files say.
     read = _usable_json_object if name == "tokenizer.json" else _json_object_beside
     special_tokens_map, first_notes = read(folder / "special_tokens_map.json")
     added_tokens, more_notes = read(folder / "added_tokens.json")
-    if name == "tokenizer.model":
-        make: Callable[..., Tokenizer] = partial(tokenizer_from_model_file, read_bytes(path))
+    if name in VOCABULARIES:
+        make: Callable[..., Tokenizer] = partial(
+            tokenizer_from_model_file, read_bytes(path), vocabulary=VOCABULARIES[name]
+        )
     elif name == VOCABULARY_FILES[0]:
         rules = tokenizer_class(tokenizer_config, config, source=str(path))
         merges = read_text(folder / VOCABULARY_FILES[1])

@@ -33,8 +33,29 @@ _HARMONY = {
 }
 _HARMONY_TOKENS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 
+_HARMONY_END = "<|end|>"
+
 # Gemma 4: the first is followed by the name of the channel, which is text.
 _GEMMA_TOKENS = ("<|channel>", "<channel|>")
+
+# Solar Open: after the thinking the model begins another message.
+_SOLAR_HEADER = "<|begin|>assistant"
+_SOLAR = {"<|content|>": "answer", "<|think|>": "think", _SOLAR_HEADER: "begin", _HARMONY_END: "begin"}
+_SOLAR_TOKENS = ("<|begin|>", "<|think|>", "<|content|>", "<|end|>")
+
+# Muse Glimmer: the header of a message says to whom the model speaks.
+_MUSE_HEADER, _MUSE_END = "<|start|>assistant", "<|eom|>"
+_MUSE_ENDS = {_MUSE_END: "begin", _MUSE_HEADER: "begin"}
+_MUSE_RECIPIENTS = {
+    f"{space}to={name}": state
+    for name, state in (("user<|message|>", "answer"), ("self<|message|>", "think"), ("", "think"))
+    for space in (" ", "")
+}
+"""A message to itself or to a tool is not the answer."""
+_MUSE_TOKENS = ("<|start|>", "<|message|>", "<|eom|>")
+
+# Hunyuan and Ernie put the answer between tags too.
+_ANSWER_TAGS = {"<answer>": "</answer>", "<response>": "</response>"}
 
 PLAIN = "plain"
 """The state of a raw text to continue: it has no thinking marks, all of it is the answer."""
@@ -67,13 +88,17 @@ class ThinkingFormat:
 
     header: str = ""
     """The end of a prompt in formats where the answer needs a mark too; empty in others."""
+    end: str = ""
+    """The end of a message in these formats."""
+    marks_first: bool = False
+    """Whether thinking can only begin the reply: later, the same mark is ordinary text."""
 
     def opened(self, prompt: str) -> str:
         """The state in which a reply to `prompt` begins: some templates open the thinking themselves, some close it."""
         end = prompt.rstrip()
         marks = dict(self.states["begin"])
         for following in self.states.values():
-            marks |= {mark: state for mark, state in following.items() if state == "answer"}
+            marks |= {mark: state for mark, state in following.items() if _is_answer(state)}
         return next((state for mark, state in marks.items() if end.endswith(mark)), "begin")
 
     def awaits_answer(self, state: str) -> bool:
@@ -88,40 +113,74 @@ class ThinkingFormat:
                 return ""
         elif not state.startswith("think"):
             return ""
-        mark = next(mark for mark, following in self.states[state].items() if following == "answer")
+        following = self.states["begin" if self.header else state]
+        mark = next(mark for mark, after in following.items() if _is_answer(after))
         if self.header:
-            return mark if state == "begin" else f"<|end|>{self.header}{mark}"
+            return mark if state == "begin" else f"{self.end}{self.header}{mark}"
         # Empty thinking in the form that templates of reasoning models write it: with an empty line, or without.
         return f"\n{mark}\n\n" if prompt.endswith("\n") else mark
 
 
-_TAGGED = ThinkingFormat(
-    {
-        "begin": {begin: f"think {begin}" for begin in TAGS},
+def _is_answer(state: str) -> bool:
+    return state != "begin" and not state.startswith("think")
+
+
+def _tagged(answer_tag: str | None = None) -> ThinkingFormat:
+    """Thinking between tags, which comes once, before the answer; perhaps the answer is between `answer_tag` too."""
+    answer, inside = ("answer", {}) if answer_tag is None else ("answer unopened", {answer_tag: "answer opened"})
+    states: dict[str, dict[str, str]] = {
+        "begin": {begin: f"think {begin}" for begin in TAGS} | inside,
         # If the template has opened the thinking, some models repeat the mark.
-        **{f"think {begin}": {end: "answer", begin: f"think {begin}"} for begin, end in TAGS.items()},
+        **{f"think {begin}": {end: answer, begin: f"think {begin}"} for begin, end in TAGS.items()},
         "answer": {},
-    },
-    is_content=True,
-)
+    }
+    if answer_tag is not None:
+        end = _ANSWER_TAGS[answer_tag]
+        states |= {answer: inside, "answer opened": {f"\n{end}": "answer", end: "answer"}}
+    # Ernie's templates write the tags of the answer; Hunyuan's remove them.
+    return ThinkingFormat(states, is_content=answer_tag != "<response>", marks_first=True)
+
+
+_TAGGED = _tagged()
+_WITH_ANSWER_TAGS = {tag: _tagged(tag) for tag in _ANSWER_TAGS}
 _COHERE_LIKE = ThinkingFormat(dict.fromkeys(("begin", "think", "answer"), _COHERE), is_content=False)
 _HARMONY_LIKE = ThinkingFormat(
-    dict.fromkeys(("begin", "think", "answer"), _HARMONY), is_content=False, header=_HARMONY_HEADER
+    dict.fromkeys(("begin", "think", "answer"), _HARMONY), is_content=False, header=_HARMONY_HEADER, end=_HARMONY_END
+)
+_SOLAR_LIKE = ThinkingFormat(
+    dict.fromkeys(("begin", "think", "answer"), _SOLAR), is_content=False, header=_SOLAR_HEADER, end=_HARMONY_END
+)
+_MUSE_LIKE = ThinkingFormat(
+    {"begin": _MUSE_RECIPIENTS | _MUSE_ENDS, "think": _MUSE_ENDS, "answer": _MUSE_ENDS},
+    is_content=False,
+    header=_MUSE_HEADER,
+    end=_MUSE_END,
+)
+_BY_TOKENS = (
+    (_HARMONY_TOKENS, _HARMONY_LIKE),
+    (_SOLAR_TOKENS, _SOLAR_LIKE),
+    (_MUSE_TOKENS, _MUSE_LIKE),
+    (tuple(_COHERE), _COHERE_LIKE),
 )
 
 
-def thinking_format(added: Collection[str]) -> ThinkingFormat:
-    """The thinking format of a model, from the spellings of its `added` tokens."""
-    if all(token in added for token in _HARMONY_TOKENS):
-        return _HARMONY_LIKE
-    return _COHERE_LIKE if all(token in added for token in _COHERE) else _TAGGED
+def thinking_format(added: Collection[str], templates: Collection[str] = ()) -> ThinkingFormat:
+    """The thinking format of a model, from the spellings of its `added` tokens and its chat `templates`."""
+    found = next((form for tokens, form in _BY_TOKENS if all(token in added for token in tokens)), None)
+    if found is not None:
+        return found
+    for tag, form in _WITH_ANSWER_TAGS.items():
+        if any(tag in template and _ANSWER_TAGS[tag] in template for template in templates):
+            return form
+    return _TAGGED
 
 
 def marking_tokens(added: Collection[str]) -> tuple[str, ...]:
     """Those of the `added` tokens that mark thinking: they are kept in a reply's text even if control tokens."""
     form = thinking_format(added)
-    tokens = _HARMONY_TOKENS if form is _HARMONY_LIKE else (*TAGS, *TAGS.values(), *_COHERE, *_GEMMA_TOKENS)
-    return tuple(token for token in dict.fromkeys(tokens) if token in added)
+    tagged = (*TAGS, *TAGS.values(), *_COHERE, *_GEMMA_TOKENS, *_ANSWER_TAGS, *_ANSWER_TAGS.values())
+    special = next((tokens for tokens, other in _BY_TOKENS if other is form and form.header), None)
+    return tuple(token for token in dict.fromkeys(special or tagged) if token in added)
 
 
 class ThinkingSplitter:
@@ -163,7 +222,7 @@ class ThinkingSplitter:
     @property
     def _is_undecided(self) -> bool:
         """Whether the reply is only white space so far, so that a tag would be a mark."""
-        return self._state == "begin" and self._form is _TAGGED
+        return self._state == "begin" and self._form.marks_first
 
     def push(self, text: str) -> tuple[str, str]:
         """Split `text`: (thinking, answer). Text that may become a mark is held back."""
@@ -188,7 +247,7 @@ class ThinkingSplitter:
             pieces += [("mark" if self._is_undecided else self._part, before), ("mark", mark)]
             self._held = after
             self._state, self._is_after_mark = self._form.states[self._state][mark], True
-            if self._exact and self._state == "answer":
+            if self._exact and _is_answer(self._state):
                 self._state = PLAIN
         pieces = [(part, piece) for part, piece in pieces if piece]
         if self._exact and not self.awaits_answer:
@@ -207,10 +266,11 @@ class ThinkingSplitter:
         if self._is_undecided:
             # Only at the start: a tag inside an answer is ordinary text.
             start = self._held.lstrip()
-            mark = next((mark for mark in TAGS if start.startswith(mark)), None)
+            first = self._form.states["begin"]
+            mark = next((mark for mark in first if start.startswith(mark)), None)
             if mark is not None:
                 return self._held[: len(self._held) - len(start)], mark, start[len(mark) :]
-            if not start or any(tag.startswith(start) for tag in TAGS):
+            if not start or any(tag.startswith(start) for tag in first):
                 return "", None, ""
             self._state = "answer"
         marks = tuple(self._form.states.get(self._state, ()))

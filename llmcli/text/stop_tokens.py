@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 KNOWN_END_OF_TURN: tuple[str, ...] = (
     "<|eot_id|>",
+    "<|eot|>",
     "<|im_end|>",
     "<|end|>",
     "<|return|>",
@@ -30,6 +31,7 @@ KNOWN_END_OF_TURN: tuple[str, ...] = (
     "<｜end▁of▁sentence｜>",
     "[e~[",
     "_<EOT>",
+    "</longcat_s>",
 )
 """Spellings of control tokens that end a turn in every model that has them."""
 

@@ -70,7 +70,7 @@ class Tokenizer:
         self._decoder = PieceDecoder(backend, source=source)
         self._added = {index: token for index, token in added.items() if index < vocab_size}
         spellings = {token.content: index for index, token in self._added.items()}
-        self.thinking: ThinkingFormat = thinking_format(spellings)
+        self.thinking: ThinkingFormat = thinking_format(spellings, templates)
         """How the model marks its thinking."""
         self._marking = frozenset(spellings[token] for token in marking_tokens(spellings))
         self.beginning: tuple[int, ...] = beginning_of(backend)
@@ -90,6 +90,7 @@ class Tokenizer:
     def guard_template(self, source: str) -> None:
         """Protect the control tokens of a chat template that is not the model's own, given by its `source`."""
         self._templates = (*self._templates, source)
+        self.thinking = thinking_format({token.content for token in self._added.values()}, self._templates)
         self._encoder = self._guarded_encoder()
 
     def _guarded_encoder(self) -> GuardedEncoder:

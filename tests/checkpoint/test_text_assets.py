@@ -10,9 +10,9 @@ import pytest
 from llmcli.checkpoint.gguf.header import GGUFHeader, GGUFValue
 from llmcli.checkpoint.text_assets import TextParts, folder_text_parts, gguf_text_parts
 from llmcli.errors import CheckpointError, UsageError
-from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS
+from llmcli.text.vocab.bpe.pretokenizers import KIMI_WORDS, LLAMA3_WORDS
 from tests.support.models.tiny import byte_tokenizer
-from tests.support.text.rank_vocabularies import converted, tekken_data
+from tests.support.text.rank_vocabularies import converted, lines, ranked, tekken_data
 from tests.support.text.sentencepiece_files import trained
 from tests.support.text.tokenizers import byte_level_backend, gguf_of_byte_level
 
@@ -55,8 +55,17 @@ def test_the_most_complete_tokenizer_file_is_used(tmp_path: Path, present: list[
     assert (len(tokenizer.encode("", add_special_tokens=True)) == 0) == (present[0] == "tokenizer.model")
 
 
+@pytest.mark.parametrize(("name", "control"), [("tiktoken.model", 256), ("hy.tiktoken", 210)])
+def test_vocabularies_in_tiktokens_format_are_known_by_the_names_of_their_files(
+    tmp_path: Path, name: str, control: int
+) -> None:
+    tokens = ranked(KIMI_WORDS)
+    write(tmp_path, name, lines(tokens))
+    assert read(tmp_path).tokenizer.vocab_size == len(tokens) + control
+
+
 def test_the_error_without_a_tokenizer_names_the_files_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json, tekken\.json or tokenizer\.model"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json, tekken\.json, tokenizer\.model, tiktoken\.model"):
         read(tmp_path)
 
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def _sentencepiece(data: bytes) -> None:
 
 def _tiktoken(data: bytes) -> None:
     # With a vocabulary small enough to be read thousands of times.
-    _used(tokenizer_from_model_file(data, source="tokenizer.model", llama3_tokens=_TIKTOKEN_TOKENS))
+    _used(tokenizer_from_model_file(data, source="tokenizer.model", vocabulary=_SMALL_VOCABULARY))
 
 
 def _tekken(data: bytes) -> None:
@@ -131,7 +131,7 @@ def _model_file(name: str) -> Callable[[], list[bytes]]:
     return lambda: [(_folder() / "model" / name).read_bytes()]
 
 
-_TIKTOKEN_TOKENS = 258
+_SMALL_VOCABULARY = replace(tiktoken.LLAMA3, count=258)
 
 
 def _tiktoken_seed() -> list[bytes]:

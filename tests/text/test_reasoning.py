@@ -18,6 +18,8 @@ from llmcli.text.reasoning import (
 HARMONY = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>")
 COHERE = ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>")
 APERTUS = ("<|inner_prefix|>", "<|inner_suffix|>", "<|assistant_end|>")
+SOLAR = ("<|begin|>", "<|think|>", "<|content|>", "<|end|>", "<|flush|>", "<|calls|>")
+MUSE = ("<|start|>", "<|message|>", "<|eom|>", "<|eot|>")
 GEMMA = ("<|turn>", "<turn|>", "<|channel>", "<channel|>")
 # Tokens of the vocabulary, the end of the prompt, the reply, what is thought and what is answered.
 REPLIES = {
@@ -39,6 +41,34 @@ REPLIES = {
     "gemma 4, closed by the template": (GEMMA, "<|channel>thought\n<channel|>", "Yes", "", "Yes"),
     "gemma 4, no thought": (GEMMA, "<|turn>model\n", "<|channel>x", "", "<|channel>x"),
     "cohere": (COHERE, "<|CHATBOT_TOKEN|>", "<|START_THINKING|>I<|END_THINKING|>\nYes", "I", "Yes"),
+    "solar": (
+        SOLAR,
+        "<|begin|>assistant",
+        "<|think|>We <b><|end|><|begin|>assistant<|content|>Yes <b>",
+        "We <b>",
+        "Yes <b>",
+    ),
+    "solar, closed by the template": (
+        SOLAR,
+        "<|begin|>assistant<|think|><|end|><|begin|>assistant",
+        "<|content|>Yes",
+        "",
+        "Yes",
+    ),
+    "muse": (
+        MUSE,
+        "<|start|>assistant",
+        " to=self<|message|>Go to=user.<|eom|><|start|>assistant to=user<|message|>Say to=self",
+        "Go to=user.",
+        "Say to=self",
+    ),
+    "muse, a tool": (
+        MUSE,
+        "<|start|>assistant",
+        " to=self<|message|>Hm<|eom|><|start|>assistant to=weather.get<|message|><x>",
+        "Hmweather.get<|message|><x>",
+        "",
+    ),
     "harmony": (
         HARMONY,
         "<|start|>assistant",
@@ -78,6 +108,36 @@ def test_thinking_and_answer_do_not_depend_on_the_pieces(name: str, data: st.Dat
     assert "".join(piece for pieces in cut for _, piece in pieces) + "".join(splitter.finish()) == reply
 
 
+HUNYUAN = "{% if '<answer>' in content and '</answer>' in content %}{% endif %}"
+ERNIE = "{{ '<response>\\n' + content + '\\n</response>\\n' }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "reply", "thought", "answer"),
+    [
+        (HUNYUAN, "", "<think>\nHm\n</think>\n<answer>\nYes\n</answer>", "Hm\n", "Yes"),
+        (HUNYUAN, "<think>\n\n</think>\n", "<answer>\nYes</answer>\n", "", "Yes"),
+        (HUNYUAN, "", "<answer>Yes</answer>", "", "Yes"),
+        (HUNYUAN, "", "<think>a</think>Yes", "a", "Yes"),
+        (ERNIE, "assistant\n<think>\n", "Hm\n</think>\n\n<response>\nYes\n</response>\n", "Hm\n", "Yes"),
+        ("", "", "<think>a</think><answer>Yes</answer>", "a", "<answer>Yes</answer>"),
+    ],
+)
+def test_tags_around_the_answer_are_not_part_of_it(
+    template: str, prompt: str, reply: str, thought: str, answer: str
+) -> None:
+    form = thinking_format((), [template])
+    state = form.opened(prompt)
+    assert split_thinking(reply, form, state) == (thought, answer)
+    splitter = ThinkingSplitter(form, state)
+    pieces = [splitter.push(letter) for letter in reply] + [splitter.finish()]
+    assert ("".join(each for each, _ in pieces), "".join(each for _, each in pieces)) == (thought, answer)
+    # Structured output is not searched for tags.
+    splitter = ThinkingSplitter(form, "think <think>", exact=True)
+    assert splitter.push("a</think>") == ("a", "")
+    assert splitter.push('"<answer>"') == ("", '"<answer>"')
+
+
 def test_ordinary_answers_are_not_held_back() -> None:
     splitter = ThinkingSplitter(thinking_format(()))
     assert splitter.push("A") == ("", "A")
@@ -106,6 +166,10 @@ def test_thinking_marks_depend_on_the_vocabulary() -> None:
         (COHERE, "<|START_THINKING|>", "<|END_THINKING|>", True),
         (COHERE, "<|CHATBOT_TOKEN|>", "", False),
         (GEMMA, "<|turn>model\n<|channel>thought\n<channel|>", "", False),
+        (SOLAR, "<|begin|>assistant", "<|content|>", True),
+        (SOLAR, "<|begin|>assistant<|think|>", "<|end|><|begin|>assistant<|content|>", True),
+        (MUSE, "<|start|>assistant", " to=user<|message|>", True),
+        (MUSE, "<|start|>assistant to=self<|message|>", "<|eom|><|start|>assistant to=user<|message|>", True),
         (HARMONY, "<|start|>assistant", "<|channel|>final<|message|>", True),
         (HARMONY, "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", True),
         (HARMONY, "<|channel|>final<|message|>", "", False),

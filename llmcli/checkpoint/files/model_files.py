@@ -25,7 +25,8 @@ TORCH_INDEX, TORCH_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 VOCABULARY_FILES = ("vocab.json", "merges.txt")
 """A byte-level BPE tokenizer in the format before `tokenizer.json`: both files are needed."""
 
-_TOKENIZERS = ("tokenizer.json", "tekken.json", "tokenizer.model")
+# The last two are vocabularies in tiktoken's format, of Kimi and Hunyuan.
+_TOKENIZERS = ("tokenizer.json", "tekken.json", "tokenizer.model", "tiktoken.model", "hy.tiktoken")
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",

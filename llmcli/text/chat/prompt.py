@@ -385,12 +385,11 @@ def _apart(message: Message, tokenizer: Tokenizer) -> Message:
     if not message.has_marks or message.thinking is not None:
         return message
     thought, answer = split_thinking(message.content, form)
-    if form.is_content and not thought:
+    if form.marks_first and not thought:
         # The prompt had opened the thinking.
-        ends = [(at, end) for end in TAGS.values() if (at := message.content.find(end)) >= 0]
+        ends = [(at, begin) for begin, end in TAGS.items() if (at := message.content.find(end)) >= 0]
         if ends:
-            at, end = min(ends)
-            thought, answer = message.content[:at], message.content[at + len(end) :].lstrip()
+            thought, answer = split_thinking(message.content, form, f"think {min(ends)[1]}")
     if not thought and answer == message.content:
         return message
     ids = _ids_at_the_end(message.ids or (), answer, tokenizer)

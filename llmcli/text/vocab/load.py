@@ -1,6 +1,7 @@
 """Load a model's tokenizer from its files: one function per format.
 
-Formats: `tokenizer.json`, `tokenizer.model`, `vocab.json` with `merges.txt`, `tekken.json`, and GGUF metadata.
+Formats: `tokenizer.json`, `tokenizer.model`, tiktoken's, `vocab.json` with `merges.txt`, `tekken.json`, and GGUF
+metadata.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.bpe.byte_level import add_beginning, byte_level_backend, implied_roles
 from llmcli.text.vocab.bpe.tekken import TEKKEN_ROLES, tekken_backend
-from llmcli.text.vocab.bpe.tiktoken import LLAMA3_TOKENS
+from llmcli.text.vocab.bpe.tiktoken import LLAMA3, TiktokenVocabulary
 from llmcli.text.vocab.gguf import gguf_backend, gguf_templates
 from llmcli.text.vocab.mistral_regex_fix import mend_mistral_words
 from llmcli.text.vocab.tokenizer_classes import TokenizerClass
@@ -80,18 +81,18 @@ def tokenizer_from_model_file(
     added_tokens: Mapping[str, object] | None = None,
     templates: Collection[str] = (),
     rows: int | None = None,
-    llama3_tokens: int = LLAMA3_TOKENS,
+    vocabulary: TiktokenVocabulary = LLAMA3,
 ) -> Tokenizer:
-    """Build the tokenizer of the `tokenizer.model` at `source` with the contents `data`.
+    """Build the tokenizer of the file at `source` with the contents `data`.
 
-    It is a SentencePiece model, or Llama 3's vocabulary of `llama3_tokens` tokens in tiktoken's format. The flags of
-    `tokenizer_config` decide which tokens are added around raw text.
+    It is a SentencePiece model, or the `vocabulary` in tiktoken's format. The flags of `tokenizer_config` decide which
+    tokens are added around raw text.
 
     Raises:
         CheckpointError: the contents are damaged or inconsistent.
         UnsupportedModelError: the kind of tokenizer is not supported.
     """
-    backend, roles = model_file_backend(data, tokenizer_config or {}, source=source, llama3_tokens=llama3_tokens)
+    backend, roles = model_file_backend(data, tokenizer_config or {}, source=source, vocabulary=vocabulary)
     return _with_files_beside(
         backend, roles, source, tokenizer_config, special_tokens_map, added_tokens, templates, rows
     )

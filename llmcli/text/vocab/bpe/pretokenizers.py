@@ -85,6 +85,7 @@ _AFMOE = (
     "\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+",
     r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+_TURKISH = rf"{_WORD}|\p{{N}}|{_SIGNS}|{_SPACES}"
 _BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
 _LLAMA_BPE = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral lfm2 midm-2.0 jina-v5-nano"
@@ -106,6 +107,12 @@ _RULES: tuple[tuple[tuple[str, ...], str], ...] = (
     (_AFMOE, "afmoe"),
     ((_BAILING,), "bailingmoe bailingmoe2 llada-moe"),
     ((r"\p{N}{1,3}", _MINICPM5), "minicpm5"),
+    # These two have digits in threes from the right. Words of SuperBPE contain spaces.
+    ((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O), "tiny_aya cohere2moe"),
+    ((r"\p{N}+", r"(?=(\d{3})+(?!\d))"), "superbpe"),
+    ((r"[^\n]+|\n+", _QWEN2), "laguna"),
+    # Suffixes after an apostrophe stay with it.
+    ((_TURKISH,), "ufakzeka"),
     (
         (_GPT2,),
         "gpt-2 phi-2 olmo mpt jais exaone4 modern-bert gigachat a.x-4.0 mellum trillion granite-docling roberta-bpe",
@@ -132,8 +139,8 @@ IGNORES_MERGES = BOS_BY_DEFAULT | {"glm4", "glm5", "youtu", "minicpm5"}
 """Rules for which a word that is a token itself is used directly, without merges."""
 
 
-LLAMA3_WORDS, QWEN2_WORDS, TEKKEN_WORDS = _LLAMA3, _QWEN2, _TEKKEN
-"""The word expressions of Llama 3, Qwen 2 and Mistral's tekken."""
+LLAMA3_WORDS, QWEN2_WORDS, TEKKEN_WORDS, KIMI_WORDS = _LLAMA3, _QWEN2, _TEKKEN, _HAN_APART
+"""The word expressions of Llama 3, Qwen 2, Mistral's tekken and Kimi."""
 
 
 def gguf_pre_tokenizer(name: str, *, source: str) -> pre_tokenizers.PreTokenizer:

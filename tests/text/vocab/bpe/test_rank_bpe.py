@@ -6,7 +6,9 @@ import base64
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +16,8 @@ import pytest
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.text.tokenizer import Tokenizer
 from llmcli.text.trusted_encoding import TextSegment
-from llmcli.text.vocab.bpe.pretokenizers import LLAMA3_WORDS, TEKKEN_WORDS
-from llmcli.text.vocab.bpe.tiktoken import LLAMA3_TOKENS
+from llmcli.text.vocab.bpe.pretokenizers import KIMI_WORDS, LLAMA3_WORDS, QWEN2_WORDS, TEKKEN_WORDS
+from llmcli.text.vocab.bpe.tiktoken import HUNYUAN, KIMI, LLAMA3
 from llmcli.text.vocab.load import tokenizer_from_model_file, tokenizer_from_tekken
 from tests.support.text.rank_vocabularies import cut, lines, ranked, tekken_data
 from tests.support.text.strings import many_texts
@@ -140,8 +142,11 @@ def small_llama3() -> tuple[bytes, ...]:
     return ranked(LLAMA3_WORDS)
 
 
-def llama3(data: bytes, config: Mapping[str, object] | None = None, *, count: int = SMALL) -> Tokenizer:
-    return tokenizer_from_model_file(data, source="here/tokenizer.model", tokenizer_config=config, llama3_tokens=count)
+def llama3(data: bytes, config: Mapping[str, object] | None = None, *, count: int | None = SMALL) -> Tokenizer:
+    vocabulary = replace(LLAMA3, count=count)
+    return tokenizer_from_model_file(
+        data, source="here/tokenizer.model", tokenizer_config=config, vocabulary=vocabulary
+    )
 
 
 def test_llama3_ids_are_ranks_and_control_tokens_follow(small_llama3: tuple[bytes, ...]) -> None:
@@ -171,7 +176,45 @@ def test_later_versions_of_llama3_rename_reserved_tokens(small_llama3: tuple[byt
 
 def test_another_vocabulary_in_this_format_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=f"{SMALL} tokens"):
-        llama3(lines(ranked(LLAMA3_WORDS)), count=LLAMA3_TOKENS)
+        llama3(lines(ranked(LLAMA3_WORDS)), count=LLAMA3.count)
+
+
+def test_control_tokens_of_kimi_are_named_beside_the_vocabulary() -> None:
+    tokens = ranked(KIMI_WORDS)
+    size = len(tokens)
+    listed = {
+        str(size): {"content": "[BOS]", "special": True},
+        str(size + 2): {"content": "<|im_end|>", "special": True},
+        str(size + 22): {"content": "<think>", "special": False},
+    }
+    config = {"added_tokens_decoder": listed, "bos_token": "[BOS]", "eos_token": "<|im_end|>"}
+    ours = tokenizer_from_model_file(
+        lines(tokens), source="here/tiktoken.model", tokenizer_config=config, vocabulary=KIMI
+    )
+    assert ours.vocab_size == size + 256
+    for text in [*TEXTS[:100], "SHOUTING", "漢字kanji", "don't HelloWorld"]:
+        ids = rank_bpe(KIMI_WORDS, tokens, text)
+        assert ours.encode(text) == ids
+        assert ours.decode(ids) == text
+    assert (ours.bos_id, ours.eos_id) == (size, size + 2)
+    assert ours.piece(size + 1) == f"<|reserved_token_{size + 1}|>"
+    assert ours.decode([size + 2, size + 22], skip_special=True) == "<think>"
+
+
+def test_hunyuans_vocabulary_is_counted_without_repeated_tokens() -> None:
+    tokens = ranked(QWEN2_WORDS)
+    size = len(tokens)
+    data = lines([*tokens[:300], tokens[5], *tokens[300:]])
+    ours = tokenizer_from_model_file(data, source="here/hy.tiktoken", vocabulary=HUNYUAN)
+    assert ours.vocab_size == size + 210
+    for text in TEXTS[:100]:
+        composed = unicodedata.normalize("NFC", text)
+        assert ours.encode(text) == rank_bpe(QWEN2_WORDS, tokens, composed)
+    assert ours.encode("e\u0301") == ours.encode("\u00e9")
+    assert [ours.piece(size + place) for place in (0, 1, 3, 5, 209)] == [
+        "<|endoftext|>", "<|startoftext|>", "<|eos|>", "<|extra_0|>", "<|extra_204|>",
+    ]  # fmt: skip
+    assert (ours.bos_id, ours.eos_id) == (size + 1, size + 3)
 
 
 @pytest.mark.parametrize(
