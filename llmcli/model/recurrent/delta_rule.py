@@ -15,13 +15,9 @@ Dimension letters: B batch, T new tokens, H heads, K size of a key, V size of a 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 64
-"""Tokens of a chunk: a power of two."""
-_SHORT = 16
-"""Texts up to this length are read token by token."""
+from llmcli.model.recurrent.chunks import CHUNK, SHORT, decay_between, split_into_chunks, sums_after
 
 
 def delta_rule(
@@ -34,7 +30,7 @@ def delta_rule(
     """
     if state is None:
         state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3])
-    rule = by_token if q.shape[1] <= _SHORT else by_chunk
+    rule = by_token if q.shape[1] <= SHORT else by_chunk
     return rule(q, k, v, log_decay, beta, state)
 
 
@@ -63,14 +59,14 @@ def by_chunk(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, s
     after the other reads and changes the memory. Tokens that fill up the last chunk have no decay and write nothing.
     """
     tokens = q.shape[1]
-    q, k, v, log_decay, beta = (_chunks(x, -tokens % CHUNK) for x in (q, k, v, log_decay, beta[..., None]))
+    q, k, v, log_decay, beta = (split_into_chunks(x) for x in (q, k, v, log_decay, beta[..., None]))
     from_keys, from_queries = _pairs(k, q, log_decay)
     since_start = log_decay.cumsum(-2).exp()  # (B, H, N, n, D): decay from the start of the chunk to each token
     right = torch.cat((beta * v, beta * since_start * k), dim=-1)
     solved = torch.linalg.solve_triangular((beta * from_keys).tril(-1), right, upper=False, unitriangular=True)
     new, old = solved.split((v.shape[-1], k.shape[-1]), dim=-1)  # U (..., n, V) and W (..., n, K)
     q = since_start * q
-    k = _sums_after(log_decay).exp() * k
+    k = sums_after(log_decay).exp() * k
     outputs = []
     for i in range(q.shape[2]):
         written = new[:, :, i] - old[:, :, i] @ state
@@ -79,22 +75,14 @@ def by_chunk(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, s
     return torch.cat(outputs, dim=2)[:, :, :tokens].transpose(1, 2), state
 
 
-def _chunks(x: Tensor, missing: int) -> Tensor:
-    """(B, T, H, ...) with `missing` tokens of zeros at the end, as (B, H, N, n, ...)."""
-    x = F.pad(x, (0, 0, 0, 0, 0, missing)).transpose(1, 2)
-    return x.reshape(*x.shape[:2], -1, CHUNK, x.shape[-1])
-
-
 def _pairs(k: Tensor, q: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
     """For tokens i >= j of a chunk, `k_i . k_j` and `q_i . k_j` with the decay between them; both (..., n, n).
 
-    Above the diagonal, products are zero. Sums of logarithms start between the two tokens: differences of sums from the
-    start of the chunk would lose the small ones behind a large one.
+    Above the diagonal, products are zero.
     """
     rows = torch.stack((k, q))  # (2, ..., n, K)
     if log_decay.shape[-1] == 1:
-        since = log_decay.expand(*log_decay.shape[:-1], CHUNK).tril(-1).cumsum(-2)  # (..., n, n)
-        products = (rows @ k.mT) * since.exp().tril()
+        products = (rows @ k.mT) * decay_between(log_decay)
         return products[0], products[1]
     products = rows.new_zeros(*rows.shape[:-1], CHUNK)  # (2, ..., n, n)
     products.diagonal(dim1=-2, dim2=-1).copy_((rows * k).sum(-1))
@@ -105,14 +93,9 @@ def _pairs(k: Tensor, q: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor]:
     while size:
         halves = log_decay.reshape(*log_decay.shape[:-2], -1, 2, size, log_decay.shape[-1])
         later = rows.reshape(2, *halves.shape)[..., 1, :, :] * halves[..., 1, :, :].cumsum(-2).exp()
-        earlier = k.reshape(halves.shape)[..., 0, :, :] * _sums_after(halves[..., 0, :, :]).exp()
+        earlier = k.reshape(halves.shape)[..., 0, :, :] * sums_after(halves[..., 0, :, :]).exp()
         count = CHUNK // (2 * size)
         blocks = products.view(*products.shape[:-2], count, 2, size, count, 2, size)[..., 1, :, :, 0, :]
         blocks.diagonal(dim1=-4, dim2=-2).copy_((later @ earlier.mT).movedim(-3, -1))
         size //= 2
     return products[0], products[1]
-
-
-def _sums_after(x: Tensor) -> Tensor:
-    """For each token, the sum of `x` (..., tokens, D) over the later ones."""
-    return F.pad(x[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmcli.model.recurrent.delta_rule import CHUNK, by_chunk, by_token, delta_rule
+from llmcli.model.recurrent.chunks import CHUNK
+from llmcli.model.recurrent.delta_rule import by_chunk, by_token, delta_rule
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 8, 6
 
