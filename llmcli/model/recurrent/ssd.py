@@ -35,7 +35,7 @@ def ssd(
 
 
 def by_token(x: Tensor, log_decay: Tensor, write: Tensor, read: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token after the other: `x` (B, T, G * R, P) times the step size, and logarithms of the decay (B, T, G * R)."""
+    """One token after the other, of `x` (B, T, G * R, P) times the step size; `log_decay` is (B, T, G * R)."""
     shared = x.shape[2] // write.shape[2]
     decay = log_decay.exp()
     write, read = (part.repeat_interleave(shared, dim=2) for part in (write, read))
