@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 12
+ABI = 13
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -54,15 +54,16 @@ class Layer(ctypes.Structure):
     """One layer."""
 
     _fields_ = (
-        *_fields(Norm, "input_norm second_norm attention_output feed_forward_output q_norm k_norm"),
+        *_fields(Norm, "input_norm second_norm attention_output feed_forward_output q_norm k_norm v_norm"),
         *_fields(Norm, "attention_inner feed_forward_inner"),
         *_fields(Matrix, "q k v o gate up down attention_gate"),
         *_fields(c_float, "xielu_above xielu_below"),
-        ("sinks", c_void_p),
+        *_fields(c_void_p, "sinks slopes"),
         ("experts", Experts),
         *_fields(c_void_p, "edit_reads edit_writes"),
-        *_fields(c_int32, "edits rope window chunk scaling_interval scaling_offset"),
-        ("scaling_beta", c_float),
+        *_fields(c_int32, "edits heads kv_heads key_dim value_dim inner"),
+        *_fields(c_int32, "rope window chunk scaling_interval scaling_offset"),
+        *_fields(c_float, "scaling_beta scale"),
     )
 
 
@@ -70,15 +71,14 @@ class Model(ctypes.Structure):
     """Sizes, options and the matrices outside of the layers."""
 
     _fields_ = (
-        *_fields(c_int32, "layers hidden intermediate heads kv_heads head_dim vocabulary capacity"),
+        *_fields(c_int32, "layers hidden vocabulary capacity"),
         *_fields(
             c_int32,
             "activation gated parallel shared_norm qk_norm cache_format gate_per_head gate_softplus rounded_biases",
         ),
-        *_fields(c_float, "clip scale softcap embed_scale logit_scale logit_softcap"),
+        *_fields(c_float, "clip softcap embed_scale logit_scale logit_softcap"),
         *_fields(Matrix, "embedding positions head"),
         *_fields(Norm, "embed_norm norm"),
-        ("slopes", c_void_p),
         ("layer", ctypes.POINTER(Layer)),
     )
 

@@ -57,15 +57,9 @@ class Description:
             factor = torch.tensor(factor, dtype=model.dtype).item()
         first = model.layers[0]
         assert isinstance(first, Block)
-        attention = first.self_attn
-        assert isinstance(attention, Attention)
         self.model = c.Model(
             layers=config.num_layers,
             hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
             vocabulary=config.vocab_size,
             capacity=capacity,
             activation=ACTIVATIONS.index(config.activation),
@@ -75,7 +69,6 @@ class Description:
             qk_norm=QK_NORMS.index(config.qk_norm),
             cache_format=_format(model.dtype),
             clip=config.qkv_clip or 0,
-            scale=attention.attend.scale,
             softcap=config.attention_softcap or 0,
             embed_scale=factor,
             logit_scale=config.logit_scale,
@@ -86,10 +79,7 @@ class Description:
             norm=self._norm(model.norm),
             layer=ctypes.cast(layers, ctypes.POINTER(c.Layer)),
         )
-        if attention.attend.slopes is not None:
-            rounded = self.model.rounded_biases = attention.attend.biases_as_scores
-            slopes = attention.attend.slopes
-            self.model.slopes = self._floats(slopes.bfloat16() if rounded else slopes)
+        self.model.rounded_biases = config.alibi is not None and config.alibi.as_score
         if config.attention_gate is not None:
             self.model.gate_per_head = config.attention_gate.per_head
             self.model.gate_softplus = config.attention_gate.activation == "softplus"
@@ -104,15 +94,27 @@ class Description:
             input_norm=self._norm(block.input_layernorm),
             second_norm=self._norm(block.post_attention_layernorm),
             q_norm=self._norm(attention.q_norm),
-            k_norm=self._norm(attention.k_norm),
             q=self._large(attention.q_proj),
-            k=self._large(attention.k_proj),
-            v=self._large(attention.v_proj),
             o=self._large(attention.o_proj),
+            heads=attention.heads.count,
+            kv_heads=attention.heads.kv_count,
+            key_dim=attention.heads.key_dim,
+            value_dim=attention.heads.value_dim,
+            inner=config.width_of(layer),
+            scale=attention.attend.scale,
             rope=-1 if layer.rope is None else self._ropes.index(layer.rope),
             window=layer.window or 0,
             chunk=layer.chunk or 0,
         )
+        if attention.kv_from is None:
+            described.k, described.k_norm = self._large(attention.k_proj), self._norm(attention.k_norm)
+            if attention.value_norm_eps is not None:
+                described.v_norm = c.Norm(kind=c.RMS_NORM, eps=attention.value_norm_eps)
+            if not attention.key_is_value:
+                described.v = self._large(attention.v_proj)
+        if attention.attend.slopes is not None:
+            slopes = attention.attend.slopes
+            described.slopes = self._floats(slopes.bfloat16() if attention.attend.biases_as_scores else slopes)
         if isinstance(block, OutputNormBlock):
             described.attention_output = self._norm(block.attention_output_norm)
             described.feed_forward_output = self._norm(block.mlp_output_norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, SupportedFields, any_value, why_unsupported
-from llmcli.model.config import Alibi, AttentionGate, ExpertsConfig, LayerConfig, ModelConfig
+from llmcli.model.config import Alibi, AttentionGate, ExpertsConfig, Heads, LayerConfig, ModelConfig
 
 # In the order of the enumerations of `csrc/abi.h`.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu")
@@ -16,11 +16,13 @@ SUPPORTED: SupportedFields = {
         **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap sinks"),
         **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions attention_gate sub_norms embed_norm alibi"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
+        **any_value("value_norm"),
         "activation": ACTIVATIONS,
         "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
         "qk_norm": QK_NORMS,
     },
-    LayerConfig: any_value("rope window chunk experts query_scaling"),
+    LayerConfig: any_value("rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value"),
+    Heads: any_value("count kv_count key_dim value_dim"),
     ExpertsConfig: {
         **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen"),
         **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
@@ -38,4 +40,8 @@ SUPPORTED: SupportedFields = {
 
 def unsupported(config: ModelConfig) -> str | None:
     """The reason why the kernel does not support a model, without a full stop; None: it does."""
-    return "latent attention" if config.latent is not None else why_unsupported(config, SUPPORTED)
+    if config.latent is not None:
+        return "latent attention"
+    if config.qk_norm == "whole" and any(layer.key_is_value for layer in config.layers):
+        return "values that are keys normalized over all heads"
+    return why_unsupported(config, SUPPORTED)

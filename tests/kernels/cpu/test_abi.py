@@ -128,7 +128,7 @@ def test_every_structure_has_the_same_layout_in_python_and_c(tmp_path: Path) -> 
         pytest.param("int64_t half;", "int64_t half_size;", ["Rotation"], id="renamed"),
         pytest.param("temperature, top_p, min_p;", "temperature, min_p, top_p;", ["Choice"], id="reordered"),
         pytest.param("int32_t edits;", "uint32_t edits;", ["Layer"], id="unsigned"),
-        pytest.param("float scaling_beta;", "int32_t scaling_beta;", ["Layer"], id="float to integer"),
+        pytest.param("float scaling_beta, scale;", "int32_t scaling_beta, scale;", ["Layer"], id="float to integer"),
         pytest.param("int64_t first, size;", "int64_t first; int32_t size;", ["Segment"], id="narrower"),
         pytest.param("int64_t half;", "const float *half;", ["Rotation"], id="integer to pointer"),
         pytest.param("const Rotation *rotations;", "const Segment *rotations;", ["Pass"], id="pointer to another"),

@@ -43,10 +43,8 @@ GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # Parts for images and sound, which text does not go through.
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
-NO_KERNEL = {
-    "glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent", "a.x k1", "laguna",
-}  # fmt: skip
-"""Cases that the C kernel does not compute: latent attention, and heads that differ from layer to layer."""
+NO_KERNEL = {"glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent", "a.x k1"}
+"""Cases that the C kernel does not compute: latent attention."""
 
 EAGER_IS_WRONG = {"falcon rw"}
 """Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
@@ -346,7 +344,7 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 SPANNING_NEWER = (
-    "trinity", "laguna, a gate for each value", "laguna, equal layers", "apertus", "bitnet", "command a+",
+    "trinity", "laguna", "laguna, a gate for each value", "apertus", "bitnet", "command a+",
     "phi-3.5-moe", "bloom, six heads",
 )  # fmt: skip
 """Together: options of the C kernel that `SPANNING` of `parity_cases` lacks."""

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 12
+#define LLM_ABI 13
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8 };
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -44,35 +44,37 @@ typedef struct {
 } Experts;
 
 typedef struct {
-    Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm;
+    Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm, v_norm;
     Norm attention_inner, feed_forward_inner; /* of the inputs of `o` and `down` */
-    Matrix q, k, v, o, gate, up, down;
+    Matrix q, k, v, o, gate, up, down; /* k.data is NULL: keys and values are those of an earlier layer;
+                                          v.data is NULL: values are the projected keys */
     Matrix attention_gate; /* to a factor on each value of the heads, or on each head; data may be NULL */
     float xielu_above, xielu_below; /* factors of the activation XIELU */
-    const float *sinks; /* (heads) or NULL */
+    const float *sinks, *slopes; /* (heads) or NULL; slopes of biases by distance */
     Experts experts;    /* experts.count is 0 in a dense layer */
     const float *edit_reads, *edit_writes; /* (edits, inner) and (edits, hidden): rank-one updates of `down` */
     int32_t edits;                         /* 0 in a layer with experts */
-    int32_t rope;       /* which of the step's rotations, or -1 */
+    int32_t heads, kv_heads, key_dim, value_dim;
+    int32_t inner; /* neurons of the dense feed-forward network */
+    int32_t rope;  /* which of the step's rotations, or -1 */
     int32_t window, chunk, scaling_interval, scaling_offset; /* 0: none */
-    float scaling_beta;
+    float scaling_beta, scale; /* scale: of the scores */
 } Layer;
 
 typedef struct {
-    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary;
+    int32_t layers, hidden, vocabulary;
     int32_t capacity; /* tokens of a call */
     int32_t activation, gated, parallel, shared_norm, qk_norm, cache_format;
     int32_t gate_per_head, gate_softplus, rounded_biases;
-    float clip, scale, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
+    float clip, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
     Matrix embedding, positions, head;                                          /* positions.data may be NULL */
     Norm embed_norm;
     Norm norm;
-    const float *slopes; /* (heads), of biases by distance, or NULL */
     const Layer *layer;
 } Model;
 
 typedef struct {
-    void *keys, *values;      /* (kv_heads, size, head_dim) in the cache's format */
+    void *keys, *values;      /* (kv_heads, size, key_dim or value_dim) in the cache's format */
     int64_t first, size;      /* position of the first row, and rows of each head */
 } Segment;
 

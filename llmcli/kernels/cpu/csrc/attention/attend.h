@@ -8,27 +8,29 @@
 #include "decode.h"
 
 /* Attention of `tokens` tokens from position `start`, for the query heads of one kv head, over the keys from `first` to
-   `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, width), most and sums
-   in the scratch memory. Prefetch continues `next` values after the first of these keys or, if that is 0, at
+   `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, value width), most and
+   sums in the scratch memory. Prefetch continues `next` positions after the first of these keys or, if that is 0, at
    `cursor`. */
 static void attend(const Model *model, const Layer *layer, const Segment *segment, int kv_head, const float *queries,
                    int64_t ld, int64_t start, int tokens, int64_t first, int64_t last, int64_t next,
                    PrefetchCursor *cursor, Scratch *s) {
-    int group = model->heads / model->kv_heads, size = model->head_dim, bf16 = model->cache_format == BFLOAT16;
+    int group = layer->heads / layer->kv_heads, size = layer->key_dim, bf16 = model->cache_format == BFLOAT16;
     QueryGroup m = {.layer = layer, .softcap = model->softcap, .start = start, .first = first, .last = last};
-    m.slopes = model->slopes ? model->slopes + kv_head * group : NULL;
-    m.rounded_biases = model->rounded_biases, m.scale = model->scale;
+    m.slopes = layer->slopes ? layer->slopes + kv_head * group : NULL;
+    m.rounded_biases = model->rounded_biases, m.scale = layer->scale;
     m.group = group, m.rows = tokens * group, m.size = size, m.width = (int)round_up(size, LANES);
+    m.value_size = m.value_row = layer->value_dim, m.value_width = (int)round_up(layer->value_dim, LANES);
     for (int r = 0; r < m.rows; r++) {
         const float *q = queries + r / group * ld + r % group * size;
-        for (int d = 0; d < size; d++) s->queries[r * m.width + d] = q[d] * model->scale;
+        for (int d = 0; d < size; d++) s->queries[r * m.width + d] = q[d] * layer->scale;
         s->most[r] = MASKED, s->sums[r] = 0;
     }
-    memset(s->mixed, 0, (size_t)m.rows * m.width * sizeof(float));
-    int64_t at = cache_offset(segment, kv_head, first, size) * (bf16 ? 2 : 4);
-    const char *keys = (const char *)segment->keys + at, *values = (const char *)segment->values + at;
+    memset(s->mixed, 0, (size_t)m.rows * m.value_width * sizeof(float));
+    int64_t at = cache_offset(segment, kv_head, first, 1) * (bf16 ? 2 : 4);
+    const char *keys = (const char *)segment->keys + at * size;
+    const char *values = (const char *)segment->values + at * m.value_row;
 #ifdef USE_BF16
-    if (bf16 && size % 32 == 0) {
+    if (bf16 && size % 32 == 0 && m.value_size % 32 == 0) {
         attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, cursor, s);
         return;
     }

@@ -12,17 +12,18 @@
 /* Prepare the heads of a single token in the worker that attends with them; the worker whose keys include the new
    position also writes the new key and value. */
 static void prepare_item(Worker *w, const Layer *layer, const Segment *segment, const AttentionItem *item) {
-    int group = w->context->model.heads / w->context->model.kv_heads;
+    int group = layer->heads / layer->kv_heads;
     for (int head = item->head * group; head < (item->head + 1) * group; head++) {
         prepare_query(w, layer, head, 0);
         prefetch_some(&w->cursor);
     }
-    if (item->to <= item->start) return;
-    prepare_key(w, layer, segment, item->head, 0);
-    prefetch_some(&w->cursor);
-    prepare_value(w, segment, item->head, 0);
+    if (!layer->k.data || item->to <= item->start) return;
+    prepare_key_and_value(w, layer, segment, item->head, 0);
     prefetch_some(&w->cursor);
 }
+
+/* A head's value in the parts that are merged, padded to a vector. */
+static int value_width(const Layer *layer) { return (int)round_up(layer->value_dim, LANES); }
 
 /* `taken`: work items already assigned, for other sequences; returns the new count. */
 static int64_t attend_sequence(Worker *w, const Layer *layer, const Segment *segment, int first_token, int own,
@@ -30,22 +31,22 @@ static int64_t attend_sequence(Worker *w, const Layer *layer, const Segment *seg
     Context *c = w->context;
     const Model *m = &c->model;
     AttentionPlan plan = plan_of(c, layer, first_token);
-    int tokens = c->step->tokens, group = m->heads / m->kv_heads, width = c->width;
-    int items = m->kv_heads * plan.tiles * plan.splits, turn = (int)(taken % c->threads);
+    int tokens = c->step->tokens, group = layer->heads / layer->kv_heads, width = value_width(layer);
+    int items = layer->kv_heads * plan.tiles * plan.splits, turn = (int)(taken % c->threads);
     for (int number = (w->number - turn + c->threads) % c->threads; number < items; number += c->threads) {
         AttentionItem item = attention_item(c, layer, plan, first_token, own, number);
         int64_t next = 0;
         if (number + c->threads < items) {
             AttentionItem then = attention_item(c, layer, plan, first_token, own, number + c->threads);
-            next = ((then.head - item.head) * segment->size + then.from - item.from) * m->head_dim;
+            next = (then.head - item.head) * segment->size + then.from - item.from;
         }
         if (is_single_token(c)) prepare_item(w, layer, segment, &item);
-        attend(m, layer, segment, item.head, w->rows->q + item.token * c->ld_q + item.head * group * m->head_dim,
+        attend(m, layer, segment, item.head, w->rows->q + item.token * c->ld_q + item.head * group * layer->key_dim,
                c->ld_q, item.start, item.count, item.from, item.to, next, &w->cursor, &w->scratch);
         prefetch_some(&w->cursor);
         for (int r = 0; r < item.count * group; r++) {
-            int64_t row = (int64_t)(item.token + r / group) * m->heads + item.head * group + r % group;
-            float *to_part = c->parts + ((int64_t)item.split * tokens * m->heads + row) * (width + 2);
+            int64_t row = (int64_t)(item.token + r / group) * layer->heads + item.head * group + r % group;
+            float *to_part = c->parts + ((int64_t)item.split * tokens * layer->heads + row) * (width + 2);
             memcpy(to_part, w->scratch.mixed + (int64_t)r * width, (size_t)width * sizeof(float));
             to_part[width] = w->scratch.most[r];
             to_part[width + 1] = w->scratch.sums[r];
@@ -58,16 +59,17 @@ static int64_t attend_sequence(Worker *w, const Layer *layer, const Segment *seg
    computed. */
 static void prefetch_cache(const Worker *w, const Layer *layer, const Segment *segment) {
     const Context *c = w->context;
-    const Model *m = &c->model;
     AttentionPlan plan = plan_of(c, layer, 0);
-    if (w->number >= m->kv_heads * plan.splits) return;
+    if (w->number >= layer->kv_heads * plan.splits) return;
     AttentionItem item = attention_item(c, layer, plan, 0, 1, w->number);
-    int value = m->cache_format == BFLOAT16 ? 2 : 4;
-    int64_t at = cache_offset(segment, item.head, item.from, m->head_dim) * value;
-    int64_t bytes = (item.to - item.from) * m->head_dim * value;
-    if (bytes > PREFETCHED_FIRST) bytes = PREFETCHED_FIRST;
-    prefetch_bytes((const char *)segment->keys + at, bytes);
-    prefetch_bytes((const char *)segment->values + at, bytes);
+    int value = c->model.cache_format == BFLOAT16 ? 2 : 4;
+    int64_t key = (int64_t)layer->key_dim * value, of_value = (int64_t)layer->value_dim * value;
+    int64_t at = cache_offset(segment, item.head, item.from, 1), count = item.to - item.from;
+    int64_t keys = count * key, values = count * of_value;
+    if (keys > PREFETCHED_FIRST) keys = PREFETCHED_FIRST;
+    if (values > PREFETCHED_FIRST) values = PREFETCHED_FIRST;
+    prefetch_bytes((const char *)segment->keys + at * key, keys);
+    prefetch_bytes((const char *)segment->values + at * of_value, values);
 }
 
 static void attend_all(Worker *w, const Layer *layer, const Segment *segment) {
@@ -84,44 +86,44 @@ static float gate_factor(const Model *m, float gate) {
     return m->gate_softplus ? fmaxf(gate, 0) + log1pf(expf(-fabsf(gate))) : 1 / (1 + expf(-gate));
 }
 
-/* Multiply what a head found by the activations of its gates. */
-static void gate_head(const Context *c, float *values, int head, int token) {
+/* Multiply the `size` values that a head found by the activations of its gates. */
+static void gate_head(const Context *c, float *values, int size, int head, int token) {
     const Model *m = &c->model;
     const float *gates = c->attention_gates + token * c->ld_q;
     if (m->gate_per_head) {
         float factor = gate_factor(m, gates[head]);
-        for (int d = 0; d < m->head_dim; d++) values[d] *= factor;
+        for (int d = 0; d < size; d++) values[d] *= factor;
         return;
     }
-    gates += head * m->head_dim;
+    gates += head * size;
     int d = 0;
-    for (; !m->gate_softplus && d + LANES <= m->head_dim; d += LANES)
+    for (; !m->gate_softplus && d + LANES <= size; d += LANES)
         store(values + d, load(values + d) * vsigmoid(load(gates + d)));
-    for (; d < m->head_dim; d++) values[d] *= gate_factor(m, gates[d]);
+    for (; d < size; d++) values[d] *= gate_factor(m, gates[d]);
 }
 
 /* Merge the parts of each head's keys into the output projection's input. */
 static void merge_key_splits(Worker *w, const Layer *layer, Input *in, int token) {
     const Context *c = w->context;
-    const Model *m = &c->model;
     AttentionPlan plan = plan_of(c, layer, token);
-    int64_t step = (int64_t)c->step->tokens * m->heads * (c->width + 2);
-    for (int head = 0; head < m->heads; head++) {
-        const float *part = c->parts + ((int64_t)token * m->heads + head) * (c->width + 2);
-        float *to = in->rows + token * in->ld + head * m->head_dim;
+    int size = layer->value_dim, width = value_width(layer);
+    int64_t step = (int64_t)c->step->tokens * layer->heads * (width + 2);
+    for (int head = 0; head < layer->heads; head++) {
+        const float *part = c->parts + ((int64_t)token * layer->heads + head) * (width + 2);
+        float *to = in->rows + token * in->ld + head * size;
         float most = layer->sinks ? layer->sinks[head] : MASKED, total = 0;
-        for (int s = 0; s < plan.splits; s++) most = fmaxf(most, part[s * step + c->width]);
+        for (int s = 0; s < plan.splits; s++) most = fmaxf(most, part[s * step + width]);
         if (layer->sinks) total = expf(layer->sinks[head] - most);
-        memset(to, 0, (size_t)m->head_dim * sizeof *to);
+        memset(to, 0, (size_t)size * sizeof *to);
         for (int s = 0; s < plan.splits; s++) {
             const float *p = part + s * step;
-            if (p[c->width + 1] == 0) continue; /* this part contains no visible key */
-            float factor = expf(p[c->width] - most);
-            total += factor * p[c->width + 1];
-            for (int d = 0; d < m->head_dim; d++) to[d] += factor * p[d];
+            if (p[width + 1] == 0) continue; /* this part contains no visible key */
+            float factor = expf(p[width] - most);
+            total += factor * p[width + 1];
+            for (int d = 0; d < size; d++) to[d] += factor * p[d];
         }
-        for (int d = 0; d < m->head_dim; d++) to[d] /= total;
-        if (layer->attention_gate.data) gate_head(c, to, head, token);
+        for (int d = 0; d < size; d++) to[d] /= total;
+        if (layer->attention_gate.data) gate_head(c, to, size, head, token);
         prefetch_some(&w->cursor);
     }
     float *row = in->rows + token * in->ld;
@@ -133,11 +135,12 @@ static void merge_key_splits(Worker *w, const Layer *layer, Input *in, int token
 static Products attention_products(const Worker *w, const Layer *layer) {
     const Context *c = w->context;
     const Input *in = &w->rows->attention_in;
-    return (Products){{{&layer->q, in, c->shared.q, c->ld_q},
-                       {&layer->k, in, c->shared.k, c->ld_kv},
-                       {&layer->v, in, c->v, c->ld_kv},
-                       {&layer->attention_gate, in, c->attention_gates, c->ld_q}},
-                      layer->attention_gate.data ? 4 : 3};
+    Products all = {{{&layer->q, in, c->shared.q, c->ld_q}}, 1};
+    if (layer->k.data) all.products[all.count++] = (Product){&layer->k, in, c->shared.k, c->ld_kv};
+    if (layer->v.data) all.products[all.count++] = (Product){&layer->v, in, c->v, c->ld_kv};
+    if (layer->attention_gate.data)
+        all.products[all.count++] = (Product){&layer->attention_gate, in, c->attention_gates, c->ld_q};
+    return all;
 }
 
 /* Leaves the attention output in the shared `delta`. */
@@ -146,7 +149,9 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     Activations *rows = w->rows;
     int64_t first, last;
     Products in = attention_products(w, layer);
-    Product out = {&layer->o, &rows->output_in, c->shared.delta, c->ld_hidden};
+    Input found = rows->output_in;
+    set_shape(&found, c->step->tokens, layer->heads * layer->value_dim);
+    Product out = {&layer->o, &found, c->shared.delta, c->ld_hidden};
     if (is_single_token(c)) prefetch_cache(w, layer, segment);
     multiply_products(w, in.products, in.count, first_address(w, &out, 1));
     sync_threads(w);
@@ -157,7 +162,7 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     attend_all(w, layer, segment);
     sync_threads(w);
     last = own_tokens(w, c->step->tokens, &first);
-    for (int64_t t = first; t < last; t++) merge_key_splits(w, layer, &rows->output_in, (int)t);
+    for (int64_t t = first; t < last; t++) merge_key_splits(w, layer, &found, (int)t);
     sync_rows(w);
     multiply_products(w, &out, 1, feed_forward_address(w, layer));
     sync_threads(w);

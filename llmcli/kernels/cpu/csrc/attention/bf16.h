@@ -28,15 +28,16 @@ static void pair_keys(const uint16_t *from, int size, int count, uint32_t *to) {
     }
 }
 
-/* Values (count, size) to pairs of consecutive keys: (count / 2, size, 2), the last pair padded with zeros. */
-static void pair_values(const uint16_t *from, int size, int count, uint32_t *to) {
+/* Values (count, size), a row every `row` values, to pairs of consecutive keys: (count / 2, size, 2), the last pair
+   padded with zeros. */
+static void pair_values(const uint16_t *from, int size, int row, int count, uint32_t *to) {
     const __m512i odd = _mm512_set_epi16(31, 63, 30, 62, 29, 61, 28, 60, 27, 59, 26, 58, 25, 57, 24, 56, 23, 55, 22, 54,
                                          21, 53, 20, 52, 19, 51, 18, 50, 17, 49, 16, 48);
     const __m512i low = _mm512_sub_epi16(odd, _mm512_set1_epi16(16));
     for (int k = 0; k < count; k += 2) {
         for (int d = 0; d < size; d += 32) {
-            __m512i second = _mm512_loadu_si512(from + (int64_t)k * size + d), first = _mm512_setzero_si512();
-            if (k + 1 < count) first = _mm512_loadu_si512(from + (int64_t)(k + 1) * size + d);
+            __m512i second = _mm512_loadu_si512(from + (int64_t)k * row + d), first = _mm512_setzero_si512();
+            if (k + 1 < count) first = _mm512_loadu_si512(from + (int64_t)(k + 1) * row + d);
             _mm512_storeu_si512(to + k / 2 * size + d, _mm512_permutex2var_epi16(first, low, second));
             _mm512_storeu_si512(to + k / 2 * size + d + 16, _mm512_permutex2var_epi16(first, odd, second));
         }
@@ -105,9 +106,13 @@ INLINE void score_16_keys(const uint32_t *queries, const uint16_t *keys, int siz
     }
 }
 
-/* mixed (n, width) += weights (n, KEY_BLOCK in bfloat16, a row every `ld` bytes) times values (count, size). */
-INLINE void mix_values_bf16(const char *weights, int64_t ld, const uint16_t *values, int size, int count, const int n,
-                            float *mixed, int width, ReadRange o) {
+/* Add to the scratch memory's mixture of n queries its scores, in bfloat16, times `count` values. */
+INLINE void mix_values_bf16(const QueryGroup *m, Scratch *s, const uint16_t *values, int count, const int n,
+                            ReadRange o) {
+    const char *weights = (const char *)s->scores;
+    const int64_t ld = KEY_BLOCK * sizeof *s->scores;
+    const int size = m->value_size, width = m->value_width, row = m->value_row;
+    float *mixed = s->mixed;
     const __m512i high = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55, 23, 54,
                                           22, 53, 21, 52, 20, 51, 19, 50, 18, 49, 17, 48, 16);
     const __m512i low = _mm512_sub_epi16(high, _mm512_set1_epi16(16));
@@ -116,11 +121,11 @@ INLINE void mix_values_bf16(const char *weights, int64_t ld, const uint16_t *val
         for (int r = 0; r < n; r++)
             for (int i = 0; i < 2; i++) acc[r][i] = _mm512_loadu_ps(mixed + (int64_t)r * width + d + 16 * i);
         for (int k = 0; k < count; k += 2) {
-            const uint16_t *from = values + (int64_t)k * size + d;
+            const uint16_t *from = values + (int64_t)k * row + d;
             __m512i first = _mm512_loadu_si512(from), second = _mm512_setzero_si512();
-            if (k + 1 < count) second = _mm512_loadu_si512(from + size);
+            if (k + 1 < count) second = _mm512_loadu_si512(from + row);
             prefetch_keys(from, o);
-            prefetch_keys(from + size, o);
+            prefetch_keys(from + row, o);
             __m512i both[2] = {_mm512_permutex2var_epi16(first, low, second),
                                _mm512_permutex2var_epi16(first, high, second)};
 #pragma GCC unroll 4
@@ -211,9 +216,8 @@ INLINE void attend_decode_bf16(const QueryGroup *m, const uint16_t *keys, const 
             online_softmax_block(m, s, r, k, key, count);
             round_to_bf16(s->scores + r * KEY_BLOCK, k);
         }
-        mix_values_bf16((const char *)s->scores, KEY_BLOCK * sizeof *s->scores, values, m->size, count, n, s->mixed,
-                        m->width, on.values);
-        keys += (int64_t)count * m->size, values += (int64_t)count * m->size;
+        mix_values_bf16(m, s, values, count, n, on.values);
+        keys += (int64_t)count * m->size, values += (int64_t)count * m->value_row;
     }
 }
 
@@ -221,19 +225,20 @@ static void attend_blocks_bf16(const QueryGroup *m, const uint16_t *keys, const 
     for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
         int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK;
         int64_t next = (int64_t)count * m->size, bytes = key + KEY_BLOCK < m->last ? 2 * next : 0;
+        int64_t after = (int64_t)count * m->value_row, part = bytes ? 2 * after : 0;
         pair_keys(keys, m->size, count, (uint32_t *)s->keys);
-        pair_values(values, m->size, count, (uint32_t *)s->values);
+        pair_values(values, m->value_size, m->value_row, count, (uint32_t *)s->values);
         prefetch_bytes((const char *)(keys + next), bytes / 2);
         bf16_product(s->queries, m->width, s->keys, KEY_BLOCK, s->scores, KEY_BLOCK, m->rows, m->size / 2, KEY_BLOCK,
                      0);
         prefetch_bytes((const char *)(keys + next) + bytes / 2, bytes / 2);
         for (int r = 0; r < m->rows; r++) online_softmax_block(m, s, r, KEY_BLOCK, key, count);
         for (int r = 0; r < m->rows; r++) round_to_bf16(s->scores + r * KEY_BLOCK, KEY_BLOCK);
-        prefetch_bytes((const char *)(values + next), bytes / 2);
-        bf16_product(s->scores, KEY_BLOCK, s->values, m->width, s->mixed, m->width, m->rows, (count + 1) / 2, m->width,
-                     1);
-        prefetch_bytes((const char *)(values + next) + bytes / 2, bytes / 2);
-        keys += next, values += next;
+        prefetch_bytes((const char *)(values + after), part / 2);
+        bf16_product(s->scores, KEY_BLOCK, s->values, m->value_width, s->mixed, m->value_width, m->rows,
+                     (count + 1) / 2, m->value_width, 1);
+        prefetch_bytes((const char *)(values + after) + part / 2, part / 2);
+        keys += next, values += after;
     }
 }
 
@@ -246,8 +251,7 @@ static void attend_bf16(const QueryGroup *m, const uint16_t *keys, const uint16_
         attend_blocks_bf16(m, keys, values, s);
         return;
     }
-    CacheRanges on =
-        cache_ranges((const char *)keys, (const char *)values, 2 * (m->last - m->first) * m->size, 2 * next, cursor);
+    CacheRanges on = cache_ranges(m, (const char *)keys, (const char *)values, 2, next, cursor);
     arrange_queries(s->queries, m->width, m->rows, m->size, (uint32_t *)s->keys);
     switch (m->rows) {
     case 1:

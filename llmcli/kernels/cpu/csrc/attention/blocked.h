@@ -88,15 +88,16 @@ static void transpose_keys(const char *from, int bf16, int size, int count, floa
                                     : ((const float *)from)[(int64_t)k * size + d];
 }
 
-static void copy_values(const char *from, int bf16, int size, int width, int count, float *to) {
+/* Values (count, size) of the cache, a row every `row` values, to (count, width) in float32. */
+static void copy_values(const char *from, int bf16, int size, int row, int width, int count, float *to) {
     for (int k = 0; k < count; k++) {
         int d = 0;
         for (; d + LANES <= size; d += LANES)
-            store(to + k * width + d, bf16 ? load_bf16((const uint16_t *)from + (int64_t)k * size + d)
-                                           : load((const float *)from + (int64_t)k * size + d));
+            store(to + k * width + d, bf16 ? load_bf16((const uint16_t *)from + (int64_t)k * row + d)
+                                           : load((const float *)from + (int64_t)k * row + d));
         for (; d < size; d++)
-            to[k * width + d] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)k * size + d])
-                                     : ((const float *)from)[(int64_t)k * size + d];
+            to[k * width + d] = bf16 ? from_bf16(((const uint16_t *)from)[(int64_t)k * row + d])
+                                     : ((const float *)from)[(int64_t)k * row + d];
     }
 }
 
@@ -105,16 +106,18 @@ static void attend_float(const QueryGroup *m, const char *keys, const char *valu
     for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
         int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK;
         int64_t next = (int64_t)count * m->size * (bf16 ? 2 : 4), half = key + KEY_BLOCK < m->last ? next / 2 : 0;
+        int64_t after = (int64_t)count * m->value_row * (bf16 ? 2 : 4), part = half ? after / 2 : 0;
         prefetch_bytes(keys + next, half);
         transpose_keys(keys, bf16, m->size, count, s->keys);
         prefetch_bytes(keys + next + half, half);
-        copy_values(values, bf16, m->size, m->width, count, s->values);
-        prefetch_bytes(values + next, half);
+        copy_values(values, bf16, m->value_size, m->value_row, m->value_width, count, s->values);
+        prefetch_bytes(values + after, part);
         float_product(s->queries, m->width, s->keys, KEY_BLOCK, s->scores, KEY_BLOCK, m->rows, m->size, KEY_BLOCK, 0);
-        prefetch_bytes(values + next + half, half);
+        prefetch_bytes(values + after + part, part);
         for (int r = 0; r < m->rows; r++) online_softmax_block(m, s, r, KEY_BLOCK, key, count);
-        float_product(s->scores, KEY_BLOCK, s->values, m->width, s->mixed, m->width, m->rows, count, m->width, 1);
-        keys += next, values += next;
+        float_product(s->scores, KEY_BLOCK, s->values, m->value_width, s->mixed, m->value_width, m->rows, count,
+                      m->value_width, 1);
+        keys += next, values += after;
     }
 }
 

@@ -25,13 +25,15 @@ typedef struct {
     ReadRange keys, values;
 } CacheRanges;
 
-/* The ranges of `bytes` bytes of keys and of values. Prefetch continues `next` bytes after their beginnings or, if that
-   is 0, at `cursor`. */
-static inline CacheRanges cache_ranges(const char *keys, const char *values, int64_t bytes, int64_t next,
-                                       PrefetchCursor *cursor) {
-    int64_t asked = next || !cursor->at ? 0 : bytes < CACHE_DISTANCE ? bytes : CACHE_DISTANCE;
-    CacheRanges o = {{keys + bytes, next ? keys + next : cursor->at},
-                  {values + bytes, next ? values + next : cursor->at ? cursor->at + asked : NULL}};
+/* The ranges of the keys and values of some queries, in a cache with `value` bytes for each value. Prefetch continues
+   `next` positions after their beginnings or, if that is 0, at `cursor`. */
+static inline CacheRanges cache_ranges(const QueryGroup *m, const char *keys, const char *values, int value,
+                                       int64_t next, PrefetchCursor *cursor) {
+    int64_t key_row = (int64_t)m->size * value, value_row = (int64_t)m->value_row * value, count = m->last - m->first;
+    int64_t bytes = count * key_row, asked = next || !cursor->at ? 0 : bytes < CACHE_DISTANCE ? bytes : CACHE_DISTANCE;
+    CacheRanges o = {{keys + bytes, next ? keys + next * key_row : cursor->at},
+                     {values + count * value_row,
+                      next ? values + next * value_row : cursor->at ? cursor->at + asked : NULL}};
     if (asked) cursor->at += 2 * asked;
     return o;
 }
@@ -108,10 +110,13 @@ INLINE void score_4_keys(const float *queries, const char *keys, int size, const
     for (int r = 0; r < n; r++) _mm_storeu_ps(scores + r * KEY_BLOCK, sum_of_fours(acc[r][0] + acc[r][1]));
 }
 
-/* mixed (n, width) += weights (n, KEY_BLOCK) times values (count, size), `vectors` of columns at a time. */
-INLINE void mix_values(const float *weights, const char *values, int size, const int bf16, int count, const int n,
-                       const int vectors, float *mixed, int width, ReadRange o) {
-    const int64_t row = (int64_t)size * (bf16 ? 2 : 4);
+/* Add to the scratch memory's mixture of n queries its scores times `count` values, `vectors` of columns at a time. */
+INLINE void mix_values(const QueryGroup *m, Scratch *s, const char *values, const int bf16, int count, const int n,
+                       const int vectors, ReadRange o) {
+    const int64_t row = (int64_t)m->value_row * (bf16 ? 2 : 4);
+    const int size = m->value_size, width = m->value_width;
+    const float *weights = s->scores;
+    float *mixed = s->mixed;
     for (int d = 0; d < size; d += vectors * LANES) {
         vf acc[DECODE_QUERIES][4];
         for (int r = 0; r < n; r++)
@@ -153,23 +158,22 @@ INLINE void attend_decode_rows(const QueryGroup *m, const char *keys, const char
             k += 4;
         }
         for (int r = 0; r < n; r++) online_softmax_block(m, s, r, (int)round_up(k, LANES), key, count);
-        if (LANES == 16 && m->size % (4 * LANES) == 0)
-            mix_values(s->scores, values, m->size, bf16, count, n, 4, s->mixed, m->width, on.values);
+        if (LANES == 16 && m->value_size % (4 * LANES) == 0)
+            mix_values(m, s, values, bf16, count, n, 4, on.values);
         else
-            mix_values(s->scores, values, m->size, bf16, count, n, 2, s->mixed, m->width, on.values);
-        keys += count * row, values += count * row;
+            mix_values(m, s, values, bf16, count, n, 2, on.values);
+        keys += count * row, values += (int64_t)count * m->value_row * (bf16 ? 2 : 4);
     }
 }
 
 static inline int can_attend_decode(const QueryGroup *m) {
-    return m->rows <= DECODE_QUERIES && m->size % (2 * LANES) == 0;
+    return m->rows <= DECODE_QUERIES && m->size % (2 * LANES) == 0 && m->value_size % (2 * LANES) == 0;
 }
 
 /* In float32, from a cache of either format; arguments as for attend_bf16. */
 static void attend_decode(const QueryGroup *m, const char *keys, const char *values, int bf16, int64_t next,
                           PrefetchCursor *cursor, Scratch *s) {
-    int64_t value = bf16 ? 2 : 4;
-    CacheRanges on = cache_ranges(keys, values, (m->last - m->first) * m->size * value, next * value, cursor);
+    CacheRanges on = cache_ranges(m, keys, values, bf16 ? 2 : 4, next, cursor);
 #define FOR_ROWS(n)                                              \
     case n:                                                      \
         if (bf16)                                                \

@@ -9,71 +9,87 @@
 #include "../runtime/context.h"
 #include "../simd/half.h"
 
+static void clip(float *x, int n, float limit) {
+    for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
+}
+
 /* QK norm, clipping, rotary embedding and query scaling of one head of queries or keys. */
 static void prepare_head(const Context *c, const Layer *layer, float *x, const Norm *norm, int head, int token,
                          int is_query) {
     const Model *m = &c->model;
     int64_t position = position_of(c->step, token);
-    if (m->qk_norm != QK_WHOLE && m->clip > 0)
-        for (int i = 0; i < m->head_dim; i++) x[i] = x[i] > m->clip ? m->clip : x[i] < -m->clip ? -m->clip : x[i];
+    int size = layer->key_dim;
+    if (m->qk_norm != QK_WHOLE && m->clip > 0) clip(x, size, m->clip);
     if (m->qk_norm == QK_HEAD || m->qk_norm == QK_EACH_HEAD || m->qk_norm == QK_WEIGHTLESS)
-        normalize(norm, x, x, m->head_dim, head);
+        normalize(norm, x, x, size, head);
     if (layer->rope >= 0) {
         const Rotation *r = c->step->rotations + layer->rope;
         int64_t at = (c->step->skipped + token) * r->half;
         rotate(x, r->cos + at, r->sin + at, r->half);
-        if (m->qk_norm == QK_ROTATED) normalize(norm, x, x, m->head_dim, 0);
+        if (m->qk_norm == QK_ROTATED) normalize(norm, x, x, size, 0);
     }
-    if (m->qk_norm == QK_ROTATED_HEAD) normalize(norm, x, x, m->head_dim, 0);
+    if (m->qk_norm == QK_ROTATED_HEAD) normalize(norm, x, x, size, 0);
     if (is_query && layer->scaling_interval > 0) {
         float steps = (float)((position + layer->scaling_offset) / layer->scaling_interval);
         float factor = 1 + layer->scaling_beta * log1pf(steps);
-        for (int i = 0; i < m->head_dim; i++) x[i] *= factor;
+        for (int i = 0; i < size; i++) x[i] *= factor;
     }
 }
 
-static void store_in_cache(const Context *c, void *where, const Segment *segment, const float *x, int head, int token) {
-    const Model *m = &c->model;
-    int64_t at = cache_offset(segment, head, position_of(c->step, token), m->head_dim);
-    if (m->cache_format == FLOAT32) {
-        memcpy((float *)where + at, x, (size_t)m->head_dim * sizeof *x);
+/* Write a key or value of `size` numbers into the cache's memory `where`. */
+static void store_in_cache(const Context *c, void *where, const Segment *segment, const float *x, int size, int head,
+                           int token) {
+    int64_t at = cache_offset(segment, head, position_of(c->step, token), size);
+    if (c->model.cache_format == FLOAT32) {
+        memcpy((float *)where + at, x, (size_t)size * sizeof *x);
     } else {
         uint16_t *to = (uint16_t *)where + at;
-        for (int i = 0; i < m->head_dim; i++) to[i] = to_bf16(x[i]);
+        for (int i = 0; i < size; i++) to[i] = to_bf16(x[i]);
     }
-}
-
-static void clip(float *x, int n, float limit) {
-    for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
 static void prepare_query(const Worker *w, const Layer *layer, int head, int token) {
     const Context *c = w->context;
-    prepare_head(c, layer, w->rows->q + token * c->ld_q + head * c->model.head_dim, &layer->q_norm, head, token, 1);
+    prepare_head(c, layer, w->rows->q + token * c->ld_q + head * layer->key_dim, &layer->q_norm, head, token, 1);
+}
+
+static float *value_of_head(const Context *c, const Layer *layer, int head, int token) {
+    return c->v + token * c->ld_kv + head * layer->value_dim;
 }
 
 static void prepare_key(const Worker *w, const Layer *layer, const Segment *segment, int head, int token) {
     const Context *c = w->context;
-    float *k = w->rows->k + token * c->ld_kv + head * c->model.head_dim;
+    float *k = w->rows->k + token * c->ld_kv + head * layer->key_dim;
     prepare_head(c, layer, k, &layer->k_norm, head, token, 0);
-    store_in_cache(c, segment->keys, segment, k, head, token);
+    store_in_cache(c, segment->keys, segment, k, layer->key_dim, head, token);
 }
 
-static void prepare_value(const Worker *w, const Segment *segment, int head, int token) {
+static void prepare_value(const Worker *w, const Layer *layer, const Segment *segment, int head, int token) {
     const Context *c = w->context;
-    float *v = c->v + token * c->ld_kv + head * c->model.head_dim;
-    if (c->model.clip > 0) clip(v, c->model.head_dim, c->model.clip);
-    store_in_cache(c, segment->values, segment, v, head, token);
+    float *v = value_of_head(c, layer, head, token);
+    if (c->model.clip > 0) clip(v, layer->value_dim, c->model.clip);
+    normalize(&layer->v_norm, v, v, layer->value_dim, 0);
+    store_in_cache(c, segment->values, segment, v, layer->value_dim, head, token);
+}
+
+/* A key and its value, which may be the projected key. */
+static void prepare_key_and_value(const Worker *w, const Layer *layer, const Segment *segment, int head, int token) {
+    const Context *c = w->context;
+    if (!layer->v.data)
+        memcpy(value_of_head(c, layer, head, token), w->rows->k + token * c->ld_kv + head * layer->key_dim,
+               (size_t)layer->key_dim * sizeof(float));
+    prepare_key(w, layer, segment, head, token);
+    prepare_value(w, layer, segment, head, token);
 }
 
 /* QK norm over all heads of a token. */
 static void norm_across_heads(const Worker *w, const Layer *layer, int token) {
     const Context *c = w->context;
     const Model *m = &c->model;
-    int heads = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+    int heads = layer->heads * layer->key_dim, kv = layer->k.data ? layer->kv_heads * layer->key_dim : 0;
     float *q = w->rows->q + token * c->ld_q, *k = w->rows->k + token * c->ld_kv;
     normalize(&layer->q_norm, q, q, heads, 0);
-    normalize(&layer->k_norm, k, k, kv, 0);
+    if (kv) normalize(&layer->k_norm, k, k, kv, 0);
     if (m->clip > 0) {
         clip(q, heads, m->clip);
         clip(k, kv, m->clip);
@@ -84,7 +100,7 @@ static void norm_across_heads(const Worker *w, const Layer *layer, int token) {
 static void prepare_heads(Worker *w, const Layer *layer, const Segment *segment) {
     Context *c = w->context;
     const Model *m = &c->model;
-    int tokens = c->step->tokens, heads = m->heads + 2 * m->kv_heads;
+    int tokens = c->step->tokens, heads = layer->heads + (layer->k.data ? layer->kv_heads : 0);
     int64_t first, last;
     if (m->qk_norm == QK_WHOLE) {
         last = share(w, tokens, &first);
@@ -95,12 +111,10 @@ static void prepare_heads(Worker *w, const Layer *layer, const Segment *segment)
     for (int64_t i = first; i < last; i++) {
         int token = (int)(i / heads), head = (int)(i % heads);
         const Segment *own = cache_of(c, segment, token);
-        if (head < m->heads)
+        if (head < layer->heads)
             prepare_query(w, layer, head, token);
-        else if ((head -= m->heads) < m->kv_heads)
-            prepare_key(w, layer, own, head, token);
         else
-            prepare_value(w, own, head - m->kv_heads, token);
+            prepare_key_and_value(w, layer, own, head - layer->heads, token);
     }
     sync_threads(w);
 }
@@ -108,10 +122,10 @@ static void prepare_heads(Worker *w, const Layer *layer, const Segment *segment)
 /* Copy a single token's queries and keys into the worker's own buffers. */
 static void copy_heads(const Worker *w, const Layer *layer) {
     const Context *c = w->context;
-    const Model *m = &c->model;
-    memcpy(w->rows->q, c->shared.q, (size_t)m->heads * (size_t)m->head_dim * sizeof(float));
-    memcpy(w->rows->k, c->shared.k, (size_t)m->kv_heads * (size_t)m->head_dim * sizeof(float));
-    if (m->qk_norm == QK_WHOLE) norm_across_heads(w, layer, 0);
+    int heads = layer->heads * layer->key_dim, kv = layer->k.data ? layer->kv_heads * layer->key_dim : 0;
+    memcpy(w->rows->q, c->shared.q, (size_t)heads * sizeof(float));
+    memcpy(w->rows->k, c->shared.k, (size_t)kv * sizeof(float));
+    if (c->model.qk_norm == QK_WHOLE) norm_across_heads(w, layer, 0);
 }
 
 #endif

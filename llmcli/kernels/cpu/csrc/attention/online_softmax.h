@@ -13,7 +13,7 @@ enum { KEY_BLOCK = 64, MOST_QUERIES = 64, PREFETCHED_FIRST = 8192 };
 
 static const float MASKED = -1e30f; /* the score of a masked key */
 
-/* Working memory of one thread; width is the head's size rounded up to a vector. */
+/* Working memory of one thread; width is the greatest size of a key or value, rounded up to a vector. */
 typedef struct {
     float *queries; /* (MOST_QUERIES, width), scaled */
     float *keys;    /* (width, KEY_BLOCK): transposed */
@@ -23,14 +23,16 @@ typedef struct {
     float *most, *sums;
 } Scratch;
 
-/* The queries of one kv head, `group` for each token from position `start`, and the keys `first` to `last`. */
+/* The queries of one kv head, `group` for each token from position `start`, and the keys `first` to `last`. The sizes
+   are those of a key and of a value; the widths are the sizes rounded up to a vector. */
 typedef struct {
     const Layer *layer;
     const float *slopes; /* of the scores' biases by distance, for the heads of the group, or NULL */
     int rounded_biases;
     float softcap, scale;
     int64_t start, first, last;
-    int group, rows, size, width;
+    int group, rows, size, width, value_size, value_width;
+    int value_row; /* values from one value in the cache to the next */
 } QueryGroup;
 
 /* Turn the scores (n) of one query against a block of keys into exponentials, and update its greatest score, its sum
@@ -78,7 +80,8 @@ static void online_softmax_block(const QueryGroup *m, Scratch *s, int r, int n, 
     if (cap > 0)
         for (int i = 0; i < n; i += LANES) store(scores + i, cap * vtanh(load(scores + i) * (1 / cap)));
     if (m->slopes) add_biases(m, scores, count, m->slopes[r % m->group], key, position);
-    online_softmax(scores, n, first, end, s->most + r, s->sums + r, s->mixed + (int64_t)r * m->width, m->width);
+    online_softmax(scores, n, first, end, s->most + r, s->sums + r, s->mixed + (int64_t)r * m->value_width,
+                   m->value_width);
 }
 
 #endif

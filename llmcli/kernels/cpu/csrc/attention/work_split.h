@@ -14,11 +14,10 @@ typedef struct {
 
 /* Heads and tiles of tokens are shared among the workers; if there are too few of them, the keys are split as well. */
 static AttentionPlan attention_plan(const Context *c, const Layer *layer, int64_t start, int tokens) {
-    const Model *m = &c->model;
-    int group = m->heads / m->kv_heads, tile = MOST_QUERIES / group;
+    int group = layer->heads / layer->kv_heads, tile = MOST_QUERIES / group;
     AttentionPlan plan = {.tile = tile < 1 ? 1 : tile > TILE ? TILE : tile, .splits = 1};
     plan.tiles = (tokens + plan.tile - 1) / plan.tile;
-    int items = m->kv_heads * plan.tiles;
+    int items = layer->kv_heads * plan.tiles;
     int64_t keys = start + tokens - first_visible(layer, start);
     if (tokens <= TILE && items < 4 * c->threads) {
         plan.splits = c->threads / common_divisor(items, c->threads);
@@ -37,7 +36,7 @@ typedef struct {
 
 static AttentionItem attention_item(const Context *c, const Layer *layer, AttentionPlan plan, int first_token, int own,
                                     int number) {
-    int heads = c->model.kv_heads, place = number / plan.splits / heads * plan.tile;
+    int heads = layer->kv_heads, place = number / plan.splits / heads * plan.tile;
     AttentionItem item = {.split = number % plan.splits, .head = number / plan.splits % heads};
     item.token = first_token + place;
     item.count = own - place < plan.tile ? own - place : plan.tile;

@@ -36,7 +36,7 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
     if (layer->experts.count)
         mixture_of_experts(w, layer, second, c->shared.delta, next);
     else
-        feed_forward(w, layer, m->intermediate, second, c->shared.delta, next);
+        feed_forward(w, layer, layer->inner, second, c->shared.delta, next);
     for (int64_t t = first; t < last; t++) add_delta(w, &layer->feed_forward_output, (int)t);
 }
 

@@ -12,7 +12,7 @@
 static const char *feed_forward_address(const Worker *w, const Layer *layer) {
     int64_t first;
     if (layer->experts.count) return NULL;
-    share(w, (w->context->model.intermediate + GROUP - 1) / GROUP, &first);
+    share(w, (layer->inner + GROUP - 1) / GROUP, &first);
     return block_at(&layer->up, 0, first * (GROUP / BLOCK_ROWS));
 }
 

@@ -24,15 +24,14 @@ static Input new_input(Context *c, int slots, int columns) {
 static void set_shapes(const Model *m, Activations *rows, int tokens) {
     set_shape(&rows->attention_in, tokens, m->hidden);
     set_shape(&rows->second_in, tokens, m->hidden);
-    set_shape(&rows->output_in, tokens, m->heads * m->head_dim);
 }
 
-static Activations new_activations(Context *c, int tokens) {
+static Activations new_activations(Context *c, int tokens, int found) {
     const Model *m = &c->model;
     Activations rows = {.x = floats(c, tokens * c->ld_hidden), .delta = floats(c, tokens * c->ld_hidden)};
     rows.q = floats(c, tokens * c->ld_q), rows.k = floats(c, tokens * c->ld_kv);
     rows.attention_in = new_input(c, tokens, m->hidden), rows.second_in = new_input(c, tokens, m->hidden);
-    rows.output_in = new_input(c, tokens, m->heads * m->head_dim);
+    rows.output_in = new_input(c, tokens, found);
     set_shapes(m, &rows, tokens);
     return rows;
 }
@@ -40,31 +39,48 @@ static Activations new_activations(Context *c, int tokens) {
 /* The greatest sizes over all layers. */
 typedef struct {
     int inner, edits, gated_attention;
+    int queries, keys_and_values, found; /* of all heads of a token: queries, keys or values, and mixed values */
+    int head, group;                     /* the size of a key or value, and the queries of a kv head */
+    int64_t parts;                       /* mixed values of a token with greatest scores and sums of exponentials */
     int experts, chosen, expert_size; /* 0 in a model without experts */
 } LayerSizes;
 
+static void raise_to(int *greatest, int size) { *greatest = size > *greatest ? size : *greatest; }
+
 static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
-    LayerSizes s = {.inner = m->intermediate};
+    LayerSizes s = {0};
     for (int i = 0; i < m->layers; i++) {
-        const Experts *e = &layers[i].experts;
-        if (layers[i].attention_gate.data) s.gated_attention = 1;
-        if (layers[i].edits > s.edits) s.edits = layers[i].edits;
-        if (e->count > s.experts) s.experts = e->count;
-        if (e->count && e->chosen > s.chosen) s.chosen = e->chosen;
-        if (e->count && e->size > s.expert_size) s.expert_size = e->size;
-        if (e->count && e->shared > s.inner) s.inner = e->shared;
+        const Layer *l = layers + i;
+        const Experts *e = &l->experts;
+        int values = l->value_dim > l->key_dim ? l->value_dim : l->key_dim;
+        int64_t parts = l->heads * (round_up(l->value_dim, LANES) + 2);
+        if (parts > s.parts) s.parts = parts;
+        raise_to(&s.queries, l->heads * values);
+        raise_to(&s.keys_and_values, l->kv_heads * values);
+        raise_to(&s.found, l->heads * l->value_dim);
+        raise_to(&s.head, values);
+        raise_to(&s.group, l->heads / l->kv_heads);
+        raise_to(&s.inner, l->inner);
+        raise_to(&s.edits, l->edits);
+        if (l->attention_gate.data) s.gated_attention = 1;
+        if (e->count == 0) continue;
+        raise_to(&s.experts, e->count);
+        raise_to(&s.chosen, e->chosen);
+        raise_to(&s.expert_size, e->size);
+        raise_to(&s.inner, e->shared);
     }
     return s;
 }
 
 static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
     const Model *m = &c->model;
-    int n = m->capacity, heads = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
-    c->width = (int)round_up(m->head_dim, LANES);
+    int n = m->capacity;
+    c->width = (int)round_up(sizes.head, LANES);
     c->most_splits = c->threads;
-    c->ld_hidden = round_up(m->hidden, 16), c->ld_q = round_up(heads, 16), c->ld_kv = round_up(kv, 16);
+    c->ld_hidden = round_up(m->hidden, 16);
+    c->ld_q = round_up(sizes.queries, 16), c->ld_kv = round_up(sizes.keys_and_values, 16);
     c->ld_inner = round_up(sizes.inner, 16);
-    c->shared = new_activations(c, n);
+    c->shared = new_activations(c, n, sizes.found);
     c->v = floats(c, n * c->ld_kv);
     if (sizes.gated_attention) c->attention_gates = floats(c, n * c->ld_q);
     c->gate = floats(c, n * c->ld_inner), c->up = floats(c, n * c->ld_inner);
@@ -72,7 +88,7 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
     c->inner_in = new_input(c, n, sizes.inner);
     /* Keys are only split for at most one tile of tokens. */
     int64_t split = (n < TILE ? n : TILE) * (int64_t)c->most_splits;
-    c->parts = floats(c, (split > n ? split : n) * m->heads * (c->width + 2));
+    c->parts = floats(c, (split > n ? split : n) * sizes.parts);
 }
 
 static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
@@ -89,13 +105,12 @@ static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
     c->pair_in = new_input(c, (int)slots, c->model.hidden), c->pair_inner = new_input(c, (int)slots, sizes.expert_size);
 }
 
-static void allocate_worker_buffers(Context *c, Worker *w, int experts) {
-    const Model *m = &c->model;
-    int64_t group = m->heads / m->kv_heads, queries = MOST_QUERIES > group ? MOST_QUERIES : group;
-    w->own = new_activations(c, 1);
+static void allocate_worker_buffers(Context *c, Worker *w, LayerSizes sizes) {
+    int64_t queries = MOST_QUERIES > sizes.group ? MOST_QUERIES : sizes.group;
+    w->own = new_activations(c, 1, sizes.found);
     Scratch *s = &w->scratch;
     float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEY_BLOCK + queries * KEY_BLOCK +
-                      2 * queries + 3 * (int64_t)experts);
+                      2 * queries + 3 * (int64_t)sizes.experts);
     if (!p) return;
     s->queries = p, p += queries * c->width;
     s->mixed = p, p += queries * c->width;
@@ -112,7 +127,7 @@ static void allocate_buffers(Context *c) {
     LayerSizes sizes = greatest_sizes(&c->model, c->layers);
     allocate_layer_buffers(c, sizes);
     if (sizes.experts) allocate_expert_buffers(c, sizes);
-    for (int i = 0; i < c->threads; i++) allocate_worker_buffers(c, &c->workers[i], sizes.experts);
+    for (int i = 0; i < c->threads; i++) allocate_worker_buffers(c, &c->workers[i], sizes);
 }
 
 #endif

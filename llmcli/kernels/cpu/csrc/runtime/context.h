@@ -40,7 +40,7 @@ struct Context {
     int32_t *cpus;
     int caller_core; /* of the calling thread; -1: threads are not pinned */
     const Pass *step;
-    int width;       /* of a head, padded to a vector */
+    int width;       /* the greatest of a key or value, padded to a vector */
     int most_splits; /* the most parts that a head's keys are split into */
     /* Of all tokens of a call. For a single token, every worker computes norms, rotations and quantization in its own
        buffers: that takes no longer than waiting for another worker. */
@@ -48,7 +48,7 @@ struct Context {
     float *v, *attention_gates, *gate, *up, *edited;
     int64_t ld_hidden, ld_q, ld_kv, ld_inner;
     Input inner_in;
-    float *parts; /* (splits, tokens, heads, width + 2): mixtures, then greatest score and sum of exponentials */
+    float *parts; /* (splits, tokens, heads, value width + 2): mixtures, then greatest score and sum of exponentials */
     /* Of experts. A pair is a token and one of its experts; pairs are sorted by expert. */
     float *routed, *pair_weights, *pair_hidden, *pair_out, *shared_out, *shared_factor;
     int32_t *chosen, *pair_of, *first_pair, *pair_token;
