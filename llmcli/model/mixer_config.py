@@ -92,6 +92,8 @@ class MambaConfig:
     """The projections of input and output have biases."""
     norms: Literal["weights", "weightless"] | None = None
     """Whether step size, what is written and what is read are normalized, with learned weights or without."""
+    norms_eps: float = 1e-6
+    """That of norms without weights; the others have the model's."""
 
     @property
     def tail_values(self) -> int:

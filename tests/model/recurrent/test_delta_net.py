@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from llmcli.model.attention.attention import Positions
-from llmcli.model.cache.state import State
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.mixer_config import DeltaConfig
 from llmcli.model.recurrent.delta_net import DeltaNet
+from tests.support.models.one_state import OneState
 
 # Symbols 0..3 are keys, 4..8 values; each is a unit vector.
 KEYS, VALUES = 4, 5
@@ -21,19 +21,6 @@ MODEL = ModelConfig(
     layers=(LayerConfig(None),),
 )  # fmt: skip
 PLACE = Positions(torch.arange(0), None, None)
-
-
-class OneState:
-    """The cache of a model of one layer."""
-
-    now: State | None = None
-
-    def state(self, layer: int) -> State | None:
-        assert layer == 0
-        return self.now
-
-    def store(self, layer: int, state: State) -> None:
-        self.now = state
 
 
 def associative_memory(decay: str) -> DeltaNet:
