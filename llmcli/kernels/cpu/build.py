@@ -28,7 +28,11 @@ _FLAGS = (
     # Allow fused multiply-add; errno and floating-point traps are not used.
     "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
 )  # fmt: skip
-_VARIANTS: dict[Variant, tuple[str, ...]] = {"native": (), "avx2": ("-DLLM_AVX2",), "portable": ("-DLLM_PORTABLE",)}
+_VARIANTS: dict[Variant, tuple[str, ...]] = {
+    "native": (),
+    "avx2": ("-DLLM_AVX2", "-mno-avx512f"),
+    "portable": ("-DLLM_PORTABLE",),
+}
 _SOURCES = Path(__file__).parent / "csrc"
 _COMPILERS = ("cc", "gcc", "clang")
 _SECONDS = 120

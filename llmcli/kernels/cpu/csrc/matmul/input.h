@@ -11,8 +11,8 @@
 
    Tokens are in tiles of 16, the last tile in the smallest power of two that holds the rest. Within a tile of n tokens
    the codes are ordered (groups, 8 fours of columns, n, 4), and the columns of each four 0, 2, 1, 3: AVX2 multiplies
-   pairs of 16 bits, and the even and odd bytes of weights are extracted together. AVX-512 multiplies the upper and the
-   lower byte of the codes separately, ordered (groups, upper and lower, 8 fours of columns, n, 4). In both, the codes
+   pairs of 16 bits, and the even and odd bytes of weights are extracted together. AVX-512 and NEON multiply the upper
+   and the lower byte of the codes separately, ordered (groups, upper and lower, 8 fours of columns, n, 4). In both, the codes
    that one vector of weights is multiplied with, for all tokens, are contiguous. Scales are ordered (groups, n). */
 typedef struct {
     float *rows;   /* (tokens, ld) */
@@ -39,7 +39,7 @@ static inline int tile_width(int tokens, int tile) {
 
 /* The codes of 32 columns of one token, before they are written to an Input. */
 typedef struct {
-#ifdef USE_AVX512
+#ifdef SPLIT_CODES
     int8_t upper[GROUP], lower[GROUP];
 #else
     int16_t whole[GROUP];
@@ -47,7 +47,7 @@ typedef struct {
 } Rounded;
 
 INLINE void set_rounded(Rounded *r, int i, vi v) {
-#ifdef USE_AVX512
+#ifdef SPLIT_CODES
     vb high = __builtin_convertvector((v + 128) >> 8, vb), low = __builtin_convertvector(v, vb);
     memcpy(r->upper + i, &high, sizeof high);
     memcpy(r->lower + i, &low, sizeof low);
@@ -59,7 +59,7 @@ INLINE void set_rounded(Rounded *r, int i, vi v) {
 
 /* Write the codes of a token of a tile of `width` tokens; `to` is the place of its first code. */
 INLINE void write_rounded(const Rounded *r, Code *to, int width) {
-#ifdef USE_AVX512
+#ifdef SPLIT_CODES
     if (width == 1) {
         memcpy(to, r->upper, sizeof r->upper);
         memcpy(to + sizeof r->upper, r->lower, sizeof r->lower);

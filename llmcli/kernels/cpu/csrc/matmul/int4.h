@@ -4,6 +4,7 @@
 
 #include "avx2.h"
 #include "dot_products.h"
+#include "neon.h"
 #include "portable.h"
 #include "weight_prefetch.h"
 

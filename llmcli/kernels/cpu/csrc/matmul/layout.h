@@ -8,8 +8,8 @@
 
 enum { TILE = 16, GROUP = 32, BLOCK_ROWS = 16 };
 
-/* Activations of 16 bits, INPUT_CODES for a group: with AVX-512 the bytes separately, otherwise whole. */
-#ifdef USE_AVX512
+/* Activations of 16 bits, INPUT_CODES for a group: with AVX-512 and NEON the bytes separately, otherwise whole. */
+#ifdef SPLIT_CODES
 typedef int8_t Code;
 enum { INPUT_CODES = 2 * GROUP };
 #else

@@ -1,4 +1,4 @@
-/* Row blocks of 4-bit and 8-bit weights times a tile of tokens in plain C, for processors without AVX2. Called by
+/* Row blocks of 4-bit and 8-bit weights times a tile of tokens in plain C, for processors without AVX2 and NEON. Called by
    int4.h and int8.h. */
 #ifndef LLM_CPU_MATMUL_PORTABLE_H
 #define LLM_CPU_MATMUL_PORTABLE_H
@@ -6,7 +6,7 @@
 #include "weight_prefetch.h"
 #include "../simd/half.h"
 
-#if !defined(USE_AVX512) && !defined(USE_AVX2)
+#if !defined(USE_AVX512) && !defined(USE_AVX2) && !defined(USE_NEON)
 
 /* `total` is only used with 4 bits, `shift` only with 8. */
 INLINE void any_tile(Weights w, int groups, const Code *codes, const float *scale, const float *total,

@@ -1,5 +1,5 @@
-/* Vectors of the widest kind this processor has, written with the compilers' vector types: one source for AVX-512, AVX2
-   and everything else. Used by every computing file. */
+/* Vectors of the widest kind this processor has, written with the compilers' vector types: one source for AVX-512,
+   AVX2, NEON and everything else. Used by every computing file. */
 #ifndef LLM_CPU_SIMD_VECTOR_H
 #define LLM_CPU_SIMD_VECTOR_H
 
@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 /* LLM_PORTABLE and LLM_AVX2 restrict a build to fewer instructions than the machine has, for tests. */
@@ -21,9 +23,22 @@
 #define USE_AVX2 1
 #define LANES 8
 #define ISA "avx2"
+#elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(LLM_PORTABLE)
+#define USE_NEON 1
+#define LANES 4
+#ifdef __ARM_FEATURE_DOTPROD
+#define ISA "neon-dotprod"
+#else
+#define ISA "neon"
+#endif
 #else
 #define LANES 4
 #define ISA "portable"
+#endif
+
+/* Processors whose dot products multiply bytes: activations of 16 bits are stored as upper and lower bytes. */
+#if defined(USE_AVX512) || defined(USE_NEON)
+#define SPLIT_CODES 1
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
