@@ -1,8 +1,8 @@
 """Check from the headers alone whether a model fits into memory, and find settings with which it would.
 
-The estimate counts what is in memory at the same time: the final weights, the KV cache of the requested context, and
-the activations of one prefill chunk. If that is more than the device has free, loading would fail later, or the system
-would kill the process.
+The estimate counts what is in memory at the same time: the final weights, the KV cache of the requested context or the
+states of recurrent layers with their marks, and the activations of one prefill chunk. If that is more than the device
+has free, loading would fail later, or the system would kill the process.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llmcli.device import memory
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.base import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import LayerConfig, ModelConfig, Transformer
+from llmcli.model.cache.marks import memory_of_states
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 from llmcli.sizes import size
@@ -70,7 +71,8 @@ def footprint(
     if device.type == "cuda" and (packed := packed_formats(planned)):
         largest = max(math.prod(model.get_parameter(name).shape[-2:]) for name in packed)
         working += UNPACKED_BYTES * min(DEVICE_VALUES_AT_ONCE, largest)
-    return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize), working)
+    states = memory_of_states(model.config, dtype.itemsize)
+    return Footprint(weights, model.config.kv_bytes(tokens, dtype.itemsize) + states, working)
 
 
 def parameter_bytes(model: Transformer, planned: Mapping[str, Storage], dtype: torch.dtype) -> dict[str, int]:
@@ -179,9 +181,10 @@ def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch
 
 
 def _widths(config: ModelConfig, layer: LayerConfig) -> tuple[int, int]:
-    """Values that the feed-forward network and the attention of a layer compute for a token."""
+    """Values that the feed-forward network and the attention of a layer, or what replaces it, compute for a token."""
     heads, experts = config.heads_of(layer), layer.experts
     attention = heads.count * heads.key_dim + heads.kv_count * (heads.key_dim + heads.value_dim)
+    mixed = sum(mixer.projected(config.hidden_size) for mixer in layer.mixers) + (attention if layer.attends else 0)
     if experts is None:
-        return config.width_of(layer), attention
-    return experts.intermediate_size * experts.chosen + experts.shared_size, attention
+        return config.width_of(layer), mixed
+    return experts.intermediate_size * experts.chosen + experts.shared_size, mixed

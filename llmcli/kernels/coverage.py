@@ -11,6 +11,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeAlias
 
 from llmcli.model.config import ClampedGLU, NormStyle, QueryScaling
+from llmcli.model.mixer_config import MixerConfig, mixer_name
 from llmcli.model.rope_config import (
     DynamicScaling,
     FrequencyFactors,
@@ -63,7 +64,7 @@ def _unsupported_fields(part: Any, supported: SupportedFields, path: str) -> Ite
         value, name = getattr(part, field.name), f"{path}.{field.name}" if path else field.name
         if field.name not in computed:
             if not _is_default(field, value):
-                yield f"the kernel does not support `{name}`"
+                yield f"the kernel does not support {_words(name, value)}"
             continue
         allowed = computed[field.name]
         if allowed is not None and value not in allowed:
@@ -71,6 +72,11 @@ def _unsupported_fields(part: Any, supported: SupportedFields, path: str) -> Ite
         for nested in value if isinstance(value, tuple) else (value,):
             if is_dataclass(nested):
                 yield from _unsupported_fields(nested, supported, name)
+
+
+def _words(name: str, value: object) -> str:
+    """The field's name, or that of the network that a layer has instead of attention."""
+    return f"the {mixer_name(value)}" if isinstance(value, MixerConfig) else f"`{name}`"
 
 
 def _is_default(field: Field[Any], value: object) -> bool:

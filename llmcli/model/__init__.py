@@ -3,9 +3,9 @@
 Token -> embedding -> blocks of attention and feed-forward around a residual stream -> norm -> logits: `transformer.py`
 holds the whole path and `block.py` one layer of it. `attention/attention.py` (with `scaled_dot_product.py`, the
 softmax, and `rope.py`), `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box of the diagram each. Some
-models have `attention/latent_attention.py` and `mixture_of_experts.py` or `experts_beside.py` in their place, or
-besides `per_layer_embeddings.py`, `altup.py` and `laurel.py`. `config.py` holds the sizes and options. Nothing here
-depends on files or on the names of model families.
+models have `attention/latent_attention.py` and `mixture_of_experts.py` or `experts_beside.py` in their place, others
+`recurrent/` in place of attention, or besides the boxes of `residual/`. `config.py` and `mixer_config.py` hold the
+sizes and options. Nothing here depends on files or on the names of model families.
 """
 
 from typing import TYPE_CHECKING

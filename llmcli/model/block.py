@@ -1,44 +1,63 @@
-"""One layer of the model: attention and feed-forward around the residual stream.
+"""One layer of the model: attention, or what replaces it, and feed-forward around the residual stream.
 
 Dimension letters: B batch, T new tokens, C hidden size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.altup import AltUp
 from llmcli.model.attention.attention import Attention, Positions
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, NormStyle, Placement
 from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
-from llmcli.model.laurel import Laurel
+from llmcli.model.mixer_config import DeltaConfig, MixerConfig, ShortConvConfig, mixer_module
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import Scale, ScaledRMSNorm, make_norm
-from llmcli.model.per_layer_embeddings import PerLayerInput
+from llmcli.model.recurrent.delta_net import DeltaNet
+from llmcli.model.recurrent.short_conv import ShortConv
+from llmcli.model.recurrent.side_by_side import SideBySide
+from llmcli.model.residual.altup import AltUp
+from llmcli.model.residual.laurel import Laurel
+from llmcli.model.residual.per_layer_embeddings import PerLayerInput
 
 
 class Block(nn.Module):
     """One layer: attention and feed-forward, each adding to the residual stream.
 
-    The second norm is named after its place, behind attention, as in Llama's checkpoints.
+    The second norm is named after its place, behind attention, as in Llama's checkpoints. Attention has another name
+    where it is another network: `mixer` is the one that the layer has.
     """
+
+    self_attn: nn.Module
+    mlp: nn.Module
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__()
         normed_inside = layer.experts is not None and layer.experts.own_norms
         both = config.placement != "parallel_shared" and not normed_inside
-        self.input_layernorm = _norm(config, present=config.placement != "post")
-        self.self_attn = _attention(config, layer, index)
-        self.post_attention_layernorm = _norm(config, present=both and config.placement != "post")
-        self.mlp = _feed_forward(config, layer)
+        self.mixer_name = "mixers" if layer.beside is not None else mixer_module(layer.mixer)
+        if layer.parts != "feed_forward":
+            self.input_layernorm = _norm(config, present=config.placement != "post")
+            self.add_module(self.mixer_name, make_mixer(config, layer, index))
+        if layer.parts != "mixer":
+            self.post_attention_layernorm = _norm(config, present=both and config.placement != "post")
+            self.mlp = _feed_forward(config, layer)
+
+    @property
+    def mixer(self) -> nn.Module:
+        """Attention, or what the layer has instead."""
+        mixer: nn.Module = getattr(self, self.mixer_name)
+        return mixer
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.self_attn(self.input_layernorm(x), place, cache)
+        x = x + self.mixer(self.input_layernorm(x), place, cache)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x  # noqa: RET504 (the two lines a reader looks for)
 
@@ -54,7 +73,7 @@ class OutputNormBlock(Block):
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.attention_output_norm(self.self_attn(self.input_layernorm(x), place, cache))
+        x = x + self.attention_output_norm(self.mixer(self.input_layernorm(x), place, cache))
         x = x + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(x)))
         return x  # noqa: RET504
 
@@ -93,7 +112,7 @@ class AltUpBlock(OutputNormBlock):
         predicted = self.altup.predict(x)  # (B, T, S, C)
         first = predicted[:, :, 0]
         normed = self.input_layernorm(first)
-        attended = first + self.attention_output_norm(self.self_attn(normed, place, cache))
+        attended = first + self.attention_output_norm(self.mixer(normed, place, cache))
         attended = (attended + self.laurel(normed)) / 2**0.5
         activated = attended + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(attended)))
         streams = self.altup.correct(predicted, activated)
@@ -108,7 +127,7 @@ class ParallelBlock(Block):
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        attended: Tensor = self.self_attn(self.input_layernorm(x), place, cache)
+        attended: Tensor = self.mixer(self.input_layernorm(x), place, cache)
         x = x + attended + self.mlp(self.post_attention_layernorm(x))
         return x  # noqa: RET504
 
@@ -119,8 +138,26 @@ class SharedNormBlock(Block):
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         normed = self.input_layernorm(x)
-        attended: Tensor = self.self_attn(normed, place, cache)
+        attended: Tensor = self.mixer(normed, place, cache)
         x = x + attended + self.mlp(normed)
+        return x  # noqa: RET504
+
+
+class MixerBlock(Block):
+    """A layer without a feed-forward network."""
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.mixer(self.input_layernorm(x), place, cache)
+        return x  # noqa: RET504
+
+
+class FeedForwardBlock(Block):
+    """A layer that is only a feed-forward network."""
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.mlp(self.post_attention_layernorm(x))
         return x  # noqa: RET504
 
 
@@ -141,7 +178,30 @@ def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
         kind = AltUpBlock
     elif config.layer_scale:
         kind = ScaledBlock
+    if layer.parts != "both":
+        if kind is not Block:
+            raise ValueError("only layers that normalize their inputs alone can have a single part")
+        kind = MixerBlock if layer.parts == "mixer" else FeedForwardBlock
     return kind(config, layer, index)
+
+
+_MIXERS: dict[type, Callable[..., nn.Module]] = {DeltaConfig: DeltaNet, ShortConvConfig: ShortConv}
+
+
+def make_mixer(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module:
+    """Attention or what a layer has instead, or both; called with (x (B, T, C), `Positions`, cache) -> (B, T, C)."""
+    if layer.beside is None:
+        return _mixer(config, layer, layer.mixer, index)
+    both = (_mixer(config, layer, mixer, index) for mixer in (layer.mixer, layer.beside))
+    return SideBySide(dict(zip(map(mixer_module, (layer.mixer, layer.beside)), both, strict=True)))
+
+
+def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None, index: int) -> nn.Module:
+    if mixer is not None:
+        return _MIXERS[type(mixer)](config, mixer, index)
+    if config.latent is not None:
+        return LatentAttention(config, config.latent, layer, index)
+    return Attention(config, layer, index)
 
 
 def _norm(config: ModelConfig, *, present: bool) -> nn.Module:
@@ -158,12 +218,6 @@ def _output_norm(config: ModelConfig) -> nn.Module:
     if config.norm != NormStyle():
         raise ValueError("only plain RMSNorm can have a factor on its output")
     return ScaledRMSNorm(config.hidden_size, eps, config.residual_scale)
-
-
-def _attention(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module:
-    if config.latent is None:
-        return Attention(config, layer, index)
-    return LatentAttention(config, config.latent, layer, index)
 
 
 def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from llmcli.model.mixer_config import MixerConfig, ShortConvConfig
 from llmcli.model.rope_config import RopeConfig
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu"]
@@ -219,6 +220,27 @@ class LayerConfig:
     """Values are the projected keys, before their norm and rotation."""
     sparsity: float | None = None
     """Standard deviations above their mean up to which gate activations are cut off; None: none are cut off."""
+    mixer: MixerConfig | None = None
+    """What the layer has instead of attention; None: attention. The window of a short convolution is its width."""
+    beside: MixerConfig | None = None
+    """A second network that reads the same normalized input as the first; their outputs are added. None: none."""
+    parts: Literal["both", "mixer", "feed_forward"] = "both"
+    """Whether the layer has only attention, or what replaces it, or only a feed-forward network."""
+
+    @property
+    def attends(self) -> bool:
+        """Whether the layer has attention."""
+        return self.mixer is None and self.parts != "feed_forward"
+
+    @property
+    def mixers(self) -> tuple[MixerConfig, ...]:
+        """What the layer has instead of attention or beside it."""
+        return tuple(mixer for mixer in (self.mixer, self.beside) if mixer is not None)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the layer remembers the text in a state of fixed size."""
+        return any(mixer.tail_values + mixer.sum_values > 0 for mixer in self.mixers)
 
     @property
     def is_windowed(self) -> bool:
@@ -316,6 +338,16 @@ class ModelConfig:
         return "some blocks read keys and values of earlier blocks" if shared else None
 
     @property
+    def has_state(self) -> bool:
+        """Whether some layers remember the text in a state, which cannot forget single tokens."""
+        return any(layer.has_state for layer in self.layers)
+
+    def state_bytes(self, bytes_per_value: int) -> int:
+        """Bytes of the states of all layers: tails in the activations' type, sums in float32."""
+        mixers = [mixer for layer in self.layers for mixer in layer.mixers]
+        return sum(mixer.tail_values * bytes_per_value + mixer.sum_values * 4 for mixer in mixers)
+
+    @property
     def first_sharing(self) -> int:
         """The first of the last layers that all read keys and values of earlier ones; `num_layers` if there are none.
 
@@ -335,9 +367,14 @@ class ModelConfig:
     def cached_widths(self, layer: LayerConfig) -> tuple[int, int, int]:
         """The shape of a layer's cache for one position: heads, size of a key, size of a value.
 
-        A layer that reads another layer's keys and values caches nothing: 0 heads. Latent attention caches one row for
-        all heads, the latent and the rotated key, and no separate values.
+        A layer that reads another layer's keys and values, or has no attention, caches nothing: 0 heads. Latent
+        attention caches one row for all heads, the latent and the rotated key, and no separate values. A short
+        convolution caches its inputs in place of keys.
         """
+        if isinstance(layer.mixer, ShortConvConfig):
+            return 1, self.hidden_size, 0
+        if not layer.attends:
+            return 0, 0, 0
         if self.latent is not None:
             return 1, self.latent.rank + self.latent.rope_dim, 0
         heads = self.heads_of(layer)

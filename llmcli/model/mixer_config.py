@@ -44,6 +44,10 @@ class DeltaConfig:
         """Numbers in the sum."""
         return self.value_heads * self.key_dim * self.value_dim
 
+    def projected(self, hidden: int) -> int:
+        """Values that are projected from a token, of `hidden` values: queries, keys, values and gates."""
+        return 2 * (self.key_heads * self.key_dim + self.value_heads * self.value_dim)
+
 
 @dataclass(frozen=True)
 class Mamba2Config:
@@ -75,13 +79,17 @@ class Mamba2Config:
         """Numbers in the sum."""
         return self.heads * self.head_dim * self.state
 
+    def projected(self, hidden: int) -> int:
+        """Values that are projected from a token, of `hidden` values: inputs, gates, and what writes and reads."""
+        return 2 * (self.heads * self.head_dim + self.groups * self.state) + self.heads
+
 
 @dataclass(frozen=True)
 class MambaConfig:
     """A Mamba network (Gu & Dao 2023, arXiv:2312.00752)."""
 
     width: int
-    """Channels, each with a state of its own."""
+    """Channels, each with a separate state."""
     state: int
     """Values of a channel's state."""
     step_rank: int
@@ -104,6 +112,10 @@ class MambaConfig:
     def sum_values(self) -> int:
         """Numbers in the sum."""
         return self.width * self.state
+
+    def projected(self, hidden: int) -> int:
+        """Values that are projected from a token, of `hidden` values: inputs and gates."""
+        return 2 * self.width
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,10 @@ class ShortConvConfig:
         """Numbers in the sum: none."""
         return 0
 
+    def projected(self, hidden: int) -> int:
+        """Values that are projected from a token, of `hidden` values: inputs and two gates."""
+        return 3 * hidden
+
 
 MixerConfig: TypeAlias = DeltaConfig | Mamba2Config | MambaConfig | ShortConvConfig
 
@@ -137,6 +153,19 @@ _NAMES: dict[type, str] = {
     MambaConfig: "Mamba",
     ShortConvConfig: "short convolution",
 }
+
+
+_MODULES: dict[type, str] = {
+    DeltaConfig: "linear_attn",
+    Mamba2Config: "mamba",
+    MambaConfig: "mamba",
+    ShortConvConfig: "conv",
+}
+
+
+def mixer_module(mixer: MixerConfig | None) -> str:
+    """The name of a block's module for it, as in checkpoints; None stands for attention."""
+    return "self_attn" if mixer is None else _MODULES[type(mixer)]
 
 
 def mixer_name(mixer: MixerConfig) -> str:

@@ -21,6 +21,7 @@ from llmcli.model.config import (
     NormStyle,
     PerLayerConfig,
 )
+from llmcli.model.mixer_config import DeltaConfig, MixerConfig, ShortConvConfig, mixer_module, mixer_name
 
 Shape = tuple[int, ...]
 _Named = Iterator[tuple[str, "ParameterInfo"]]
@@ -99,19 +100,21 @@ def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
     if config.layer_scale:
         yield "layer_scalar", ParameterInfo((1,))
     norm = dict(_norm((config.hidden_size,), config.norm))
-    if config.placement != "post":
-        yield from _within("input_layernorm", iter(norm.items()))
-    if config.latent is None:
-        yield from _within("self_attn", _attention(config, layer))
-    else:
-        yield from _within("self_attn", _latent_attention(config, config.latent))
-    normed_inside = layer.experts is not None and layer.experts.own_norms
-    if config.placement not in ("post", "parallel_shared") and not normed_inside:
-        yield from _within("post_attention_layernorm", iter(norm.items()))
-    if layer.experts is not None:
-        yield from _within("mlp", _mixture_of_experts(config, layer.experts))
-    else:
-        yield from _within("mlp", _feed_forward(config, config.width_of(layer), gated=config.gated))
+    if layer.parts != "feed_forward":
+        if config.placement != "post":
+            yield from _within("input_layernorm", iter(norm.items()))
+        both = (layer.mixer,) if layer.beside is None else (layer.mixer, layer.beside)
+        for mixer in both:
+            name = mixer_module(mixer)
+            yield from _within(name if len(both) == 1 else f"mixers.{name}", _mixer(config, layer, mixer))
+    if layer.parts != "mixer":
+        normed_inside = layer.experts is not None and layer.experts.own_norms
+        if config.placement not in ("post", "parallel_shared") and not normed_inside:
+            yield from _within("post_attention_layernorm", iter(norm.items()))
+        if layer.experts is not None:
+            yield from _within("mlp", _mixture_of_experts(config, layer.experts))
+        else:
+            yield from _within("mlp", _feed_forward(config, config.width_of(layer), gated=config.gated))
     if config.placement in ("post", "sandwich"):
         yield from _within("attention_output_norm", iter(norm.items()))
     if config.placement in ("post", "sandwich") or (layer.experts is not None and layer.experts.output_norm):
@@ -121,6 +124,49 @@ def _block(config: ModelConfig, layer: LayerConfig) -> _Named:
         yield from _within("laurel", _laurel(config, config.altup.laurel_rank))
     if config.per_layer is not None:
         yield from _within("per_layer_input", _per_layer_input(config, config.per_layer))
+
+
+def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None) -> _Named:
+    if isinstance(mixer, ShortConvConfig):
+        return _short_conv(config, mixer)
+    if isinstance(mixer, DeltaConfig):
+        return _delta_net(config, mixer)
+    if mixer is not None:
+        raise NotImplementedError(f"parameters of a {mixer_name(mixer)}")
+    return _attention(config, layer) if config.latent is None else _latent_attention(config, config.latent)
+
+
+def _delta_net(config: ModelConfig, delta: DeltaConfig) -> _Named:
+    hidden, heads, rank = config.hidden_size, delta.value_heads, delta.gate_rank
+    keys, values = delta.key_heads * delta.key_dim, heads * delta.value_dim
+    decays = heads if delta.decay == "head" else heads * delta.key_dim
+    yield "A", ParameterInfo((heads,), float32=True)
+    yield "dt_bias", ParameterInfo((decays,), float32=True)
+    yield from _within("in_proj_qkv", _linear(hidden, 2 * keys + values))
+    yield from _within("in_proj_z", _projection(hidden, values, rank))
+    yield from _within("in_proj_b", _linear(hidden, heads))
+    yield from _within("in_proj_a", _projection(hidden, decays, rank))
+    yield "conv1d.weight", ParameterInfo((2 * keys + values, delta.conv_width))
+    yield "norm.weight", ParameterInfo((delta.value_dim,))
+    yield from _within("out_proj", _linear(values, hidden))
+
+
+def _projection(inputs: int, outputs: int, rank: int | None) -> _Named:
+    """One projection, or two in a row with `rank` values between them."""
+    if rank is None:
+        yield from _linear(inputs, outputs)
+    else:
+        yield from _within("linear_left", _linear(inputs, rank))
+        yield from _within("linear_right", _linear(rank, outputs))
+
+
+def _short_conv(config: ModelConfig, mixer: ShortConvConfig) -> _Named:
+    hidden = config.hidden_size
+    yield from _within("in_proj", _linear(hidden, 3 * hidden, bias=mixer.bias))
+    yield "conv.weight", ParameterInfo((hidden, mixer.width))
+    if mixer.bias:
+        yield "conv.bias", ParameterInfo((hidden,))
+    yield from _within("out_proj", _linear(hidden, hidden, bias=mixer.bias))
 
 
 def _attention(config: ModelConfig, layer: LayerConfig) -> _Named:

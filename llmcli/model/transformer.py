@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError, PromptTooLongError, UnsupportedModelError
-from llmcli.model.altup import AltUpStreams
 from llmcli.model.attention.attention import Positions
 from llmcli.model.attention.rope import Rope
 from llmcli.model.attention.scaled_dot_product import visible_keys
@@ -21,8 +20,9 @@ from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.finite import are_finite_logits, check_logits, first_not_finite, located
 from llmcli.model.norm import make_norm
-from llmcli.model.per_layer_embeddings import PerLayerEmbeddings
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
+from llmcli.model.residual.altup import AltUpStreams
+from llmcli.model.residual.per_layer_embeddings import PerLayerEmbeddings
 from llmcli.model.rope_config import RopeConfig
 
 
@@ -53,9 +53,10 @@ class Transformer(nn.Module):
         # Layers with the same RoPE share its tables; layers that also have the same window or chunks share the mask.
         self._distinct_ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
         self.ropes = nn.ModuleList(Rope(rope) for rope in self._distinct_ropes)
-        kinds = {(layer.rope, layer.window, layer.chunk): layer for layer in config.layers}
+        keys = [(layer.rope, layer.window, layer.chunk, layer.attends) for layer in config.layers]
+        kinds = dict(zip(keys, config.layers, strict=True))
         self._kinds = list(kinds.values())
-        self._kind_of_layer = [list(kinds).index((layer.rope, layer.window, layer.chunk)) for layer in config.layers]
+        self._kind_of_layer = [list(kinds).index(key) for key in keys]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,9 +10,13 @@ import pytest
 
 from llmcli.model import AttentionGate, ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
 from llmcli.model.meta_device import meta_model
+from llmcli.model.mixer_config import DeltaConfig, ShortConvConfig
 from llmcli.model.parameters import parameters_of
 
 DENSE = LayerConfig(None)
+DELTA = DeltaConfig(2, 4, 5, 6, 4)
+KIMI = DeltaConfig(2, 2, 5, 6, 4, decay="channel", gate_rank=3)
+CONV = LayerConfig(None, window=3, mixer=ShortConvConfig(3))
 PLAIN = ModelConfig(
     vocab_size=40, hidden_size=12, intermediate_size=20, num_heads=4, num_kv_heads=2, head_dim=6, context_length=16,
     norm_eps=1e-5, layers=(DENSE, DENSE),
@@ -70,6 +74,10 @@ def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: 
         mixture(router_bias=True, selection_bias=True, bias=True),
         mixture(shared_size=10, shared_gate=True, float32_router=True),
         replace(mixture(shared_size=10), gated=False),
+        changed(layers=(CONV, replace(CONV, mixer=ShortConvConfig(4, bias=True)), replace(CONV, parts="mixer"))),
+        changed(layers=(replace(DENSE, mixer=DELTA), replace(DENSE, mixer=KIMI))),
+        changed(layers=(replace(DENSE, beside=DELTA), replace(CONV, beside=DELTA))),
+        changed(layers=(replace(DENSE, parts="mixer"), replace(DENSE, parts="feed_forward"))),
     ],
 )
 def test_parameters_of_every_optional_part(config: ModelConfig) -> None:

@@ -3,7 +3,8 @@
 Each weight takes 2 FLOPs per token (multiply and add). Attention takes 2 per value to compare a query head with a key
 and 2 per value to mix: 4 H D S for H heads of size D and S keys (Kaplan et al. 2020, arXiv:2001.08361, section 2.1;
 Hoffmann et al. 2022, arXiv:2203.15556, appendix F). A query sees its own key and the ones before it, up to its layer's
-window. Norms, activations, rotations, softmax and biases are left out: they are well under one percent.
+window. A layer with a state takes 6 FLOPs per value of its sum and token: to read it, to change it, and to read the
+result. Norms, activations, rotations, softmax and biases are left out: they are well under one percent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from llmcli.model import LayerConfig, ModelConfig
 from llmcli.model.parameters import ParameterInfo, parameters_of
 
 _KV_VALUE_BYTES = 2
+# Multiplications with additions for each value of a state's sum: two reads and a change.
+_WEIGHTS_PER_SUM_VALUE = 3
 _LENGTHS = (1024, 8192, 32768)
 _LONGEST = 1 << 31
 
@@ -27,7 +30,7 @@ class BoxCost:
     """The cost of one kind of component, over the whole model."""
 
     box: str
-    """embeddings, attention, feed_forward, norms or output_head"""
+    """embeddings, attention, recurrent, feed_forward, norms or output_head"""
     parameters: int
     """Tied parameters count once: a tied output head has 0."""
     active: int
@@ -44,6 +47,8 @@ class BlockCost:
     """Counted from 0."""
     attention: int
     """Parameters."""
+    recurrent: int
+    """Parameters of what it has instead of attention, or beside it."""
     feed_forward: int
     """Parameters, all experts included."""
     feed_forward_active: int
@@ -93,6 +98,8 @@ class ModelCost:
     """Bytes of a cached value."""
     kv_bytes_per_token: int
     kv_bytes_per_token_ungrouped: int
+    state_bytes: int
+    """Of the layers that remember a text in a state, whatever its length."""
     lengths: tuple[LengthCost, ...]
 
 
@@ -129,6 +136,7 @@ def model_cost(
         kv_value_bytes=_KV_VALUE_BYTES,
         kv_bytes_per_token=config.kv_bytes_per_token(_KV_VALUE_BYTES),
         kv_bytes_per_token_ungrouped=sum(_ungrouped_width(config, layer) for layer in config.layers) * _KV_VALUE_BYTES,
+        state_bytes=config.state_bytes(_KV_VALUE_BYTES),
         lengths=tuple(_length(config, tokens, wanted[tokens], flops, head) for tokens in sorted(wanted)),
     )
 
@@ -159,10 +167,13 @@ def _boxes(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tupl
         # Embeddings are looked up, not multiplied; biases are vectors (one per expert in a mixture).
         if box not in ("norms", "embeddings") and not name.endswith("bias"):
             weights[box] += used if len(parameter.shape) > 1 else 0
+    sums = sum(mixer.sum_values for layer in config.layers for mixer in layer.mixers)
+    weights["recurrent"] += _WEIGHTS_PER_SUM_VALUE * sums
     weights["output_head"] = config.vocab_size * config.hidden_size
     return tuple(
         BoxCost(box, counts[box], active[box], 2 * weights[box])
-        for box in ("embeddings", "attention", "feed_forward", "norms", "output_head")
+        for box in ("embeddings", "attention", "recurrent", "feed_forward", "norms", "output_head")
+        if box != "recurrent" or counts[box]
     )
 
 
@@ -179,6 +190,7 @@ def _blocks(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tup
         BlockCost(
             block=index,
             attention=counts[str(index), "attention"],
+            recurrent=counts[str(index), "recurrent"],
             feed_forward=counts[str(index), "feed_forward"],
             feed_forward_active=used[str(index)],
             window=layer.window or layer.chunk,
@@ -217,6 +229,8 @@ def _score_flops(config: ModelConfig, layer: LayerConfig) -> int:
     Latent attention compares and mixes the latents themselves: a query has the size of a cached row, a value that of
     the latent (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
     """
+    if not layer.attends:
+        return 0
     if config.latent is not None:
         return 2 * config.num_heads * (2 * config.latent.rank + config.latent.rope_dim)
     heads = config.heads_of(layer)
@@ -225,6 +239,8 @@ def _score_flops(config: ModelConfig, layer: LayerConfig) -> int:
 
 def _ungrouped_width(config: ModelConfig, layer: LayerConfig) -> int:
     """Values that a block would cache per token if every query head had its own key and value."""
+    if not layer.attends:
+        return sum(config.cached_widths(layer)[1:])
     if config.latent is not None:
         return config.num_heads * (config.latent.query_dim + config.latent.value_dim)
     heads = config.heads_of(layer)

@@ -12,6 +12,9 @@ from llmcli.model.parameters import parameters_of
 # A part of a parameter's name, and its box; the first that fits. What is beside both is feed-forward.
 _BOXES = (
     ("self_attn", "attention"),
+    ("linear_attn", "recurrent"),
+    ("mamba", "recurrent"),
+    (".conv.", "recurrent"),
     ("laurel", "attention"),
     ("mlp", "feed_forward"),
     ("altup", "feed_forward"),
@@ -26,6 +29,8 @@ class ModelAccount:
 
     embeddings: int
     attention: int
+    recurrent: int
+    """What layers have instead of attention or beside it."""
     feed_forward: int
     norms: int
     output_head: int
@@ -36,13 +41,15 @@ class ModelAccount:
     """With a cache of 16-bit values."""
     kv_bytes_full: int
     """At the full context; a layer with a window or chunks caches no more than these."""
+    state_bytes: int = 0
+    """Of the layers that remember a text in a state of fixed size, with tails of 16-bit values."""
     idle_for_a_token: int = 0
     """Parameters of experts that are not used for a token."""
 
     @property
     def parameters(self) -> int:
         """Number of all parameters; tied ones count once."""
-        return self.embeddings + self.attention + self.feed_forward + self.norms + self.output_head
+        return sum((self.embeddings, self.attention, self.recurrent, self.feed_forward, self.norms, self.output_head))
 
 
 def account(checkpoint: Checkpoint) -> ModelAccount:
@@ -60,12 +67,14 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
     return ModelAccount(
         embeddings=counts["embeddings"],
         attention=counts["attention"],
+        recurrent=counts["recurrent"],
         feed_forward=counts["feed_forward"],
         norms=counts["norms"],
         output_head=counts["output_head"],
         stored_bytes=dict(stored.most_common()),
         kv_bytes_per_token=config.kv_bytes_per_token(bytes_per_value=2),
         kv_bytes_full=config.kv_bytes(config.context_length, bytes_per_value=2),
+        state_bytes=config.state_bytes(bytes_per_value=2),
         idle_for_a_token=idle,
     )
 

@@ -26,6 +26,8 @@ from llmcli.kernels.cuda.graph_capture import capture_graph
 from llmcli.kernels.cuda.rope_tables import Rotations
 from llmcli.kernels.cuda.support import first_line
 from llmcli.model import KVCache, LayerConfig, RopeConfig, Transformer
+from llmcli.model.cache.state import State
+from llmcli.model.mixer_config import mixer_name
 from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.matrix import PackedMatrix
 
@@ -46,6 +48,9 @@ class GraphStep(FastStep):
             isinstance(module, ExpertWeights) and isinstance(module.down_proj, PackedMatrix)
             for module in model.modules()
         )
+        # A graph reads and writes memory at fixed addresses, while states are new tensors in each pass.
+        if mixers := [mixer for layer in model.config.layers for mixer in layer.mixers]:
+            raise NoKernelError(mixer_name(mixers[0]))
         if any(packed):
             raise NoKernelError("packed experts are chosen on the CPU")
         self._model, self._reason = model, reason
@@ -182,3 +187,11 @@ class _AllMemory:
         segment.keys.index_copy_(2, place, keys)
         segment.values.index_copy_(2, place, values)
         return segment.keys, segment.values
+
+    def state(self, layer: int) -> State | None:
+        """The layer's state, which no graph can read: `GraphStep` refuses such models."""
+        return self._cache.state(layer)
+
+    def store(self, layer: int, state: State) -> None:
+        """Store the layer's state."""
+        self._cache.store(layer, state)

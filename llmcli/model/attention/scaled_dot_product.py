@@ -158,8 +158,10 @@ def visible_keys(layer: LayerConfig, start: int, new: int, device: torch.device)
     """The attention mask of the `new` tokens from position `start` on in a layer: boolean (T, S), True where visible.
 
     The S keys begin at the first that any of the tokens sees and end at the last token. None where plain causal
-    attention is right, or for a single token.
+    attention is right, for a single token, or where the layer has no attention.
     """
+    if not layer.attends:
+        return None
     first, end = layer.first_visible(start), start + new
     if new == 1 or (first == start and layer.first_visible(end - 1) <= first):
         return None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llmcli.model.cache.kv_cache import KVCache
+from llmcli.model.cache.state import State
 from llmcli.model.config import LayerConfig
 
 
@@ -16,7 +17,7 @@ class BranchCache:
     """N x B texts, each sharing its first `length` tokens with one of the B texts in `trunk`.
 
     The texts are in B's order, N times. Appended keys and values are returned but not kept: one forward pass reads
-    everything after the trunk.
+    everything after the trunk. Layers with states cannot branch off: the trunk has them only after its last token.
     """
 
     def __init__(self, trunk: KVCache, kinds: tuple[LayerConfig, ...], length: int) -> None:
@@ -28,6 +29,14 @@ class BranchCache:
         trunk_keys, trunk_values, first = self._trunk.layers[layer]
         seen = slice(self._kinds[layer].first_visible(self._length) - first, self._length - first)
         return _joined(trunk_keys[:, :, seen], keys), _joined(trunk_values[:, :, seen], values)
+
+    def state(self, layer: int) -> State | None:
+        """Not possible, see above."""
+        raise NotImplementedError("texts with states cannot branch off")
+
+    def store(self, layer: int, state: State) -> None:
+        """Not possible, see above."""
+        raise NotImplementedError("texts with states cannot branch off")
 
 
 def _joined(trunk: Tensor, own: Tensor) -> Tensor:

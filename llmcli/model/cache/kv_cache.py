@@ -1,4 +1,7 @@
-"""The key-value cache: keys and values of earlier tokens, kept so that each token is computed once."""
+"""The key-value cache: keys and values of earlier tokens, kept so that each token is computed once.
+
+Layers that remember the text in a state keep that instead.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
+from llmcli.model.cache.state import State, StateCache
+from llmcli.model.cache.text_states import TextStates
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.huge_pages import Pages
 
@@ -22,8 +27,8 @@ REWIND = 64
 ROOM = 256
 
 
-class LayerCache(Protocol):
-    """The interface of a cache that attention uses."""
+class LayerCache(StateCache, Protocol):
+    """The interface of a cache that attention and recurrent layers use."""
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' `keys` and `values` (B, K, T, D); return all keys and values visible to them."""
@@ -49,7 +54,10 @@ class KVCache:
     segment. A layer with full attention keeps all positions: its memory is
     reserved ahead and doubled when full, so appending one token costs no allocation. A layer with a window or chunks
     keeps the positions that the next token may see and the `rewind` before them; when its memory is full, the kept part
-    is copied to the front of a new segment with memory for `room` more tokens.
+    is copied to the front of a new segment with memory for `room` more tokens. A layer with a state has a segment
+    without heads, which takes no memory.
+
+    A text can be truncated to any length that its segments still hold; with states, only to those where it has a mark.
 
     `expected_length` is the greatest length the text will reach, in tokens, set before the first of them is read.
     Rotations that depend on the length use it, so all tokens of a text are rotated alike.
@@ -72,6 +80,7 @@ class KVCache:
         self._limit = config.context_length
         self._dtype, self._device = dtype, torch.device(device)
         self._pages = Pages()
+        self._states = TextStates(config, dtype.itemsize)
 
         def empty(layer: LayerConfig) -> CacheSegment:
             heads, *widths = config.cached_widths(layer)
@@ -105,8 +114,9 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes reserved, used or not."""
-        return sum(segment.keys.nbytes + segment.values.nbytes for segment in self._own)
+        """Bytes reserved, used or not, and those of states and marks."""
+        segments = sum(segment.keys.nbytes + segment.values.nbytes for segment in self._own)
+        return segments + self._states.nbytes
 
     def reserve(self, length: int) -> None:
         """Allocate ahead for a total of `length` tokens, in the layers that keep all of them."""
@@ -126,6 +136,7 @@ class KVCache:
 
     def begin(self, new: int) -> None:
         """Allocate memory in every layer for a forward pass of `new` tokens, keeping the positions they may see."""
+        self._states.begin()
         if self._length + new <= self._fits:
             return
         self._moves += 1
@@ -153,35 +164,61 @@ class KVCache:
         seen = self._kinds[layer].first_visible(self._length) - first
         return all_keys[:, :, seen:end], all_values[:, :, seen:end]
 
+    def state(self, layer: int) -> State | None:
+        """What a recurrent layer remembers of the text before the new tokens; None: the text begins."""
+        return self._states.state(layer)
+
+    def store(self, layer: int, state: State) -> None:
+        """Store what it remembers after the new tokens; like the length, it changes only with `advance`."""
+        self._states.store(layer, state)
+
     def rope_length(self, new: int) -> int:
         """The length of the text, in tokens, that decides rotations when `new` tokens are read next."""
         return max(self._length + new, self.expected_length)
 
     def advance(self, tokens: int) -> None:
         """Add `tokens` new tokens to the length, after every layer has stored them."""
+        self._states.advance()
         self._length += tokens
+
+    def mark(self, *, brief: bool = False) -> None:
+        """Allow `truncate` to go back to the present length, where layers with states cannot do so otherwise.
+
+        Later marks drop some earlier ones, see `TextStates`. A `brief` mark is replaced by the next brief one.
+        """
+        if self._states.is_used and self._length > 0:
+            self._states.mark(self._length, brief=brief)
 
     def reusable(self, length: int) -> int:
         """The greatest length, at most `length`, that `truncate` can go back to.
 
         That is `length` where every layer still holds the positions that the next token would see: always if no layer
-        is windowed, and always within `rewind` tokens of the greatest length so far. Otherwise it is 0.
+        is windowed, and always within `rewind` tokens of the greatest length so far. Otherwise it is 0. If layers have
+        states, it is the present length, or the greatest one with a mark of which the same holds.
         """
         length = min(length, self._length)
-        held = all(
+        if length == self._length or not self._states.is_used:
+            return length if self._holds(length) else 0
+        return next((at for at in self._states.lengths() if at <= length and self._holds(at)), 0)
+
+    def _holds(self, length: int) -> bool:
+        """Whether every layer holds the positions that token number `length`, counted from 0, sees."""
+        return all(
             segment.first <= layer.first_visible(length)
             for layer, segment in zip(self._kinds, self.layers, strict=True)
         )
-        return length if held else 0
 
     def truncate(self, length: int) -> None:
         """Drop all but the first `length` tokens.
 
         Raises:
-            ValueError: the cache is shorter, or a layer has dropped keys that the next token sees (see `reusable`).
+            ValueError: the cache is shorter, a layer has dropped keys that the next token sees, or there is no mark
+                (see `reusable`).
         """
         if not 0 <= length <= self._length or length != self.reusable(length):
             raise ValueError(f"cannot truncate a cache of {self._length} tokens to {length}")
+        if self._states.is_used and length < self._length:
+            self._states.go_back(length)
         if length == 0:
             self._moves += 1
             self.layers = [segment._replace(first=0) for segment in self.layers]
@@ -195,7 +232,7 @@ class KVCache:
         Position 0 is not allowed: truncating to nothing starts a new text.
 
         Raises:
-            ValueError: the text is shorter, or a layer has dropped keys that the token sees (see `reusable`).
+            ValueError: the text is shorter, or cannot be truncated to `position` (see `reusable`).
         """
         if position == 0:
             raise ValueError("the first token cannot be read again")
@@ -205,11 +242,13 @@ class KVCache:
             for keys, values, first in self._own
             if (at := position - first) >= 0 and position < length
         ]
+        states = self._states.contents()
         self.truncate(position)
         try:
             yield
         finally:
             self._length = length
+            self._states.restore(states)
             for keys, values, old_keys, old_values in held:
                 keys.copy_(old_keys)
                 values.copy_(old_values)

@@ -27,6 +27,7 @@ NOTE = (
 _BOXES = {
     "embeddings": "embeddings",
     "attention": "attention",
+    "recurrent": "instead of attention",
     "feed_forward": "feed-forward",
     "norms": "norms",
     "output_head": "output head",
@@ -50,6 +51,8 @@ class CostView:
         yield from (Text(line, style="dim") for line in _blocks(result))
         yield Text()
         yield Text(_cache(result))
+        if result.state_bytes:
+            yield Text(f"States: {size(result.state_bytes)} for a text of any length.")
         yield Text()
         yield _lengths(result)
         known = [f"{length.tokens} tokens: {where}" for length in result.lengths if (where := _origin(result, length))]
@@ -83,13 +86,14 @@ def _parts(result: ModelCost) -> Table:
 
 def _blocks(result: ModelCost) -> Iterator[str]:
     """One line per kind of block: its parameters and its attention window."""
-    kinds: dict[tuple[int, int, int, int | None], list[int]] = {}
+    kinds: dict[tuple[int, int, int, int, int | None], list[int]] = {}
     for block in result.blocks:
-        kind = (block.attention, block.feed_forward, block.feed_forward_active, block.window)
+        kind = (block.attention, block.recurrent, block.feed_forward, block.feed_forward_active, block.window)
         kinds.setdefault(kind, []).append(block.block)
-    for (attention, feed_forward, active, window), indices in kinds.items():
+    for (attention, recurrent, feed_forward, active, window), indices in kinds.items():
         name = block_name(indices)
-        words = [f"attention {count(attention)}", f"feed-forward {count(feed_forward)}"]
+        parts = {"attention": attention, "instead of attention": recurrent, "feed-forward": feed_forward}
+        words = [f"{part} {count(parameters)}" for part, parameters in parts.items() if parameters]
         if active < feed_forward:
             words[-1] += f" ({count(active)} active)"
         if window is not None:

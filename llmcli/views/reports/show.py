@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from rich.tree import Tree
 
+from llmcli.model.cache.marks import most_marks
+from llmcli.model.mixer_config import mixer_name
 from llmcli.sizes import size
 from llmcli.views.terminal.colors import TEAL
 from llmcli.views.terminal.sanitize import visible
+from llmcli.views.widgets.mixer_terms import mixer_words
 from llmcli.views.widgets.model_terms import attention_words, feed_forward_words, logit_words, norm_words, rope_words
 
 if TYPE_CHECKING:
@@ -65,10 +68,16 @@ def model_tree(card: ModelCard) -> Tree:
         model.add(_line("per-layer embeddings", shape, share(card, vectors)))
     for indices, layer in layer_groups(config.layers):
         block = model.add(_line(block_name(indices), f"{len(indices)} x, {norm_words(config)}"))
-        block.add(_line("attention", attention_words(config, layer)))
-        block.add(_line("rotary positions", rope_words(layer.rope)))
-        block.add(_line("feed-forward" if layer.experts is None else "experts", feed_forward_words(config, layer)))
+        if layer.attends:
+            block.add(_line("attention", attention_words(config, layer)))
+            block.add(_line("rotary positions", rope_words(layer.rope)))
+        for mixer in layer.mixers:
+            block.add(_line(mixer_name(mixer), mixer_words(mixer)))
+        if layer.parts != "mixer":
+            block.add(_line("feed-forward" if layer.experts is None else "experts", feed_forward_words(config, layer)))
     model.add(_line("all attention", "", share(card, account.attention)))
+    if account.recurrent:
+        model.add(_line("all instead of attention", "", share(card, account.recurrent)))
     model.add(_line("all feed-forward", "", share(card, account.feed_forward)))
     head = ("tied to the embedding" if config.tie_embeddings else "a separate matrix") + logit_words(config)
     model.add(_line("output head", head, share(card, account.output_head) if account.output_head else ""))
@@ -76,6 +85,9 @@ def model_tree(card: ModelCard) -> Tree:
     context.add(
         _line("KV cache", f"{size(account.kv_bytes_per_token)} a token, {size(account.kv_bytes_full)} when full")
     )
+    if account.state_bytes:
+        marks = f"and up to {most_marks(account.state_bytes)} earlier ones to go back to"
+        context.add(_line("states", f"{size(account.state_bytes)} for a text of any length, {marks}"))
     tree.add(_line("chat template", f"from {card.template}" if card.template else "none: a model that continues text"))
     stops = tree.add(Text("stop tokens", style="bold"))
     for token, text, origins in card.stop_tokens:

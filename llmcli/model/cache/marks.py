@@ -1,0 +1,23 @@
+"""The memory of recurrent layers: states, and how many earlier ones a text keeps to go back to. Needs no torch."""
+
+from __future__ import annotations
+
+from llmcli.model.config import ModelConfig
+
+_MOST_MARKS = 8
+_MOST_BYTES = 512 << 20
+# However large a state is, so that a reply can be generated anew and a rejected proposal be dropped.
+_FEWEST_MARKS = 2
+
+
+def most_marks(state_bytes: int) -> int:
+    """How many marks a text keeps whose states take `state_bytes` together: 8, or what fits in 512 MiB, at least 2."""
+    if state_bytes == 0:
+        return 0
+    return max(_FEWEST_MARKS, min(_MOST_MARKS, _MOST_BYTES // state_bytes))
+
+
+def memory_of_states(config: ModelConfig, bytes_per_value: int) -> int:
+    """The most bytes that states take: those of the text, those that a pass computes, all marks and the brief one."""
+    one = config.state_bytes(bytes_per_value)
+    return one * (3 + most_marks(one))
