@@ -174,7 +174,8 @@ def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
     for path, module in model.named_modules():
         name = path.rpartition(".")[2]
         if isinstance(module, ExpertWeights):
-            yield from ((path, module, f"{path}.{part}") for part in ("gate_up_proj", "down_proj"))
+            inner = "gate_up_proj" if module.gated else "up_proj"
+            yield from ((path, module, f"{path}.{part}") for part in (inner, "down_proj"))
         elif isinstance(module, nn.Linear | nn.Embedding) and name not in (*_DENSE, "embed_positions"):
             tied = model.config.tie_embeddings and name == "lm_head"
             yield path, module, "embed_tokens.weight" if tied else f"{path}.weight"

@@ -16,10 +16,19 @@ from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, NormStyle, Placement
 from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
-from llmcli.model.mixer_config import DeltaConfig, MixerConfig, ShortConvConfig, mixer_module
+from llmcli.model.mixer_config import (
+    DeltaConfig,
+    Mamba2Config,
+    MambaConfig,
+    MixerConfig,
+    ShortConvConfig,
+    mixer_module,
+)
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.norm import Scale, ScaledRMSNorm, make_norm
 from llmcli.model.recurrent.delta_net import DeltaNet
+from llmcli.model.recurrent.mamba import Mamba
+from llmcli.model.recurrent.mamba2 import Mamba2
 from llmcli.model.recurrent.short_conv import ShortConv
 from llmcli.model.recurrent.side_by_side import SideBySide
 from llmcli.model.residual.altup import AltUp
@@ -185,7 +194,12 @@ def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     return kind(config, layer, index)
 
 
-_MIXERS: dict[type, Callable[..., nn.Module]] = {DeltaConfig: DeltaNet, ShortConvConfig: ShortConv}
+_MIXERS: dict[type, Callable[..., nn.Module]] = {
+    DeltaConfig: DeltaNet,
+    Mamba2Config: Mamba2,
+    MambaConfig: Mamba,
+    ShortConvConfig: ShortConv,
+}
 
 
 def make_mixer(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module:

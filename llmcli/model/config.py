@@ -181,6 +181,10 @@ class ExpertsConfig:
     """The experts have biases."""
     glu: ClampedGLU | None = None
     """None: `act(gate) * up`."""
+    gated: bool = True
+    """Whether the experts and the shared expert multiply their activations by a second projection."""
+    latent_size: int | None = None
+    """Experts read a projection of the input to this size, and their sum is projected back; None: the input itself."""
     shared_size: int = 0
     """Size of the shared expert, which every token goes through; 0: none."""
     shared_gate: bool = False

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.model.config import ExpertsConfig, ModelConfig
-from llmcli.model.feed_forward import FeedForward, make_activation
+from llmcli.model.feed_forward import FeedForward, PlainFeedForward, make_activation
 from llmcli.model.norm import root_mean_square
 from llmcli.model.quantized.matrix import PackedMatrix
 
@@ -95,17 +95,25 @@ def _sparse_mixing(logits: Tensor, experts: ExpertsConfig) -> tuple[Tensor, Tens
 
 
 class ExpertWeights(nn.Module):
-    """The parameters of all experts of a layer in stacked tensors; `gate_up_proj` has gate rows first, then up rows."""
+    """The parameters of all experts of a layer in stacked tensors.
+
+    `gate_up_proj` has gate rows first, then up rows; experts without a gate have `up_proj`.
+    """
 
     gate_up_proj: nn.Parameter | PackedMatrix
+    up_proj: nn.Parameter | PackedMatrix
     down_proj: nn.Parameter | PackedMatrix
     gate_up_proj_bias: Tensor | None
     down_proj_bias: Tensor | None
 
     def __init__(self, config: ModelConfig, experts: ExpertsConfig) -> None:
         super().__init__()
-        count, size, hidden = experts.count, experts.intermediate_size, config.hidden_size
-        self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * size, hidden))
+        count, size, hidden = experts.count, experts.intermediate_size, experts.latent_size or config.hidden_size
+        self.gated = experts.gated
+        if self.gated:
+            self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * size, hidden))
+        else:
+            self.up_proj = nn.Parameter(torch.empty(count, size, hidden))
         self.down_proj = nn.Parameter(torch.empty(count, hidden, size))
         biases = (nn.Parameter(torch.empty(count, 2 * size)), nn.Parameter(torch.empty(count, hidden)))
         self.register_parameter("gate_up_proj_bias", biases[0] if experts.bias else None)
@@ -114,9 +122,14 @@ class ExpertWeights(nn.Module):
         self.glu = experts.glu
 
     @property
+    def inner(self) -> nn.Parameter | PackedMatrix:
+        """The stack that the experts' inputs are multiplied by: `gate_up_proj` or `up_proj`."""
+        return self.gate_up_proj if self.gated else self.up_proj
+
+    @property
     def packed(self) -> bool:
         """Whether any of the two weight tensors is quantized."""
-        return isinstance(self.gate_up_proj, PackedMatrix) or isinstance(self.down_proj, PackedMatrix)
+        return isinstance(self.inner, PackedMatrix) or isinstance(self.down_proj, PackedMatrix)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,8 +152,8 @@ class ExpertWeights(nn.Module):
         Gathering copies the experts' weights, but the host need not wait for the GPU to know which experts were chosen.
         For GPUs and unpacked weights only.
         """
-        assert isinstance(self.gate_up_proj, Tensor) and isinstance(self.down_proj, Tensor)
-        hidden = torch.bmm(self.gate_up_proj[chosen], rows[:, :, None]).squeeze(-1)  # (M, 2I)
+        assert isinstance(self.inner, Tensor) and isinstance(self.down_proj, Tensor)
+        hidden = torch.bmm(self.inner[chosen], rows[:, :, None]).squeeze(-1)  # (M, 2I), or (M, I) without a gate
         if self.gate_up_proj_bias is not None:
             hidden = hidden + self.gate_up_proj_bias[chosen]
         out = torch.bmm(self.down_proj[chosen], self._combine(hidden)[:, :, None]).squeeze(-1)  # (M, C)
@@ -149,12 +162,12 @@ class ExpertWeights(nn.Module):
     def _one(self, expert: int, x: Tensor) -> Tensor:
         up_bias = None if self.gate_up_proj_bias is None else self.gate_up_proj_bias[expert]
         down_bias = None if self.down_proj_bias is None else self.down_proj_bias[expert]
-        return F.linear(
-            self._combine(F.linear(x, self.gate_up_proj[expert], up_bias)), self.down_proj[expert], down_bias
-        )
+        return F.linear(self._combine(F.linear(x, self.inner[expert], up_bias)), self.down_proj[expert], down_bias)
 
     def _combine(self, hidden: Tensor) -> Tensor:
-        """Combine gate and up projections: (M, 2I) -> (M, I)."""
+        """Combine gate and up projections: (M, 2I) -> (M, I); without a gate, (M, I) -> (M, I)."""
+        if not self.gated:
+            return self.activation(hidden)
         gate, up = hidden.chunk(2, dim=-1)
         if self.glu is None:
             return self.activation(gate) * up
@@ -171,9 +184,14 @@ class MixtureOfExperts(nn.Module):
         self.config = experts
         self.gate = Router(config.hidden_size, experts, config.norm_eps)
         self.experts = ExpertWeights(config, experts)
-        self.shared_expert = self.shared_expert_gate = None
+        self.shared_expert: FeedForward | PlainFeedForward | None = None
+        self.shared_expert_gate = None
+        if experts.latent_size is not None:
+            self.latent_in = nn.Linear(config.hidden_size, experts.latent_size, bias=config.mlp_bias)
+            self.latent_out = nn.Linear(experts.latent_size, config.hidden_size, bias=config.mlp_bias)
         if experts.shared_size:
-            self.shared_expert = FeedForward(
+            network = FeedForward if experts.gated else PlainFeedForward
+            self.shared_expert = network(
                 config.hidden_size, experts.shared_size, config.activation, bias=config.mlp_bias
             )
         if experts.shared_gate:
@@ -189,7 +207,10 @@ class MixtureOfExperts(nn.Module):
         tokens = x.flatten(0, 1)  # (N, C)
         chosen, weights = self.gate(tokens)  # (N, k)
         weights = weights.to(x.dtype)
-        routed = self._routed(tokens, chosen, weights).view_as(x)
+        routed = self._routed(self.experts_input(tokens), chosen, weights)
+        if self.config.latent_size is not None:
+            routed = self.latent_out(routed)
+        routed = routed.view_as(x)
         if self.shared_expert is None:
             return routed
         shared: Tensor = self.shared_expert(x)
@@ -200,8 +221,11 @@ class MixtureOfExperts(nn.Module):
         return routed + shared
 
     def experts_input(self, x: Tensor) -> Tensor:
-        """What the experts read where the mixture reads `x`, any shape (..., C)."""
-        return x
+        """What the experts read where the mixture reads `x`, any shape (..., C): `x`, or its latent."""
+        if self.config.latent_size is None:
+            return x
+        latent: Tensor = self.latent_in(x)
+        return latent
 
     def shared_input(self, x: Tensor) -> Tensor:
         """What the shared expert reads where the mixture reads `x`, any shape (..., C)."""

@@ -10,12 +10,16 @@ import pytest
 
 from llmcli.model import AttentionGate, ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
 from llmcli.model.meta_device import meta_model
-from llmcli.model.mixer_config import DeltaConfig, ShortConvConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, ShortConvConfig
 from llmcli.model.parameters import parameters_of
 
 DENSE = LayerConfig(None)
 DELTA = DeltaConfig(2, 4, 5, 6, 4)
 KIMI = DeltaConfig(2, 2, 5, 6, 4, decay="channel", gate_rank=3)
+MAMBAS = (
+    Mamba2Config(4, 3, 2, 5, 4), Mamba2Config(4, 3, 2, 5, 4, conv_bias=False, bias=True, norm=None),
+    MambaConfig(10, 3, 2, 4), MambaConfig(10, 3, 2, 4, conv_bias=False, bias=True, norms="weights"),
+)  # fmt: skip
 CONV = LayerConfig(None, window=3, mixer=ShortConvConfig(3))
 PLAIN = ModelConfig(
     vocab_size=40, hidden_size=12, intermediate_size=20, num_heads=4, num_kv_heads=2, head_dim=6, context_length=16,
@@ -76,6 +80,8 @@ def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: 
         replace(mixture(shared_size=10), gated=False),
         changed(layers=(CONV, replace(CONV, mixer=ShortConvConfig(4, bias=True)), replace(CONV, parts="mixer"))),
         changed(layers=(replace(DENSE, mixer=DELTA), replace(DENSE, mixer=KIMI))),
+        changed(layers=tuple(replace(DENSE, mixer=mamba) for mamba in MAMBAS)),
+        mixture(gated=False, latent_size=5, shared_size=10),
         changed(layers=(replace(DENSE, beside=DELTA), replace(CONV, beside=DELTA))),
         changed(layers=(replace(DENSE, parts="mixer"), replace(DENSE, parts="feed_forward"))),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmcli.checkpoint.tensors.parameter_sources import floating_rows
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.errors import CheckpointError
 
@@ -32,7 +33,7 @@ class Centered:
 
     def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
-        factors = _rows(stored[self.name], reader, 0, target.shape[0])
+        factors = floating_rows(stored[self.name], reader, 0, target.shape[0])
         # Exact in float32: the stored factor has the bits of the original weight.
         target.copy_((factors.float() - 1).view(target.shape))
 
@@ -56,7 +57,7 @@ class SingleRow:
     def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         tensor = stored[self.name]
-        target.copy_(_rows(tensor, reader, 0, tensor.shape[0]).view(target.shape))
+        target.copy_(floating_rows(tensor, reader, 0, tensor.shape[0]).view(target.shape))
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class SideBySide:
             size = tensor.shape[1]
             for expert in range(tensor.shape[0]):
                 part = target[expert, first : first + size]
-                part.copy_(_rows(tensor, reader, expert, expert + 1).view(part.shape))
+                part.copy_(floating_rows(tensor, reader, expert, expert + 1).view(part.shape))
             first += size
 
 
@@ -125,12 +126,5 @@ class KeysAndValues:
         heads = target.view(keys.shape[0], -1, target.shape[1])
         for head, rows in enumerate(heads):
             size = keys.shape[2]
-            rows[:size].copy_(_rows(keys, reader, head, head + 1).view(keys.shape[1:]).T)
-            rows[size:].copy_(_rows(values, reader, head, head + 1).view(values.shape[1:]))
-
-
-def _rows(tensor: StoredTensor, reader: TensorReader, start: int, stop: int) -> Tensor:
-    rows = tensor.read_rows(reader, start, stop)
-    if not rows.is_floating_point():
-        raise CheckpointError(f"Tensor {tensor.name} holds {rows.dtype} numbers; weights must be floating-point.")
-    return rows
+            rows[:size].copy_(floating_rows(keys, reader, head, head + 1).view(keys.shape[1:]).T)
+            rows[size:].copy_(floating_rows(values, reader, head, head + 1).view(values.shape[1:]))

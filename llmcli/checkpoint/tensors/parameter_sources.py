@@ -95,7 +95,7 @@ class Source:
                 reader.read_into(info, part, rows=hook, chunk_rows_multiple=multiple)
                 filled += last - first
                 continue
-            for start, values in _chunks(tensor, reader, first, last, multiple):
+            for start, values in row_chunks(tensor, reader, first, last, multiple):
                 part = target[filled + start - first : filled + start - first + len(values)]
                 part.copy_((values if hook is None else hook(values)).view(part.shape))
             filled += last - first
@@ -120,7 +120,7 @@ class OneRow:
     def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
         """See `ParameterSource`."""
         tensor = stored[self.name]
-        for start, values in _chunks(tensor, reader, 0, tensor.shape[0], 1):
+        for start, values in row_chunks(tensor, reader, 0, tensor.shape[0], 1):
             part = target if len(tensor.shape) > 1 else target[start : start + len(values)]
             part.copy_(values.view(part.shape))
 
@@ -154,7 +154,7 @@ class Rearranged:
         """See `ParameterSource`."""
         tensor = stored[self.name]
         rest = tensor.shape[1:]
-        for start, values in _chunks(tensor, reader, 0, tensor.shape[0], 1):
+        for start, values in row_chunks(tensor, reader, 0, tensor.shape[0], 1):
             block = values.view(-1, *rest)
             if self._is_matrix_turned(tensor.shape):
                 # Rows of the file are columns of the parameter.
@@ -243,17 +243,22 @@ def _alike(
     return shapes
 
 
-def _chunks(
+def row_chunks(
     tensor: StoredTensor, reader: TensorReader, start: int, stop: int, multiple: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Read rows `start` to `stop` in chunks of a multiple of `multiple` rows; yields first row and values."""
     row_length = max(1, math.prod(tensor.shape[1:]))
     step = max(1, reader.arranged_at_once // (row_length * multiple)) * multiple
     for first in range(start, stop, step):
-        values = tensor.read_rows(reader, first, min(stop, first + step))
-        if not values.is_floating_point():
-            raise CheckpointError(f"Tensor {tensor.name} holds {values.dtype} numbers; weights must be floating-point.")
-        yield first, values
+        yield first, floating_rows(tensor, reader, first, min(stop, first + step))
+
+
+def floating_rows(tensor: StoredTensor, reader: TensorReader, start: int, stop: int) -> Tensor:
+    """The values of rows `start` to `stop`; `CheckpointError` if they are no floating-point numbers."""
+    values = tensor.read_rows(reader, start, stop)
+    if not values.is_floating_point():
+        raise CheckpointError(f"Tensor {tensor.name} holds {values.dtype} numbers; weights must be floating-point.")
+    return values
 
 
 def _copy_picked(target: Tensor, values: Tensor, picks: tuple[slice, ...], dimension: int) -> None:

@@ -62,7 +62,7 @@ def firing(network: nn.Module, x: Tensor) -> list[Firing]:
     for expert, weight in zip(chosen[0].tolist(), weights[0].tolist(), strict=True):
         read, written = (weight, 1.0) if network.config.scales_input else (1.0, weight)
         activations = _expert_fired(network.experts, expert, network.experts_input(rows) * read)[0]
-        found.append(Firing(expert, activations, network.experts.down_proj[expert], written))
+        found.append(Firing(expert, activations, _expert_outputs(network, expert), written))
     if network.shared_expert is not None:
         shared = network.shared_expert
         gate = network.shared_expert_gate
@@ -111,7 +111,7 @@ def written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
 def _written(network: nn.Module, neuron: int, expert: Expert) -> Tensor:
     if isinstance(network, MixtureOfExperts):
         if isinstance(expert, int):
-            return network.experts.down_proj[expert][:, neuron]
+            return _expert_outputs(network, expert)[:, neuron]
         assert network.shared_expert is not None
         network = network.shared_expert
     assert isinstance(network, FeedForward | PlainFeedForward)
@@ -152,7 +152,13 @@ def _fired(network: FeedForward | PlainFeedForward, rows: Tensor) -> Tensor:
 def _expert_fired(experts: ExpertWeights, expert: int, rows: Tensor) -> Tensor:
     """(N, C) -> (N, I), float32."""
     bias = None if experts.gate_up_proj_bias is None else experts.gate_up_proj_bias[expert]
-    return experts._combine(F.linear(rows, experts.gate_up_proj[expert], bias)).float()
+    return experts._combine(F.linear(rows, experts.inner[expert], bias)).float()
+
+
+def _expert_outputs(network: MixtureOfExperts, expert: int) -> Tensor:
+    """What each neuron of an expert writes at an activation of 1, (C, I)."""
+    down = network.experts.down_proj[expert]
+    return down if network.config.latent_size is None else F.linear(down.T, network.latent_out.weight).T
 
 
 def _listed(values: Tensor) -> list[float | None]:

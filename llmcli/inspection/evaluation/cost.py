@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from llmcli.errors import UsageError
 from llmcli.inspection.evaluation.flops import box_of
 from llmcli.model import LayerConfig, ModelConfig
-from llmcli.model.parameters import ParameterInfo, parameters_of
+from llmcli.model.parameter_info import ParameterInfo
+from llmcli.model.parameters import parameters_of
 
 _KV_VALUE_BYTES = 2
 # Multiplications with additions for each value of a state's sum: two reads and a change.

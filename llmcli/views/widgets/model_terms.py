@@ -150,9 +150,11 @@ def _heads(config: ModelConfig, layer: LayerConfig) -> str:
 
 def _experts(config: ModelConfig, experts: ExpertsConfig) -> str:
     glu = "clamped" if experts.glu is not None else config.activation
-    words = [
-        f"{experts.chosen} of {experts.count}, each gated {glu}, {config.hidden_size} -> {experts.intermediate_size}"
-    ]
+    kind = f"gated {glu}" if experts.gated else f"plain {glu}"
+    read = experts.latent_size or config.hidden_size
+    words = [f"{experts.chosen} of {experts.count}, each {kind}, {read} -> {experts.intermediate_size}"]
+    if experts.latent_size is not None:
+        words.append(f"on inputs projected to {read} values")
     if experts.groups_chosen < experts.groups:
         words.append(f"from the best {experts.groups_chosen} of {experts.groups} groups")
     words.append(f"weights by {_SCORES[experts.score]}")
