@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 import torch
 
 import llmcli
-from llmcli.engine import Engine, Finish, SamplingParams, Step
+from llmcli.engine import Finish, SamplingParams, Step
 from llmcli.engine.sampling.params import params_from_json
 from llmcli.errors import UsageError
 from llmcli.inspection.core.tokens import Token
@@ -77,17 +77,21 @@ class Ending:
 
 def recorded(
     loaded: LoadedModel,
-    engine: Engine,
     params: SamplingParams,
     files: Mapping[str, str],
     *,
+    context_length: int,
     prompt: str,
     prompt_ids: Sequence[int],
     start: ReplyStart,
     steps: Sequence[Step],
+    text: str,
     finish: Finish,
 ) -> RunRecord:
-    """Make the `RunRecord` of a reply; `steps` must have probabilities, and should have candidates."""
+    """Make the `RunRecord` of a reply, whose whole text is `text`, with thoughts and their marks.
+
+    `steps` must have probabilities, and should have candidates.
+    """
     return RunRecord(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
@@ -99,7 +103,7 @@ def recorded(
         weights=loaded.packing or "dense",
         implementation=finish.stats.path,
         settings=params,
-        context_length=engine.context_length,
+        context_length=context_length,
         prompt=prompt,
         prompt_ids=tuple(prompt_ids),
         tokens=tuple(
@@ -112,7 +116,7 @@ def recorded(
             )
             for step in steps
         ),
-        text=start.prefill + "".join(step.text for step in steps) + finish.text,
+        text=text,
         finish_reason=finish.reason,
         start=start,
     )

@@ -4,14 +4,20 @@ A client posts a `GenerateRequest` to `/internal/generate` and reads one JSON ob
 
 - `{"event": "begin", ...}`: a `ReplyBegin`, once the prompt is encoded. Nothing comes before it but notes and errors.
 - `{"event": "note", "text"}`: a sentence for stderr.
-- `{"event": "progress", "done", "total"}`: tokens of a long prompt that have been read.
+- `{"event": "progress", "done", "total"}`: tokens that have been read, of a long prompt or for the attention.
 - `{"event": "prefill" | "step" | "finish", ...}`: the engine's events, with thoughts in `thinking`. A step also has
-  `bytes`, which maps the ids of its token and candidates to their bytes, each written as a Latin-1 string.
-- `{"event": "attention", "index", "row"}`: after the last step, the attention of the step at `index`, if requested.
-- `{"event": "error", "message", "exit_code"}`: the reply failed; the last line.
+  `bytes`, which maps the ids of its token and candidates to their bytes, each written as a Latin-1 string. A step or
+  finish with a thought or one of its marks has `raw`, the text before they were separated. A prefill has `can_end`,
+  whether a way to complete the requested form is known. A finish has `complete`, whether a reply of a requested form
+  has it, and `awaits_answer`, whether the reply ended in a thought.
+- `{"event": "attention", "index", "row", "logprob"}`: after the finish, the attention of the step at `index`, if
+  requested, and the log-probability of its token in the readable model, or null.
+- `{"event": "record", "value"}`: after the finish, the record of the run, if requested.
+- `{"event": "end"}`: the last line, if nothing failed.
+- `{"event": "error", "message", "exit_code"}`: the last line, if something did.
 
-`finish` is the last line of a complete reply. It also has `complete`, whether a reply of a requested form has it, and
-`awaits_answer`, whether the reply ended in a thought. Closing the connection ends the reply, as Ctrl-C does.
+A post to `/internal/cancel` with `{"id": ...}` ends the reply to the request with this `id`, as Ctrl-C does: its finish
+follows, with the reason "interrupted". A reply whose connection is closed ends too.
 Numbers keep every bit: JSON has the shortest decimal that gives the same float, and NaN and infinities as Python writes
 them. This module imports neither torch nor the tokenizer, so that a client starts fast.
 """
@@ -19,9 +25,9 @@ them. This module imports neither torch nor the tokenizer, so that a client star
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from llmcli.engine.events import (
     AttentionRow,
@@ -36,32 +42,13 @@ from llmcli.engine.events import (
 from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import UsageError
 from llmcli.text.chat.messages import Message, ToolCall
+from llmcli.text.chat.prompt_request import PromptRequest
 from llmcli.text.chat_template.json_text import json_text
 
 PROTOCOL = 1
 """Counts changes of the protocol that an older client or server would not understand."""
 
 _Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True)
-class PromptRequest:
-    """The prompt of a reply, as the prompt options of a command describe it."""
-
-    text: str
-    """The user's message, the text to continue, or the text before a gap."""
-    before: tuple[Message, ...] = ()
-    """The conversation before the message."""
-    system: str | None = None
-    variables: Mapping[str, object] = field(default_factory=dict)
-    """Further variables of the chat template."""
-    prefill: str = ""
-    raw: bool = False
-    control_tokens: bool = False
-    no_thinking: bool = False
-    strict_system: bool = False
-    after_gap: str | None = None
-    """The text after a gap to fill; None for an ordinary prompt."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +63,27 @@ class GenerateRequest:
     form: Rule | None = None
     probabilities: bool = False
     top: int = 0
-    attention_by: str | None = None
+    attention_by: Literal["token", "word", "line", "message"] | None = None
     """Compute attention after the reply, summed by "token", "word", "line" or "message"; None: do not."""
     context: int | None = None
     """The most tokens of prompt and reply together; None: what the server was started with."""
     session: str | None = None
     """A name for a chat: its replies continue from one KV cache, as those of one `llm chat` process do."""
+    begun: tuple[int, ...] = ()
+    """The first tokens of a reply to continue: they come as its first steps."""
+    show_prompt: bool = False
+    """Send the bytes of each token of the prompt."""
+    record: bool = False
+    """Send the record of the run after the reply."""
+    id: str | None = None
+    """A name for the reply, by which it can be ended; the client makes one that no other has."""
+    saved: bool = False
+    """Whether the command saves the reply in a conversation: then it is counted there."""
 
 
 @dataclass(frozen=True)
 class ReplyBegin:
-    """What the server knows before the reply begins."""
+    """What is known before a reply begins."""
 
     model: str
     path: str
@@ -96,6 +93,8 @@ class ReplyBegin:
     prompt_ids: tuple[int, ...]
     begun_ids: tuple[int, ...] | None
     """The last of `prompt_ids` that are the prefill; None if the prefill is not made of whole tokens."""
+    given: str
+    """The whole prefill, with which the text of the reply begins."""
     prefill: str
     """The part of the prefill that belongs to the answer."""
     prefill_thinking: str
@@ -103,11 +102,12 @@ class ReplyBegin:
     state: str
     """The state of the model's `ThinkingFormat` where the reply begins."""
     is_chat: bool
+    """Whether the chat template writes the prompt."""
     context_length: int
     notes: tuple[str, ...] = ()
     """Notes on how the template wrote the prompt."""
-    can_end: bool | None = None
-    """Whether a way to complete the requested form is known; None without a form."""
+    prompt_pieces: tuple[tuple[str, bool], ...] | None = None
+    """For each token of the prompt its bytes as a Latin-1 string, and whether it is a control token; if requested."""
 
 
 def request_line(request: GenerateRequest) -> str:
@@ -127,8 +127,11 @@ def read_request(value: object) -> GenerateRequest:
         raise UsageError(f"The request has protocol {protocol!r}, but this server understands {PROTOCOL}.")
     try:
         prompt = _object(given.pop("prompt", None), '"prompt"')
-        prompt["before"] = tuple(_message(message) for message in prompt.get("before", ()))
+        for name in ("before", "messages"):
+            prompt[name] = tuple(_message(message) for message in prompt.get(name, ()))
         form = given.pop("form", None)
+        if given.get("attention_by") not in (None, "token", "word", "line", "message"):
+            raise ValueError(f"attention cannot be summed by {given['attention_by']!r}")
         return _made(
             GenerateRequest,
             given
@@ -136,6 +139,7 @@ def read_request(value: object) -> GenerateRequest:
                 "prompt": _made(PromptRequest, prompt),
                 "form": None if form is None else _made(Rule, _object(form, '"form"')),
                 "logit_bias": tuple(given.get("logit_bias", ())),
+                "begun": tuple(given.get("begun", ())),
             },
         )
     except (TypeError, ValueError) as error:
@@ -147,21 +151,27 @@ def begin_value(begin: ReplyBegin) -> dict[str, object]:
     return {"event": "begin", **asdict(begin)}
 
 
-def event_value(event: Event, token_bytes: Callable[[int], bytes]) -> dict[str, object]:
-    """An event of the engine as JSON values."""
+def event_value(event: Event, token_bytes: Callable[[int], bytes], *, raw: str | None = None) -> dict[str, object]:
+    """An event of the engine as JSON values; `raw` is its text before thoughts were separated."""
     if isinstance(event, Prefill):
         return {"event": "prefill", **asdict(event)}
+    more = {} if raw in (None, event.text) else {"raw": raw}
     if isinstance(event, Finish):
-        return {"event": "finish", **asdict(event)}
+        return {"event": "finish", **asdict(event), **more}
     # Most steps have nothing but their text: shorter lines cost less to write and read.
     value = {name: item for name, item in asdict(event).items() if item not in (None, "", ())}
     ids = dict.fromkeys([event.id, *(candidate.id for candidate in event.top)])
-    return {"event": "step", **value, "bytes": {str(token): token_bytes(token).decode("latin-1") for token in ids}}
+    return {
+        "event": "step",
+        **value,
+        **more,
+        "bytes": {str(token): token_bytes(token).decode("latin-1") for token in ids},
+    }
 
 
-def attention_value(index: int, row: AttentionRow) -> dict[str, object]:
+def attention_value(index: int, row: AttentionRow, logprob: float | None = None) -> dict[str, object]:
     """The attention of the step at `index` as JSON values."""
-    return {"event": "attention", "index": index, "row": asdict(row)}
+    return {"event": "attention", "index": index, "row": asdict(row), "logprob": logprob}
 
 
 def line(value: Mapping[str, object]) -> bytes:
@@ -174,16 +184,20 @@ class ReplyReader:
 
     def __init__(self) -> None:
         self.begin: ReplyBegin | None = None
+        self.can_end: bool | None = None
         self.complete: bool | None = None
         self.awaits_answer = False
+        self.raw_text = ""
+        """The text of the last event with thoughts and their marks, as a saved conversation keeps it."""
+        self.record: Mapping[str, object] | None = None
         self._bytes: dict[int, bytes] = {}
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token or candidate of the events so far."""
         return self._bytes[token]
 
-    def read(self, text: str | bytes) -> Event | ReplyBegin | StepAttention | ReplyNote | ReadProgress | ReplyFailure:
-        """The value of one line.
+    def read(self, text: str | bytes) -> ReplyLine | None:
+        """The value of one line; None for a record, which is kept, and for the end.
 
         Raises:
             ValueError, KeyError, TypeError: the line is not one of this protocol.
@@ -193,27 +207,40 @@ class ReplyReader:
         match kind:
             case "begin":
                 begun = value.pop("begun_ids")
+                pieces = value.pop("prompt_pieces", None)
                 value["prompt_ids"], value["notes"] = tuple(value["prompt_ids"]), tuple(value["notes"])
-                self.begin = ReplyBegin(begun_ids=None if begun is None else tuple(begun), **value)
+                self.begin = ReplyBegin(
+                    begun_ids=None if begun is None else tuple(begun),
+                    prompt_pieces=None if pieces is None else tuple((text, guarded) for text, guarded in pieces),
+                    **value,
+                )
                 return self.begin
             case "note":
                 return ReplyNote(value["text"])
             case "progress":
                 return ReadProgress(value["done"], value["total"])
             case "prefill":
+                self.can_end, self.raw_text = value.pop("can_end", None), ""
                 return Prefill(**value)
             case "step":
+                self.raw_text = value.pop("raw", value.get("text", ""))
                 for token, data in value.pop("bytes").items():
                     self._bytes[int(token)] = data.encode("latin-1")
                 top = tuple(SampledCandidate(**candidate) for candidate in value.pop("top", ()))
                 return Step(**{"text": "", **value}, top=top)
             case "finish":
                 self.complete, self.awaits_answer = value.pop("complete", None), value.pop("awaits_answer", False)
+                self.raw_text = value.pop("raw", value["text"])
                 return Finish(**{**value, "stats": Stats(**value["stats"])})
             case "attention":
                 row = value["row"]
                 read = tuple(Read(**each) for each in row.pop("read"))
-                return StepAttention(value["index"], AttentionRow(**row, read=read))
+                return StepAttention(value["index"], AttentionRow(**row, read=read), value["logprob"])
+            case "record":
+                self.record = value["value"]
+                return None
+            case "end":
+                return None
             case "error":
                 return ReplyFailure(value["message"], value["exit_code"])
             case _:
@@ -241,10 +268,8 @@ class StepAttention:
 
     index: int
     row: AttentionRow
-
-    def on(self, steps: Sequence[Step]) -> list[Step]:
-        """`steps` with the attention of the one that it belongs to."""
-        return [replace(step, attention=self.row) if step.index == self.index else step for step in steps]
+    logprob: float | None = None
+    """The log-probability (nats) of the token in the readable model, if known."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +278,10 @@ class ReplyFailure:
 
     message: str
     exit_code: int
+
+
+ReplyLine: TypeAlias = Event | ReplyBegin | StepAttention | ReplyNote | ReadProgress | ReplyFailure
+"""What a line says."""
 
 
 def _message(value: object) -> Message:

@@ -32,7 +32,16 @@ def run(loaded: llmcli.LoadedModel, params: SamplingParams = PARAMS, prompt: lis
     steps, finish = [event for event in events if isinstance(event, Step)], events[-1]
     assert isinstance(finish, Finish)
     return recorded(
-        loaded, engine, params, {"f": "00"}, prompt="?", prompt_ids=ids, start=ReplyStart(), steps=steps, finish=finish
+        loaded,
+        params,
+        {"f": "00"},
+        context_length=engine.context_length,
+        prompt="?",
+        prompt_ids=ids,
+        start=ReplyStart(),
+        steps=steps,
+        text="".join(step.text for step in steps) + finish.text,
+        finish=finish,
     )
 
 

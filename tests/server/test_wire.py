@@ -23,7 +23,6 @@ from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import UsageError
 from llmcli.server.wire import (
     GenerateRequest,
-    PromptRequest,
     ReplyBegin,
     ReplyFailure,
     ReplyReader,
@@ -36,6 +35,7 @@ from llmcli.server.wire import (
     request_line,
 )
 from llmcli.text.chat.messages import Message, ToolCall
+from llmcli.text.chat.prompt_request import PromptRequest
 
 REQUEST = GenerateRequest(
     PromptRequest(
@@ -48,6 +48,8 @@ REQUEST = GenerateRequest(
         variables={"a": {"b": None}},
         prefill="So",
         after_gap=None,
+        messages=(Message("user", "whole"),),
+        continue_last=False,
     ),
     {"temperature": 0.1, "stop": ["a"], "seed": 1 << 62},
     ("15043+1",),
@@ -57,6 +59,11 @@ REQUEST = GenerateRequest(
     attention_by="word",
     context=100,
     session="s",
+    begun=(3, 4),
+    show_prompt=True,
+    record=True,
+    id="7-1",
+    saved=True,
 )
 STATS = Stats(3, 1, 2, 0.1, None, 1 / 3, 10, "readable", acceptance_rate=0.5)
 
@@ -74,11 +81,11 @@ def test_a_request_is_read_as_it_was_written() -> None:
         {"unknown": 1},
         {"top": "3"},
         {"prompt": None},
-        {"prompt": {}},
         {"prompt": {"text": 1}},
         {"prompt": {"text": "", "before": [1]}},
         {"form": {"kind": "regex"}},
         {"probabilities": 1},
+        {"attention_by": "page"},
     ],
 )
 def test_a_malformed_request_is_an_error(change: dict[str, object]) -> None:
@@ -108,18 +115,46 @@ def test_an_event_is_read_as_it_was_written(event: Event) -> None:
 
 
 def test_the_beginning_the_attention_and_an_error_are_read_as_they_were_written() -> None:
-    begin = ReplyBegin("m", "cpu", {"seed": 1}, (1, 2), None, "So", "", "plain", False, 100, ("note",), None)
+    begin = ReplyBegin(
+        "m",
+        "cpu",
+        {"seed": 1},
+        (1, 2),
+        None,
+        "So",
+        "So",
+        "",
+        "plain",
+        False,
+        100,
+        ("note",),
+        (("a", False), ("é", True)),
+    )
     row = AttentionRow(4, 0.1, 0.2, (Read(1, "a", 0.7),))
     reader = ReplyReader()
     assert reader.read(line(begin_value(begin))) == begin == reader.begin
-    found = reader.read(line(attention_value(0, row)))
-    assert isinstance(found, StepAttention)
-    assert [step.attention for step in found.on([Step(0, 1, "a"), Step(1, 2, "b")])] == [row, None]
+    assert reader.read(line(attention_value(3, row, -0.1))) == StepAttention(3, row, -0.1)
+    assert reader.read(line({"event": "record", "value": {"top": {"1": -math.inf}}})) is None
+    assert reader.record == {"top": {"1": -math.inf}}
     assert reader.read(b'{"event": "error", "message": "No.", "exit_code": 6}\n') == ReplyFailure("No.", 6)
     reader.read(line({**event_value(Finish("stop", STATS), lambda token: b""), "complete": True}))
     assert reader.complete and not reader.awaits_answer
+    assert reader.read(b'{"event": "end"}') is None
+    reader.read(line({**event_value(Prefill(1, 0, 0.1), lambda token: b""), "can_end": False}))
+    assert reader.can_end is False
     with pytest.raises(ValueError, match="unknown event"):
         reader.read(b'{"event": "more"}')
+
+
+def test_the_text_of_a_saved_reply_has_its_thought_and_the_marks() -> None:
+    reader = ReplyReader()
+    for event, raw in (
+        (Step(0, 1, "a"), "a"),
+        (Step(1, 2, "", thinking="b"), "<think>b"),
+        (Finish("stop", STATS), "c"),
+    ):
+        reader.read(line(event_value(event, lambda token: b"", raw=raw)))
+        assert reader.raw_text == raw
 
 
 @pytest.mark.slow

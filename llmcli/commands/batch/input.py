@@ -13,7 +13,9 @@ from llmcli.errors import UsageError
 from llmcli.text.decode_bytes import text_from_bytes
 
 if TYPE_CHECKING:
+    from llmcli.commands.shared.options.prompt import PromptOptions
     from llmcli.text.chat.messages import Message
+    from llmcli.text.chat.prompt_request import PromptRequest
 
 Id: TypeAlias = str | int | float | None
 
@@ -57,6 +59,13 @@ class BatchTask:
     continues: bool
     """Whether the reply continues the last message, which is the assistant's."""
     sampling: SamplingOptions
+
+    def prompt_request(self, options: PromptOptions, variables: Mapping[str, object]) -> PromptRequest:
+        """The prompt of the line; the system prompt of `options` is for conversations without one."""
+        if self.prompt is not None:
+            return options.request(self.prompt, variables)
+        request = replace(options.request("", variables), messages=self.messages, continue_last=self.continues)
+        return replace(request, system=None) if self.messages[0].role in ("system", "developer") else request
 
 
 def split_lines(data: bytes) -> list[Line]:

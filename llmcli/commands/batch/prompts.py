@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmcli.commands.batch import input
 from llmcli.commands.shared.options.prompt import PromptOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.errors import LlmcliError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
@@ -61,26 +61,11 @@ class BatchPrompts:
         return Request(tuple(built.ids), params, self.are_chats, built.start)
 
     def _prompt(self, task: input.BatchTask) -> ChatPrompt:
-        from llmcli.commands.shared.prompt import reply_prompt
-        from llmcli.text.chat.reply_prompt import ReplyPrompt
+        from llmcli.text.chat.prompt_request import reply_prompt
 
-        options, loaded = self._options, self._loaded
-        if task.prompt is not None:
-            return self._noted(reply_prompt(loaded, task.prompt, options, self._variables).built())
-        if options.raw or loaded.template is None:
-            raise UsageError('Without a chat template there can be no "messages"; give a "prompt".')
-        has_system = task.messages[0].role in ("system", "developer")
-        prompt = ReplyPrompt.make(
-            loaded.tokenizer,
-            loaded.template,
-            task.messages,
-            system=None if has_system else options.system,
-            variables=self._variables,
-            continue_last=task.continues,
-            strict_system=options.strict_system,
-            no_thinking=options.no_thinking,
-        )
-        return self._noted(prompt.built())
+        loaded = self._loaded
+        request = task.prompt_request(self._options, self._variables)
+        return self._noted(reply_prompt(request, loaded.tokenizer, loaded.template, model=loaded.name).built())
 
     def _noted(self, built: ChatPrompt) -> ChatPrompt:
         """Show those notes of `built` that have not been shown for an earlier line; return `built`."""

@@ -237,7 +237,7 @@ class ChatSession:
         return ReplyWriter(colored=self.report.probs)
 
     def _finished(self, finish: Finish, *, said: bool) -> None:
-        explain(self.conversation.tokenizer, self.last_steps, self.report)
+        explain(self.conversation.tokenizer.token_bytes, self.last_steps, self.report)
         if finish.reason == "interrupted" and said:
             self.note("Interrupted; the text so far is kept.")
         elif finish.reason == "interrupted":

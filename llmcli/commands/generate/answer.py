@@ -49,7 +49,8 @@ def answer_several(run: Run) -> None:
     failed = False
     try:
         for number in range(output.samples):
-            one = replace(run, params=replace(params, seed=(params.seed or 0) + number), sample=number)
+            source = run.source if number == 0 else run.source.with_seed((params.seed or 0) + number)
+            one = replace(run, source=source, sample=number)
             if not (output.as_json or output.as_jsonl):
                 _write_heading(one)
             try:

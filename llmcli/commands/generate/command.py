@@ -39,7 +39,7 @@ def generate(
     """Answer one prompt and exit."""
     # Imported here, because the command line imports this module for every command.
     from llmcli.commands.generate.answer import answer, answer_several
-    from llmcli.commands.generate.choices import choose
+    from llmcli.commands.generate.choices.choose import choose
     from llmcli.commands.generate.options import GenerateOptions
     from llmcli.commands.generate.prepare import prepare
     from llmcli.commands.generate.request import check_request, read_text

@@ -14,7 +14,6 @@ from llmcli.errors import UsageError
 
 if TYPE_CHECKING:
     from llmcli.loaded_model import LoadedModel
-    from llmcli.text.fill_in import FillIn
 
 # Parameters that contradict --fill-in, and how an error names them.
 _CONFLICTS = {
@@ -60,14 +59,13 @@ def without_conversation(options: GenerateOptions) -> GenerateOptions:
     return replace(options, prompt=prompt, form=form, choice=choice, output=output)
 
 
-def with_fill_in_stops(loaded: LoadedModel) -> tuple[LoadedModel, FillIn]:
-    """Return the model with the stop tokens of its fill-in format added, and that format.
+def with_fill_in_stops(loaded: LoadedModel) -> LoadedModel:
+    """Return the model with the stop tokens of its fill-in format added.
 
     Raises:
         UsageError: the model has no fill-in format.
     """
     from llmcli.text.fill_in import fill_in_of
 
-    fill_in = fill_in_of(loaded.tokenizer, name=loaded.name)
-    ends = dict.fromkeys(sorted(fill_in.ends), ("fill-in",))
-    return replace(loaded, declared_stop_ids={**ends, **loaded.declared_stop_ids}), fill_in
+    ends = dict.fromkeys(sorted(fill_in_of(loaded.tokenizer, name=loaded.name).ends), ("fill-in",))
+    return replace(loaded, declared_stop_ids={**ends, **loaded.declared_stop_ids})

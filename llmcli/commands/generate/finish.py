@@ -21,15 +21,15 @@ def reply_value(run: Run, reply: GeneratedReply) -> dict[str, object]:
 
     gap = run.options.prompt.fill_in
     return reply_json(
-        model=run.loaded.name,
+        model=run.begin.model,
         prompt=run.request.text,
         suffix=None if gap is None else gap[1],
-        prefill=reply.prefill,
-        prefill_thinking=reply.prefill_thinking,
+        prefill=run.begin.prefill,
+        prefill_thinking=run.begin.prefill_thinking,
         seed=run.params.seed,
         steps=reply.read.steps,
         finish=reply.finish,
-        token_bytes=run.loaded.tokenizer.token_bytes,
+        token_bytes=run.source.token_bytes,
         conversation=run.saved.id,
     )
 
@@ -38,7 +38,7 @@ def show_report(run: Run, reply: GeneratedReply) -> None:
     """Write the report of --probs, --top and --attention, unless they are in the JSON."""
     output = run.options.output
     if not (output.as_json or output.as_jsonl):
-        explain(run.loaded.tokenizer, reply.read.steps, run.options.report)
+        explain(run.source.token_bytes, reply.read.steps, run.options.report)
 
 
 def write_files(run: Run, reply: GeneratedReply) -> None:
@@ -47,14 +47,12 @@ def write_files(run: Run, reply: GeneratedReply) -> None:
     output = options.output
     if output.html is not None or output.svg is not None:
         shared_output.write_files(
-            reply_page(run.loaded.tokenizer, reply.read.steps, options.report, prefill=options.prompt.prefill),
-            title=f"llm generate, {run.loaded.name}",
+            reply_page(run.source.token_bytes, reply.read.steps, options.report, prefill=options.prompt.prefill),
+            title=f"llm generate, {run.begin.model}",
             html=output.html,
             svg=output.svg,
         )
-    run.request.recorder.write(
-        run.loaded, run.request.text, run.engine, run.params, reply.finish, run.checkpoint, built=run.built
-    )
+    run.request.recorder.write(run.source, reply.finish)
 
 
 def end(run: Run, reply: GeneratedReply) -> None:
@@ -70,7 +68,7 @@ def end(run: Run, reply: GeneratedReply) -> None:
 
         terminal.console_err().print(stats_line(finish.stats), soft_wrap=True)
     if finish.reason == "context":
-        terminal.note(f"The context of {run.engine.context_length} tokens is full; the reply ends there.")
+        terminal.note(f"The context of {run.begin.context_length} tokens is full; the reply ends there.")
     if read.error is not None:
         raise read.error
     if finish.reason == "interrupted" or read.interrupted:

@@ -37,41 +37,30 @@ def _recorder(run: Run) -> ReplyRecorder | None:
 
     asked = run.options.prompt
     settings = SettingsRecord(
-        run.loaded.name,
+        run.begin.model,
         model_source(run.options.model.model),
         asked.system,
         template_source(asked.chat_template),
         dict(run.request.variables),
-        raw=not run.prompt.is_chat,
+        raw=not run.begin.is_chat,
     )
     recorder = run.saved.recorder(settings, run.request.text, run.params)
-    recorder.prompt_tokens = len(run.built.ids)
+    recorder.prompt_tokens = len(run.begin.prompt_ids)
     return recorder
 
 
 def _recorded(run: Run, events: Iterable[Event], recorder: ReplyRecorder) -> Generator[Event, None, None]:
     from llmcli.engine import Finish, Step
 
-    begun, reason = _prefill_ids(run), "interrupted"
-    recorder.add(run.built.start.prefill, begun or ())
+    begun, reason = run.begin.begun_ids, "interrupted"
+    recorder.add(run.begin.given, begun or ())
     try:
         for event in events:
             if isinstance(event, Step):
-                recorder.add(event.text, () if begun is None else (event.id,))
+                recorder.add(run.source.raw_text, () if begun is None else (event.id,))
             elif isinstance(event, Finish):
-                recorder.add(event.text)
+                recorder.add(run.source.raw_text)
                 reason = event.reason
             yield event
     finally:
         recorder.end(reason)
-
-
-def _prefill_ids(run: Run) -> tuple[int, ...] | None:
-    """The tokens of the prompt that are the beginning of the reply; None if they are not exactly its text."""
-    prefill = run.built.start.prefill
-    if not prefill:
-        return ()
-    before, whole = run.prompt.built().ids, run.built.ids
-    begun = whole[len(before) :]
-    is_exact = whole[: len(before)] == before and run.loaded.tokenizer.decode(begun) == prefill
-    return tuple(begun) if is_exact else None

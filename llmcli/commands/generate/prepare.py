@@ -1,53 +1,49 @@
-"""Prepare a run for a checked request: load the model, build the prompt, and make an engine."""
+"""Prepare a run for a checked request: load the model, encode the prompt, and make an engine."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llmcli.commands.generate.fill_in import with_fill_in_stops
 from llmcli.commands.generate.request import CheckedRequest
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
-from llmcli.commands.shared.prompt import reply_prompt
 from llmcli.commands.shared.token_report import check_report
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
-    from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.commands.generate.options import GenerateOptions
     from llmcli.commands.generate.saving import SavedRun
-    from llmcli.engine import Engine, SamplingParams
-    from llmcli.loaded_model import LoadedModel
-    from llmcli.text.chat.prompt import ChatPrompt
-    from llmcli.text.chat.reply_prompt import ReplyPrompt
-    from llmcli.text.tokenizer import Tokenizer
+    from llmcli.commands.generate.source import LocalReply, ReplySource
+    from llmcli.engine import SamplingParams
+    from llmcli.server.wire import GenerateRequest, ReplyBegin
+    from llmcli.text.chat.messages import Message
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything needed to generate a reply."""
+    """Everything needed to generate a reply and to show it."""
 
     request: CheckedRequest
-    checkpoint: Checkpoint
-    loaded: LoadedModel
-    prompt: ReplyPrompt
-    built: ChatPrompt
-    """The prompt as tokens."""
-    engine: Engine
-    params: SamplingParams
+    source: ReplySource
     saved: SavedRun
     """The conversation that the run continues and is kept in, if any."""
     sample: int | None = None
     """With --samples: the number of the reply, from 0."""
 
     @property
-    def stop_ids(self) -> Collection[int]:
-        """Ids of the tokens that end the reply."""
-        loaded = self.loaded
-        return (loaded.stop_ids if self.prompt.is_chat else loaded.declared_stop_ids).keys()
+    def begin(self) -> ReplyBegin:
+        """What is known before the reply begins."""
+        return self.source.begin
+
+    @cached_property
+    def params(self) -> SamplingParams:
+        """The settings in effect."""
+        from llmcli.engine.sampling.params import params_from_json
+
+        return params_from_json(self.begin.params)
 
     @property
     def options(self) -> GenerateOptions:
@@ -56,57 +52,71 @@ class Run:
 
 
 def prepare(request: CheckedRequest, saved: SavedRun) -> Run:
-    """Load the model, build the prompt, write its notes to stderr, and make an engine.
+    """Prepare the reply, and write the notes on its prompt to stderr.
 
     Raises:
         LlmcliError: the model cannot be loaded, or the request does not suit it.
     """
+    run = Run(request, prepare_local(request, saved), saved)
+    tell_begin(run.begin)
+    check_report(request.options.report, is_chat=run.begin.is_chat)
+    return run
+
+
+def prepare_local(request: CheckedRequest, saved: SavedRun) -> LocalReply:
+    """Load the model in this process, encode the prompt and make an engine.
+
+    Raises:
+        LlmcliError: the model cannot be loaded, or the request does not suit it.
+    """
+    from llmcli.commands.generate.source import LocalReply
+
     options = request.options
     checkpoint = find_checkpoint(options.model.model)
     if not request.answers:
         request.speculator.find()
     computing = replace(options.model, readable=options.choice.readable and bool(request.answers))
     loaded = load_model(checkpoint, computing, template=options.prompt.chat_template)
-    loaded, prompt = _prompt(request, loaded, saved)
-    built = prompt.built(options.prompt.prefill)
-    for note in built.notes:
+    if options.prompt.fill_in is not None:
+        from llmcli.commands.generate.fill_in import with_fill_in_stops
+
+        loaded = with_fill_in_stops(loaded)
+    before = saved.messages(loaded.name, loaded.tokenizer.vocab_size) if saved.is_continued else ()
+    is_chat = loaded.template is not None and not options.prompt.raw
+    engine = request.speculator.engine(loaded, options.model, chat=is_chat)
+    return LocalReply(loaded, engine, checkpoint, asked(request, before, saved=saved.is_kept))
+
+
+def asked(request: CheckedRequest, before: Sequence[Message], *, saved: bool) -> GenerateRequest:
+    """The reply to generate after the messages `before`."""
+    from llmcli.server.wire import GenerateRequest
+
+    options = request.options
+    report, output = options.report, options.output
+    # Output that contains each token's probability even without --probs.
+    contains = output.as_json or output.as_jsonl or any((output.html, output.svg, output.record))
+    return GenerateRequest(
+        options.prompt.request(request.text, request.variables, before=before),
+        options.sampling.settings(),
+        tuple(options.sampling.logit_bias or ()),
+        request.rule,
+        probabilities=report.probs or report.top > 0 or contains,
+        top=request.recorder.candidates(report.top),
+        attention_by=report.attention_by if report.attention else None,
+        context=options.model.context,
+        show_prompt=output.show_prompt,
+        record=output.record is not None,
+        saved=saved,
+    )
+
+
+def tell_begin(begin: ReplyBegin) -> None:
+    """Write the notes on a prompt to stderr, and with --show-prompt its tokens."""
+    for note in begin.notes:
         terminal.note(note)
-    engine = request.speculator.engine(loaded, options.model, chat=prompt.is_chat)
-    if prompt.control_tokens:
-        _note_control_tokens(loaded.tokenizer, request.text + options.prompt.prefill)
-    if options.output.show_prompt:
-        _show_prompt(loaded.tokenizer, built.ids)
-    params = options.sampling.params(loaded.generation_defaults, loaded.tokenizer)
-    if not request.answers:
-        check_report(options.report, is_chat=bool(prompt.messages))
-    return Run(request, checkpoint, loaded, prompt, built, engine, params, saved)
+    if begin.prompt_pieces is not None:
+        from llmcli.views.reply.prompt_tokens import prompt_token_table
 
-
-def _prompt(request: CheckedRequest, loaded: LoadedModel, saved: SavedRun) -> tuple[LoadedModel, ReplyPrompt]:
-    """Make the prompt, with the conversation before it.
-
-    With --fill-in, the model also gets the stop tokens of its fill-in format.
-    """
-    asked, gap = request.options.prompt, None
-    if asked.fill_in is not None:
-        loaded, gap = with_fill_in_stops(loaded)
-    before = saved.messages(loaded) if saved.is_continued else ()
-    prompt = reply_prompt(loaded, request.text, asked, request.variables, before=before)
-    if asked.fill_in is not None and gap is not None:
-        prompt = replace(prompt, gap=(gap, asked.fill_in[1]))
-    return loaded, prompt
-
-
-def _note_control_tokens(tokenizer: Tokenizer, text: str) -> None:
-    """Note which control tokens the text of a prompt contains, and how often."""
-    ids = tokenizer.encode(text, add_special_tokens=False, control_tokens=True)
-    found = Counter(tokenizer.piece(token) for token in ids if tokenizer.is_guarded(token))
-    counted = ", ".join(piece if count == 1 else f"{piece} ({count} times)" for piece, count in found.items())
-    terminal.note(f"Control tokens in the prompt: {counted or 'none'}.")
-
-
-def _show_prompt(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
-    from llmcli.views.reply.prompt_tokens import prompt_token_table
-
-    rows = [(token, tokenizer.token_bytes(token), tokenizer.is_guarded(token)) for token in ids]
-    terminal.console_err().print(prompt_token_table(rows))
+        pairs = zip(begin.prompt_ids, begin.prompt_pieces, strict=True)
+        rows = [(token, text.encode("latin-1"), guarded) for token, (text, guarded) in pairs]
+        terminal.console_err().print(prompt_token_table(rows))

@@ -15,9 +15,8 @@ from llmcli.views.terminal.to_json import plain
 
 if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
-    from llmcli.engine import Engine, Event, Finish, SamplingParams, Step
-    from llmcli.loaded_model import LoadedModel
-    from llmcli.text.chat.prompt import ChatPrompt
+    from llmcli.commands.generate.source import ReplySource
+    from llmcli.engine import Event, Finish, Step
 
 
 class Recorder:
@@ -32,9 +31,11 @@ class Recorder:
 
     def candidates(self, top: int) -> int:
         """The number of candidates that each step needs if `top` are shown: a record stores at least `CANDIDATES`."""
+        if self._path is None:
+            return top
         from llmcli.replay.run_record import CANDIDATES
 
-        return top if self._path is None else max(top, CANDIDATES)
+        return max(top, CANDIDATES)
 
     def recording(self, events: Iterable[Event], top: int) -> Iterator[Event]:
         """Yield `events` with `top` candidates each, and keep the steps with all candidates for the record."""
@@ -46,34 +47,10 @@ class Recorder:
                 event = replace(event, top=event.top[:top])
             yield event
 
-    def write(
-        self,
-        loaded: LoadedModel,
-        text: str,
-        engine: Engine,
-        params: SamplingParams,
-        finish: Finish,
-        checkpoint: Checkpoint,
-        *,
-        built: ChatPrompt,
-    ) -> None:
+    def write(self, source: ReplySource, finish: Finish) -> None:
         """Write the record of the run."""
-        if self._path is None:
-            return
-        from llmcli.replay.run_record import as_json, recorded
-
-        run = recorded(
-            loaded,
-            engine,
-            params,
-            hashes(checkpoint),
-            prompt=text,
-            prompt_ids=built.ids,
-            start=built.start,
-            steps=self._steps,
-            finish=finish,
-        )
-        replace_text(self._path, json_text(plain(as_json(run))) + "\n")
+        if self._path is not None:
+            replace_text(self._path, json_text(plain(source.record(self._steps, finish))) + "\n")
 
 
 def hashes(checkpoint: Checkpoint) -> dict[str, str]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from llmcli.conversations.records import SettingsRecord
     from llmcli.conversations.tree import Node
     from llmcli.engine import SamplingParams
-    from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.prompt import Message
 
 # The most characters of a title in a note.
@@ -55,10 +54,10 @@ class SavedRun:
         path = None if self._live is None else self._live.path
         return None if path is None else path.stem
 
-    def messages(self, loaded: LoadedModel) -> list[Message]:
-        """The messages of the conversation so far that `loaded` reads before the question."""
+    def messages(self, model: str, vocab_size: int) -> list[Message]:
+        """The messages of the conversation so far that `model` reads before the question."""
         assert self._live is not None
-        return self._live.tree.messages(model=loaded.name, vocab_size=loaded.tokenizer.vocab_size)
+        return self._live.tree.messages(model=model, vocab_size=vocab_size)
 
     def recorder(self, settings: SettingsRecord, text: str, params: SamplingParams) -> ReplyRecorder:
         """A recorder for a reply to `text`, which is kept at the first call, for all replies of the run."""

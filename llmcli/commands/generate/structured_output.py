@@ -12,14 +12,13 @@ from llmcli.commands.shared.options.form import FormOptions
 from llmcli.commands.shared.prompt_input import argument_text, decoded_text
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.sizes import size
-from llmcli.text.reasoning import PLAIN, TAGS, ReplyStart
+from llmcli.text.reasoning import TAGS
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
+    from llmcli.commands.generate.source import ReplySource
     from llmcli.engine import Event, Finish
-    from llmcli.engine.guided.constraint import Constraint
     from llmcli.engine.guided.grammar import Rule
-    from llmcli.text.tokenizer import Tokenizer
 
 _LARGEST_BYTES = 16 << 20
 
@@ -75,26 +74,6 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def note_no_ending(constraint: Constraint) -> None:
-    """Note, before the reply, that it may never complete the form."""
-    if not constraint.can_end:
-        terminal.note(
-            "No way to end a reply of this form was found. If it is not complete after -n tokens, there is none."
-        )
-
-
-def form_start(constraint: Constraint, tokenizer: Tokenizer, start: ReplyStart, *, no_thinking: bool) -> ReplyStart:
-    """Return the state at the start of a constrained reply: `start`, or plain text without a thought.
-
-    If the prompt opens no thought, the model may open one before the form, except with `no_thinking`, or if the form
-    itself can begin with the mark of a thought: then the mark is part of the form.
-    """
-    marks = [mark for mark, state in tokenizer.thinking.states["begin"].items() if state.startswith("think")]
-    if start.state == "begin" and (no_thinking or any(map(constraint.begins_with, marks))):
-        return ReplyStart(PLAIN, start.prefill)
-    return start
-
-
 def no_answer_message(finish: Finish) -> str:
     """The error message for a reply that has a thought but no answer."""
     ended = {
@@ -108,20 +87,26 @@ def no_answer_message(finish: Finish) -> str:
 class ConstrainedReply:
     """Shows a constrained reply: on a terminal as it arrives, in a pipe or file only once the form is complete."""
 
-    def __init__(self, constraint: Constraint, show: Callable[[Event], None] | None, *, hold: bool) -> None:
+    def __init__(self, source: ReplySource, show: Callable[[Event], None] | None, *, hold: bool) -> None:
         """`show` is called with each event, unless it is None; with `hold` only at the end, for a complete reply."""
-        self._constraint, self._show, self._hold = constraint, show, hold
+        self._source, self._show, self._hold = source, show, hold
         self._events: list[Event] = []
+        self._is_noted = False
 
     def receive(self, event: Event) -> None:
-        """Show one event, or keep it until `end`."""
+        """Show one event, or keep it until `end`. Before the first, note if the form may never be complete."""
+        if not self._is_noted and self._source.can_end is False:
+            terminal.note(
+                "No way to end a reply of this form was found. If it is not complete after -n tokens, there is none."
+            )
+        self._is_noted = True
         if self._hold:
             self._events.append(event)
         elif self._show is not None:
             self._show(event)
 
-    def end(self, finish: Finish, *, awaits_answer: bool) -> None:
-        """Show the kept events if the reply is complete; `awaits_answer`: the reply ended inside a thought.
+    def end(self, finish: Finish) -> None:
+        """Show the kept events if the reply is complete.
 
         Raises:
             IncompleteFormError: the reply does not have the form; kept events are not shown.
@@ -129,9 +114,9 @@ class ConstrainedReply:
         """
         if finish.reason == "interrupted":
             raise typer.Exit(130)
-        if awaits_answer:
+        if self._source.awaits_answer:
             raise IncompleteFormError(no_answer_message(finish))
-        if finish.reason == "stop_string" or not self._constraint.complete:
+        if finish.reason == "stop_string" or not self._source.complete:
             raise IncompleteFormError(
                 f"The reply ended before it had the form that is asked for{', and is not shown' * self._hold}. "
                 "Allow more tokens with -n, and give no --stop that can come inside it."

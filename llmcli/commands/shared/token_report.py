@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.errors import OutOfMemoryError, UsageError
@@ -18,10 +18,10 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from llmcli.engine import Step
+    from llmcli.engine import AttentionRow, Step
     from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat.prompt import Message
-    from llmcli.text.tokenizer import Tokenizer
+    from llmcli.views.reply.reply_json import TokenBytes
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,6 @@ def read_attention(
         return ReadAttention(steps)
     from llmcli.inspection.attention.reply import ReplyAttention
     from llmcli.inspection.core.text_spans import Spans
-    from llmcli.views.inspect.readable_difference import TokenProbabilities, difference_note
-    from llmcli.views.terminal.progress import progress_bar
-    from llmcli.views.widgets.token_table import probability
 
     reading = ReplyAttention(
         loaded,
@@ -70,6 +67,27 @@ def read_attention(
         spans=Spans(report.attention_by, loaded.tokenizer, said),
         logprobs=any(step.logprob is not None for step in steps),
     )
+    return with_attention(reading, steps, loaded.tokenizer.token_bytes)
+
+
+class AttentionReading(Protocol):
+    """Computes the attention of a finished reply; `rows` and `logprobs` hold what is done if it is interrupted."""
+
+    rows: list[AttentionRow]
+    """For each token, the attention of the position that predicted it."""
+    logprobs: list[float]
+    """For each token, its log-probability (nats) in the readable model, if requested."""
+
+    def read(self, progress: Callable[[int, int], None]) -> None:
+        """Compute them; `progress` is called with the tokens done and all tokens."""
+
+
+def with_attention(reading: AttentionReading, steps: Sequence[Step], token_bytes: TokenBytes) -> ReadAttention:
+    """Add their attention to `steps`; the rest is as in `read_attention`."""
+    from llmcli.views.inspect.readable_difference import TokenProbabilities, difference_note
+    from llmcli.views.terminal.progress import progress_bar
+    from llmcli.views.widgets.token_table import probability
+
     interrupted, failed = False, None
     try:
         what = "Reading the attention"
@@ -80,7 +98,7 @@ def read_attention(
     except OutOfMemoryError as error:
         failed = error
     compared = [
-        TokenProbabilities(step.index, loaded.tokenizer.token_bytes(step.id), own, math.exp(logprob))
+        TokenProbabilities(step.index, token_bytes(step.id), own, math.exp(logprob))
         for step, logprob in zip(steps, reading.logprobs, strict=False)
         if (own := probability(step)) is not None
     ]
@@ -90,7 +108,7 @@ def read_attention(
     return ReadAttention([*with_rows, *steps[len(with_rows) :]], interrupted, failed)
 
 
-def explain(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions) -> None:
+def explain(token_bytes: TokenBytes, steps: Sequence[Step], report: ReportOptions) -> None:
     """Write the report to stderr: color legend, summary of the reply, table of tokens if requested or if there are no
     colors, and table of attention.
     """
@@ -98,11 +116,13 @@ def explain(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions) 
         return
     colored = report.probs and sys.stdout.isatty() and terminal.console_out().color_system is not None
     console = terminal.console_err()
-    for view in _views(tokenizer, steps, report, colored=colored):
+    for view in _views(token_bytes, steps, report, colored=colored):
         console.print(view)
 
 
-def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, prefill: str) -> RenderableType:
+def reply_page(
+    token_bytes: TokenBytes, steps: Sequence[Step], report: ReportOptions, *, prefill: str
+) -> RenderableType:
     """The reply with colored tokens, and below it the report that `explain` writes."""
     from rich.console import Group
     from rich.text import Text
@@ -110,13 +130,13 @@ def reply_page(tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOption
     from llmcli.views.terminal.sanitize import visible
     from llmcli.views.widgets.token_table import step_style, styled
 
-    text = styled((tokenizer.token_bytes(step.id), step_style(step)) for step in steps)
-    more = _views(tokenizer, steps, replace(report, probs=True), colored=True) if steps else []
+    text = styled((token_bytes(step.id), step_style(step)) for step in steps)
+    more = _views(token_bytes, steps, replace(report, probs=True), colored=True) if steps else []
     return Group(Text(visible(prefill)) + text, "", *more)
 
 
 def _views(
-    tokenizer: Tokenizer, steps: Sequence[Step], report: ReportOptions, *, colored: bool
+    token_bytes: TokenBytes, steps: Sequence[Step], report: ReportOptions, *, colored: bool
 ) -> list[RenderableType]:
     from rich.text import Text
 
@@ -125,10 +145,10 @@ def _views(
 
     views: list[RenderableType] = [legend(proposed=any(step.origin != "model" for step in steps))] if colored else []
     if report.top or (report.probs and not colored):
-        views.append(token_table(steps, report.top, tokenizer.token_bytes))
+        views.append(token_table(steps, report.top, token_bytes))
     if report.probs or report.top:
         views.append(reply_summary(steps))
     if report.attention:
-        rows = [(step.index, tokenizer.token_bytes(step.id), step.attention) for step in steps if step.attention]
+        rows = [(step.index, token_bytes(step.id), step.attention) for step in steps if step.attention]
         views += [read_table(rows), Text(NOTE, style="dim")]
     return views

@@ -23,6 +23,7 @@ from torch import Tensor
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.reply.text import ReplyText
 from llmcli.engine.sampling.sampler import Sampler
+from llmcli.text.reasoning import PLAIN, ReplyStart
 from llmcli.text.reply_start import opening_tokens
 from llmcli.text.tokenizer import Tokenizer
 
@@ -71,3 +72,15 @@ class AnswerForm:
             # This token would end the thought and begin the answer without a check by the form: draw another.
             refused = torch.tensor([token], device=logits.device)
             allowed = allowed.index_fill(0, refused, -torch.inf)
+
+
+def form_start(constraint: Constraint, tokenizer: Tokenizer, start: ReplyStart, *, no_thinking: bool) -> ReplyStart:
+    """Return the state at the start of a constrained reply: `start`, or plain text without a thought.
+
+    If the prompt opens no thought, the model may open one before the form, except with `no_thinking`, or if the form
+    itself can begin with the mark of a thought: then the mark is part of the form.
+    """
+    marks = [mark for mark, state in tokenizer.thinking.states["begin"].items() if state.startswith("think")]
+    if start.state == "begin" and (no_thinking or any(map(constraint.begins_with, marks))):
+        return ReplyStart(PLAIN, start.prefill)
+    return start

@@ -138,18 +138,18 @@ def test_a_missing_library_is_reported_with_the_command_that_installs_it() -> No
 def test_constrained_replies_stream_to_a_terminal_and_reach_pipes_when_complete() -> None:
     prefill = Prefill(1, 0, 0.1)
     stats = Stats(1, 0, 0, None, None, None, 0, "")
-    whole, cut = mock.Mock(complete=True), mock.Mock(complete=False)
-    for constraint, hold in ((whole, True), (whole, False), (cut, True), (cut, False)):
+    whole, cut = (mock.Mock(complete=complete, can_end=None, awaits_answer=False) for complete in (True, False))
+    for source, hold in ((whole, True), (whole, False), (cut, True), (cut, False)):
         shown: list[Event] = []
-        reply = ConstrainedReply(constraint, shown.append, hold=hold)
+        reply = ConstrainedReply(source, shown.append, hold=hold)
         reply.receive(prefill)
         assert shown == ([] if hold else [prefill])
-        if constraint is whole:
-            reply.end(Finish("stop", stats), awaits_answer=False)
+        if source is whole:
+            reply.end(Finish("stop", stats))
             assert shown == [prefill]
         else:
             with pytest.raises(LlmcliError):
-                reply.end(Finish("length", stats), awaits_answer=False)
+                reply.end(Finish("length", stats))
             with pytest.raises(typer.Exit) as left:
-                reply.end(Finish("interrupted", stats), awaits_answer=False)
+                reply.end(Finish("interrupted", stats))
             assert left.value.exit_code == 130 and shown == ([] if hold else [prefill])

@@ -1,12 +1,16 @@
 """Options for the prompt and the chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from llmcli.commands.shared.completion import PROMPT_TEMPLATES
 from llmcli.commands.shared.options.flags import MODEL, PROMPT, flag, text, text_or_at_file
 from llmcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmcli.text.chat.messages import Message
+    from llmcli.text.chat.prompt_request import PromptRequest
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,25 @@ class PromptOptions:
             raise UsageError(
                 "--raw leaves out the chat template, so --chat-template and --template-arg have no effect."
             )
+
+    def request(
+        self, text: str, variables: Mapping[str, object], *, before: "Sequence[Message]" = ()
+    ) -> "PromptRequest":
+        """The prompt for `text` after the messages `before`, which have no system prompt."""
+        from llmcli.text.chat.prompt_request import PromptRequest
+
+        return PromptRequest(
+            text,
+            tuple(before),
+            system=self.system,
+            variables=variables,
+            prefill=self.prefill,
+            raw=self.raw,
+            control_tokens=self.control_tokens,
+            no_thinking=self.no_thinking,
+            strict_system=self.strict_system,
+            after_gap=None if self.fill_in is None else self.fill_in[1],
+        )
 
     def variables(self) -> dict[str, object]:
         """The variables of the chat template that --template-arg sets; see `template_variables` for errors."""

@@ -237,16 +237,19 @@ class SamplingOptions:
         sampler_for(params, tokenizer)
         return params
 
-    def _params(self, model_defaults: Mapping[str, float], biases: tuple[tuple[int, float], ...]) -> "SamplingParams":
-        from llmcli.engine.sampling.recommendations import recommended_params
-
+    def settings(self) -> dict[str, Any]:
+        """The fields of `SamplingParams` that the user gave, without `logit_bias`, which needs the model's tokens."""
         given: dict[str, Any] = {name: getattr(self, name) for name in FILTERS if getattr(self, name) is not None}
         if self.dry_sequence_breaker:
             texts = tuple(self.dry_sequence_breaker)
             given["dry_sequence_breakers"] = () if texts == ("none",) else texts
-        given |= {"logit_bias": biases, "seed": self.seed, "max_tokens": self.max_tokens}
-        ends = {"stop": tuple(self.stop or ()), "stop_in_thinking": self.stop_in_thinking}
-        return recommended_params(model_defaults, {**given, **ends})
+        given |= {"seed": self.seed, "max_tokens": self.max_tokens}
+        return given | {"stop": tuple(self.stop or ()), "stop_in_thinking": self.stop_in_thinking}
+
+    def _params(self, model_defaults: Mapping[str, float], biases: tuple[tuple[int, float], ...]) -> "SamplingParams":
+        from llmcli.engine.sampling.recommendations import recommended_params
+
+        return recommended_params(model_defaults, {**self.settings(), "logit_bias": biases})
 
 
 _OTHERS = ("max_tokens", "seed", "stop", "stop_in_thinking", "logit_bias", "dry_sequence_breaker")

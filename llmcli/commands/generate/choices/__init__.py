@@ -1,0 +1,1 @@
+"""`llm generate --choices`: the most probable of given answers."""
