@@ -19,6 +19,7 @@ CHOSEN = {
     "llama": ("llama", "mixtral"),
     "olmo2": ("olmo2", "olmo3"),
     "deepseek2": ("deepseek_v2", "deepseek_v3", "youtu"),
+    "granite-swa": ("granite_swa", "granitemoe_swa"),
 }
 # Families whose converter writes another family's architecture.
 WRITTEN_AS = {

@@ -299,7 +299,8 @@ def cohere_moe_extras(keys: ConfigKeys) -> dict[str, Any]:
     """Cohere with experts: RMSNorm if the file states its epsilon, and dense layers of their own size."""
     extras: dict[str, Any] = {"logit_scale": keys.number("logit_scale")}
     stated = ConfigKeys(keys.values, keys.path)
-    if stated.get("rms_norm_eps") is not None:
+    # Only what is derived from a GGUF file has a norm_type, since all epsilons have one name there.
+    if stated.get("rms_norm_eps") is not None and stated.get("norm_type") != "layer":
         extras |= {"norm": NormStyle(), "norm_eps": stated.not_negative("rms_norm_eps")}
     dense = keys.optional_integer("prefix_dense_intermediate_size")
     return extras | ({} if dense is None else {"intermediate_size": dense})

@@ -11,7 +11,8 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.layer_rules import FULL, SLIDING
 from llmcli.checkpoint.families.registry import FAMILIES
-from llmcli.checkpoint.gguf.families import Architecture, architecture_of, has_experts
+from llmcli.checkpoint.gguf.derived_expert_keys import has_experts
+from llmcli.checkpoint.gguf.families import Architecture, architecture_of
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.checkpoint.gguf.refused_keys import refuse_unknown_values
@@ -43,6 +44,8 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     architecture, keys = architecture_of(header)
     model_type, values = _config_values(architecture, keys, read)
     family = FAMILIES[model_type]
+    if architecture.qk_norm is not None:
+        family = replace(family, qk_norm=architecture.qk_norm)
     description = FamilyConfig(model_type, family, ConfigKeys(values, header.path, family.defaults))
     config = model_config(description, _names(header))
     layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
@@ -79,6 +82,8 @@ def _config_values(architecture: Architecture, keys: ArchitectureKeys, read: Rea
         # RoPE scaling applies to full-attention layers only.
         own = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         local = own | {"rope_type": "default", "rope_theta": values.get("rope_local_base_freq", rope["rope_theta"])}
+        if keys.has("rope.dimension_count_swa") and not architecture.window_heads:
+            local["partial_rotary_factor"] = _share(keys.integer("rope.dimension_count_swa"), values["head_dim"])
         values["rope_parameters"] = {FULL: rope, SLIDING: local}
     elif "original_max_position_embeddings" in rope:
         # Some families have a top-level default, which would override the nested value.
@@ -101,7 +106,10 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
     if not inner:
         # Both are missing or 0: raise the error for a missing size.
         inner = keys.integer("feed_forward_length")
-    eps = "layer_norm_rms_epsilon" if family.norm.kind == "rms" else "layer_norm_epsilon"
+    kinds = ("layer_norm_rms_epsilon", "layer_norm_epsilon")
+    # The converter of Phi-3.5-MoE writes its epsilon under the other key.
+    usual, other = kinds if family.norm.kind == "rms" else kinds[::-1]
+    eps = usual if keys.has(f"attention.{usual}") or not keys.has(f"attention.{other}") else other
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{header.path} has no matrix token_embd.weight, which every model needs.")
@@ -191,8 +199,12 @@ def _add_rotated_share(keys: ArchitectureKeys, values: dict[str, Any]) -> None:
     if size == head_dim:
         values["partial_rotary_factor"] = 1.0
     elif "qk_rope_head_dim" not in values:
-        # Round up, so that this factor times the head size never truncates to one pair less.
-        values["rope_parameters"]["partial_rotary_factor"] = math.nextafter(size / head_dim, math.inf)
+        values["rope_parameters"]["partial_rotary_factor"] = _share(size, head_dim)
+
+
+def _share(size: int, head_dim: int) -> float:
+    """The rotated share of a head, rounded up: times the head size it never truncates to one pair less."""
+    return size / head_dim if size == head_dim else math.nextafter(size / head_dim, math.inf)
 
 
 def _names(header: GGUFHeader) -> TensorNames:
@@ -218,7 +230,8 @@ def _layer(header: GGUFHeader, keys: ArchitectureKeys, layer: LayerConfig, index
     stated: ExpertsConfig = replace(
         experts,
         normalized=keys.flag("expert_weights_norm", experts.normalized),
-        scale=keys.number("expert_weights_scale", 0.0) or 1.0,
+        # If shared and other experts are averaged, the share of both is the same.
+        scale=(keys.number("expert_weights_scale", 0.0) or 1.0) * experts.shared_scale,
         selection_bias=f"blk.{index}.exp_probs_b.bias" in header.tensors,
     )
     return replace(layer, experts=stated)

@@ -39,7 +39,6 @@ _REASONS: dict[str, str] = {
         "attention to later tokens, so it embeds texts and does not write them",
     ),
     **dict.fromkeys(("deepseek32", "deepseek4", "glm-dsa"), "attention that an index selects keys for"),
-    "phimoe": "experts chosen by sparse mixing",
 }
 _STATE_KEY = re.compile(r"[^.]+\.((ssm|shortconv|wkv|kda)\..+)")
 _STATE_TENSOR = re.compile(r"blk\.\d+\.(ssm|shortconv|time_mix|kda)[._].+")

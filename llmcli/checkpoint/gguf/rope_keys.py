@@ -19,7 +19,7 @@ FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rop
 
 
 # Families whose sliding-window layers have another base.
-_OWN_BASES = ("gemma3_text", "gemma3n_text", "gemma4_text")
+_OWN_BASES = ("gemma3_text", "gemma3n_text", "gemma4_text", "laguna", "mellum")
 
 
 def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str, Any]:
@@ -36,9 +36,15 @@ def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> di
             f"{keys.architecture}."
         )
     found = {"rope_theta": theta, **_scaling(keys, family, read)}
-    if family == "ministral3" and keys.has("attention.temperature_scale"):
+    if family in ("ministral3", "mistral4") and keys.has("attention.temperature_scale"):
         found["llama_4_scaling_beta"] = keys.number("attention.temperature_scale")
         found["original_max_position_embeddings"] = _original_context(keys)
+        length = keys.optional_integer("attention.temperature_length")
+        if length not in (None, found["original_max_position_embeddings"]):
+            raise UnsupportedModelError(
+                f"{keys.header.path} has {keys.architecture}.attention.temperature_length = {length}, which is not the "
+                "original context, and not supported."
+            )
     return found
 
 
@@ -57,7 +63,7 @@ def _scaling(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str,
     if FREQUENCIES in tensors:
         return {"rope_type": "default"}
     if LONG in tensors and SHORT in tensors:
-        return _longrope(keys, read)
+        return _longrope(keys, family, read)
     # A factor without a kind means linear scaling, the oldest kind.
     kind = keys.text("rope.scaling.type", "linear")
     factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0))
@@ -74,7 +80,7 @@ def _scaling(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str,
     )
 
 
-def _longrope(keys: ArchitectureKeys, read: ReadValues) -> dict[str, Any]:
+def _longrope(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rope_type": "longrope",
         "long_factor": list(_values(keys.header, LONG, read)),
@@ -82,7 +88,9 @@ def _longrope(keys: ArchitectureKeys, read: ReadValues) -> dict[str, Any]:
         "original_max_position_embeddings": _original_context(keys),
     }
     if keys.has("rope.scaling.attn_factor"):
-        found["attention_factor"] = keys.number("rope.scaling.attn_factor")
+        # Phi-3.5-MoE has one for each set of divisors.
+        names = ("short_mscale", "long_mscale") if family == "phimoe" else ("attention_factor",)
+        found |= dict.fromkeys(names, keys.number("rope.scaling.attn_factor"))
     return found
 
 
@@ -108,7 +116,7 @@ def _yarn(keys: ArchitectureKeys, family: str, factor: float) -> dict[str, Any]:
             f"{keys.header.path} has {keys.architecture}.rope.scaling.yarn_log_multiplier = {multiplier}, "
             "which no model has."
         )
-    if family in ("deepseek_v2", "deepseek_v3", "youtu") and multiplier:
+    if family in ("deepseek_v2", "deepseek_v3", "mistral4", "youtu") and multiplier:
         # The file stores a tenth of it. It scales the scores, so cos and sin are not scaled.
         found |= {"mscale_all_dim": 10 * multiplier, "attention_factor": given}
     elif family == "olmo3" and keys.has("rope.scaling.attn_factor"):

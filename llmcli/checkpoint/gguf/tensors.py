@@ -38,6 +38,8 @@ _NAMES = {
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
     "self_attn.kv_a_layernorm": "attn_kv_a_norm",
     "self_attn.kv_b_proj": "attn_kv_b",
+    "self_attn.sub_norm": "attn_sub_norm",
+    "mlp.sub_norm": "ffn_sub_norm",
     "per_layer_embeddings.embed_tokens": "per_layer_token_embd",
     "per_layer_embeddings.projection": "per_layer_model_proj",
     "per_layer_embeddings.norm": "per_layer_proj_norm",
@@ -74,6 +76,7 @@ _WHOLE_NAMES = {
     "altup_streams.unembed_projections": "altup_unembd_proj.weight",
     "altup.correct_output_scale": "altup_correct_scale.weight",
 }
+_SHARED = ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj")
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
 # RoPE tables: read with the configuration, repeated for each layer, or unused.
@@ -130,6 +133,10 @@ class GGUFTensors:
             size = self.config.width_of(self.config.layers[int(layer)])
             start = 0 if module == "mlp.gate_proj" else size
             return Source(f"{at}ffn_up.{kind}", None, ((start, start + size),), 2 * size)
+        if module in _SHARED and not self._has(f"{at}ffn_gate_shexp.weight"):
+            size = 0 if experts is None else experts.shared_size
+            start = 0 if module == _SHARED[0] else size
+            return Source(f"{at}ffn_up_shexp.{kind}", None, ((start, start + size),), 2 * size)
         if module == "self_attn.kv_b_proj" and self._has(f"{at}attn_k_b.weight"):
             return KeysAndValues(f"{at}attn_k_b.weight", f"{at}attn_v_b.weight")
         if module == "mlp.shared_expert_gate":
@@ -173,7 +180,8 @@ class GGUFTensors:
     def _norm(self, name: str, module: str, kind: str) -> ParameterSource:
         if self.config.qk_norm == "each_head" and module.startswith("self_attn."):
             return Rearranged(name, picks=_EVEN_ODD if self.paired else (slice(None),))
-        if self.config.norm.plus_one and kind == "weight":
+        style = self.config.final_norm if module == "norm" else None
+        if (style or self.config.norm).plus_one and kind == "weight":
             return Centered(name)
         return Source(name)
 

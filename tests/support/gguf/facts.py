@@ -42,6 +42,12 @@ ARCHITECTURE_NAMES = {
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
     "gpt_bigcode": "starcoder",
+    "granite_swa": "granite-swa",
+    "granitemoe_swa": "granite-swa",
+    "sarvam_moe": "bailingmoe2",
+    "bitnet": "bitnet-b1.58",
+    "muse_glimmer_text": "muse-glimmer",
+    "cohere2_moe": "cohere2moe",
 }
 
 
@@ -92,7 +98,7 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     }
     if values.get("head_dim"):
         found |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    if "rms_norm_eps" in values:
+    if values.get("rms_norm_eps") is not None:
         found["attention.layer_norm_rms_epsilon"] = values["rms_norm_eps"]
     else:
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
@@ -101,8 +107,13 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     found |= window_metadata(architecture, values)
     found |= expert_metadata(architecture, values)
     found |= scale_metadata(architecture, values)
-    if architecture == "deepseek2":
+    if architecture in ("deepseek2", "mistral4"):
         found |= latent_metadata(config, old=old)
+    if architecture == "laguna":
+        found |= laguna_metadata(config)
+    if architecture == "phimoe":
+        # Written under the key of another kind of norm.
+        found["attention.layer_norm_rms_epsilon"] = values["rms_norm_eps"]
     if architecture == "minicpm3":
         found |= {
             "attention.kv_lora_rank": config.kv_lora_rank,
@@ -114,6 +125,19 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
         found |= gemma4_metadata(config)
     if architecture == "gemma3n":
         found |= gemma3n_metadata(config)
+    return found
+
+
+def laguna_metadata(config: Any) -> dict[str, Any]:
+    """Heads of each layer, and rotations of layers with and without a window."""
+    size, rope = head_size(config), config.rope_parameters
+    heads = config.num_attention_heads_per_layer or [config.num_attention_heads] * config.num_hidden_layers
+    found: dict[str, Any] = {"attention.head_count": list(heads)}
+    if "sliding_attention" in config.layer_types:
+        share = rope["sliding_attention"].get("partial_rotary_factor", 1.0)
+        found["rope.dimension_count_swa"] = int(size * share)
+    if config.moe_router_logit_softcapping:
+        found["router_logit_softcapping"] = config.moe_router_logit_softcapping
     return found
 
 
@@ -176,15 +200,18 @@ def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dic
         return {"rope.dimension_count": config.qk_rope_head_dim}
     nested = values["rope_parameters"]
     rope = nested.get("full_attention", nested)
-    size = config.qk_rope_head_dim if architecture == "deepseek2" else head_size(config)
+    size = config.qk_rope_head_dim if architecture in ("deepseek2", "mistral4") else head_size(config)
     found: dict[str, Any] = {"rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0))}
+    if architecture == "mistral4":
+        # The share of a whole head, which the size already says.
+        found["rope.dimension_count"] = size
     if rope.get("alpha"):
         # Static, so it becomes a part of the base.
         rope = {**rope, "rope_theta": rope["rope_theta"] * rope["alpha"] ** (size / (size - 2))}
     # GPT-NeoX has the same base in all models, so the key is added here.
     if architecture != "gptneox":
         found["rope.freq_base"] = float(rope["rope_theta"])
-    if "sliding_attention" in nested and architecture == "gemma3":
+    if "sliding_attention" in nested and architecture in ("gemma3", "laguna", "mellum"):
         found["rope.freq_base_swa"] = float(nested["sliding_attention"]["rope_theta"])
     if architecture in ("granite", "granitemoe") and config.model_type == "granitemoehybrid":
         found["rope.scaling.finetuned"] = config.position_embedding_type == "rope"
@@ -197,10 +224,11 @@ def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dic
         found["rope.scaling.original_context_length"] = original
         if architecture == "olmo2":
             found["rope.scaling.attn_factor"] = rope["attention_factor"]
-        if architecture == "deepseek2":
+        if architecture in ("deepseek2", "mistral4"):
             found["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
         if architecture == "mistral3":
             found["rope.scaling.yarn_log_multiplier"] = rope["mscale_all_dim"]
+        if architecture in ("mistral3", "mistral4"):
             found["attention.temperature_scale"] = rope["llama_4_scaling_beta"]
     if kind == "longrope":
         original = original or config.original_max_position_embeddings
@@ -229,9 +257,14 @@ def window_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
         "exaone4",
         "exaone-moe",
         "afmoe",
+        "mellum",
+        "granite-swa",
+        "laguna",
+        "muse-glimmer",
+        "cohere2moe",
     ) and values.get("sliding_window"):
         found = {"attention.sliding_window": values["sliding_window"]}
-        if architecture in ("olmo2", "exaone4", "exaone-moe"):
+        if architecture not in ("gemma2", "gemma3", "cohere2", "gpt-oss", "afmoe"):
             kinds = values["layer_types"]
             found["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
         return found
@@ -264,7 +297,22 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
         }
     if architecture in ("minimax-m2", "hunyuan-moe"):
         found["expert_feed_forward_length"] = values["intermediate_size"]
-    if architecture in ("glm4moe", "dots1", "exaone-moe"):
+    if architecture in ("hy_v3", "laguna"):
+        scale = values["router_scaling_factor" if architecture == "hy_v3" else "moe_routed_scaling_factor"]
+        found |= {"expert_weights_scale": float(scale), "expert_weights_norm": True, "expert_gating_func": 2}
+    if architecture == "hy_v3":
+        shared = values["moe_intermediate_size"] * values["num_shared_experts"]
+        found["expert_shared_feed_forward_length"] = shared
+    if architecture == "cohere2moe":
+        found |= {
+            "expert_feed_forward_length": values["intermediate_size"],
+            "expert_shared_feed_forward_length": values["intermediate_size"] * values["num_shared_experts"],
+            "expert_shared_count": values["num_shared_experts"],
+            "leading_dense_block_count": values["mlp_layer_types"].count("dense"),
+            "expert_weights_norm": values["norm_topk_prob"],
+            "expert_gating_func": 2,
+        }
+    if architecture in ("glm4moe", "dots1", "exaone-moe", "bailingmoe2"):
         shared = values.get("n_shared_experts") or values.get("num_shared_experts")
         found |= {
             "expert_shared_count": shared,
@@ -282,7 +330,7 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
     shared = values.get("shared_expert_intermediate_size") or values.get("shared_intermediate_size")
     if shared:
         found["expert_shared_feed_forward_length"] = shared
-    if architecture == "deepseek2":
+    if architecture in ("deepseek2", "mistral4"):
         third = values["model_type"] != "deepseek_v2"
         found |= {
             "expert_shared_count": values["n_shared_experts"],
@@ -291,7 +339,7 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
             "leading_dense_block_count": values.get("first_k_dense_replace", 1),
         }
         if third:
-            found["expert_gating_func"] = 2
+            found["expert_gating_func"] = 1 if architecture == "mistral4" else 2
         if values.get("n_group") and (third or values["topk_method"] != "greedy"):
             found |= {"expert_group_count": values["n_group"], "expert_group_used_count": values["topk_group"]}
     return found
@@ -299,8 +347,13 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
 
 def scale_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
     """Factors, caps and switches."""
-    if architecture in ("granite", "granitemoe"):
-        return {
+    if architecture in ("granite", "granitemoe", "granite-swa"):
+        rotated = (
+            {}
+            if architecture != "granite-swa"
+            else {"attention.rope_pattern": [int(theta > 0) for theta in values["layer_rope_theta"]]}
+        )
+        return rotated | {
             "attention.scale": values["attention_multiplier"],
             "embedding_scale": values["embedding_multiplier"],
             "residual_scale": values["residual_multiplier"],
@@ -309,6 +362,11 @@ def scale_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
     stated = {
         "command-r": {"logit_scale": "logit_scale"},
         "cohere2": {"logit_scale": "logit_scale"},
+        "cohere2moe": {"logit_scale": "logit_scale"},
+        "muse-glimmer": {
+            "logit_scale": "output_multiplier",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
         "gemma2": {key: key for key in ("attn_logit_softcapping", "final_logit_softcapping")},
         "gptneox": {"use_parallel_residual": "use_parallel_residual"},
         "dbrx": {"attention.clamp_kqv": "clip_qkv"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gguf
@@ -45,6 +46,20 @@ IMPLIED: dict[str, dict[str, Any]] = {
         },
     },
     "hunyuan a13b": {"moe_topk": 2},
+    "mistral 4": {"rope_parameters": {**NEWER["mistral 4"][1]["rope_parameters"], "mscale": 0.9}},
+    "granite, windows": {"layer_rope_theta": [1e4, 0, 1e4]},
+    "granite, windows and experts": {"layer_rope_theta": [0, 1e4, 1e4]},
+    "phi-3.5-moe": {
+        "router_jitter_noise": 0.01,
+        "rope_parameters": {
+            **NEWER["phi-3.5-moe"][1]["rope_parameters"],
+            "original_max_position_embeddings": 64,
+            "short_mscale": math.sqrt(7 / 6),
+            "long_mscale": math.sqrt(7 / 6),
+        },
+    },
+    "muse glimmer": {"post_norm_eps": 1e-8},
+    "command a+": {"expert_selection_fn": "sigmoid"},
     "trinity": {"num_hidden_layers": 5, "layer_types": None},
     "llama 4": _EVERY_FOURTH,
     "llama 4, no norms of heads": {**_EVERY_FOURTH, "num_local_experts": 128},
@@ -53,6 +68,8 @@ NEWER_STORED = (
     "glm", "glm 4.5", "glm 4.5 air", "glm 4.7 flash", "seed-oss", "ernie 4.5", "ernie 4.5, experts", "exaone 3.5",
     "youtu", "solar open", "minimax m2", "minicpm 3", "dots 1", "k-exaone", "jais 2", "starcoder", "falcon 7b",
     "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx", "hunyuan", "hunyuan a13b", "trinity", "apertus",
+    "mistral 4", "mellum 2", "hy 3", "granite, windows", "granite, windows and experts", "sarvam, experts",
+    "phi-3.5-moe", "bitnet", "laguna", "laguna, a gate for each value", "muse glimmer", "command a+",
 )  # fmt: skip
 STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED]
 

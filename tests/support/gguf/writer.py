@@ -22,8 +22,21 @@ from tests.support.gguf.facts import architecture_name, head_size, kv_head_count
 from tests.support.kernels.packed_blocks import sound_blocks
 
 # Architectures whose converter reorders rows from halves to pairs.
-PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")
-PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
+PERMUTED = (
+    "llama", "mistral3", "granite", "granitemoe", "granite-swa", "smollm3", "arcee", "olmo", "muse-glimmer",
+)  # fmt: skip
+PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron", "muse-glimmer")
+NOT_PLUS_ONE: dict[str, tuple[str, ...]] = dict.fromkeys(PLUS_ONE, ()) | {"muse-glimmer": ("output_norm.weight",)}
+# Architectures that the installed package does not know, and others with the same names of tensors.
+SAME_NAMES = {
+    "mellum": "qwen3moe",
+    "hy_v3": "glm4moe",
+    "granite-swa": "granitemoe",
+    "laguna": "afmoe",
+    "muse-glimmer": "afmoe",
+    "cohere2moe": "deepseek2",
+    "bitnet-b1.58": "bitnet",
+}
 ROUTERS = (
     "ffn.router.layer",
     "mlp.gate",
@@ -37,6 +50,9 @@ WHOLE = {
     "router.scale": "ffn_gate_inp.scale",
     "router.per_expert_scale": "ffn_down_exps.scale",
     "layer_scalar": "layer_output_scale.weight",
+    "self_attn.sinks": "attn_sinks.weight",
+    "self_attn.attn_sub_norm.weight": "attn_sub_norm.weight",
+    "mlp.ffn_sub_norm.weight": "ffn_sub_norm.weight",
     "altup.correct_output_scale": "altup_correct_scale.weight",
 }
 SHARED_GATE = "mlp.shared_expert_gate.weight"
@@ -67,7 +83,7 @@ def write_gguf(
     matrix for each expert, and keys and values of a latent in one; `joined` ones have one stack for gate and up.
     `changes` to the metadata: a value, or None for a key that is to be left out. `extra` tensors are written too.
     """
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(model.config.get_text_config())
     # Sizes of the usual layer, beside those of single layers.
     config.allow_global_per_layer_attribute_access = True
     architecture = architecture or architecture_name(config)
@@ -117,11 +133,16 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bool) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file, by its name there."""
-    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    same = SAME_NAMES.get(architecture, architecture)
+    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == same)
     table = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     others = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads, suffixes = config.num_attention_heads, (".weight", ".bias")
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    state = {
+        name.replace("model.language_model.", "model."): tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("model.vision_")
+    }
     if config.tie_word_embeddings and architecture != "gpt2":
         del state["lm_head.weight"]
     for name, tensor in rope_tensors(config):
@@ -159,13 +180,15 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
             if head == "0":
                 of_heads = [value for other, value in state.items() if other.startswith(name.removesuffix("0.weight"))]
                 yield f"{at}attn_{which[-1]}_norm.weight", torch.stack(of_heads)
+        elif part == "shared_mlp.input_linear.weight" and architecture == "granite-swa":
+            yield f"{at}ffn_up_shexp.weight", tensor
         elif part == "shared_mlp.input_linear.weight":
             suffix = "" if architecture == "granite" else "_shexp"
             for target, half in zip(("gate", "up"), tensor.chunk(2), strict=True):
                 yield f"{at}ffn_{target}{suffix}.weight", half
         elif part == "shared_mlp.output_linear.weight":
             yield f"{at}ffn_down{'' if architecture == 'granite' else '_shexp'}.weight", tensor
-        elif part == "self_attn.kv_b_proj.weight" and architecture == "deepseek2" and not old:
+        elif part == "self_attn.kv_b_proj.weight" and architecture in ("deepseek2", "mistral4") and not old:
             both = tensor.view(heads, config.qk_nope_head_dim + config.v_head_dim, -1)
             keys, values = both.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
             yield f"{at}attn_k_b.weight", keys.transpose(1, 2)
@@ -176,22 +199,24 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
             found = next(filter(None, (table.get_name(one, suffixes) for one in (name, bare))), None)
             found = found or others.get_name(name, suffixes)
             assert found is not None, name
-            if part == "self_attn.sinks":
-                found += ".weight"
             if architecture in PERMUTED and ".attn_q." in found:
                 tensor = permuted(tensor, heads)
             if architecture in PERMUTED and ".attn_k." in found:
                 tensor = permuted(tensor, kv_head_count(config))
             if architecture == "gpt2" and kind == "weight" and tensor.dim() == 2 and "_embd" not in found:
                 tensor = tensor if found == "output.weight" else tensor.T
-            if ".query_key_value." in name:
+            if ".query_key_value." in name and architecture != "bailingmoe2":
                 # From queries, key and value group by group to all queries, all keys, all values.
                 groups = kv_head_count(config)
                 rows = tensor.view(groups, heads // groups + 2, -1, *tensor.shape[1:])
                 tensor = torch.cat([part.flatten(0, 2) for part in (rows[:, :-2], rows[:, -2:-1], rows[:, -1:])])
-            if architecture in PLUS_ONE and found.endswith("norm.weight"):
+            if architecture in PLUS_ONE and found.endswith("norm.weight") and found not in NOT_PLUS_ONE[architecture]:
                 tensor = tensor.float() + 1
             yield found, tensor
+            if architecture == "muse-glimmer" and ".attn_q." in found:
+                # The factor on the scores, as the weight of a norm.
+                yield f"{at}attn_q_norm.weight", torch.full((config.head_dim,), config.qk_scale_factor)
+                yield f"{at}attn_k_norm.weight", torch.ones(config.head_dim)
 
 
 def split_layer(name: str) -> tuple[str, str]:
