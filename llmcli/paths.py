@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _NAME = "llmcli"
@@ -31,3 +32,9 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir(_NAME, appauthor=False))
+
+
+def server_folder() -> Path:
+    """The folder of sockets and state files of running servers. It may not exist yet."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / _NAME if runtime else data_folder() / "run"

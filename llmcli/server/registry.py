@@ -32,13 +32,13 @@ import socket
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from llmcli.errors import LlmcliError
 from llmcli.files import replace_text
-from llmcli.paths import data_folder
+from llmcli.paths import server_folder
 
 FileMark: TypeAlias = tuple[str, int, int]
 """A file's real path, its size in bytes, and the time of its last change in nanoseconds."""
@@ -77,19 +77,20 @@ class ServerState:
     socket: str
     path: str
     """The name of the step that computes, for display."""
+    vocab_size: int
+    """How many tokens the tokenizer of the model has."""
     host: str | None = None
     port: int | None = None
     """The TCP address it also listens on; None for the socket alone."""
 
     def holds(self, wanted: Identity) -> bool:
-        """Whether this server computes what a client with the identity `wanted` would compute."""
-        return self.identity == wanted
+        """Whether this server computes what a client with the identity `wanted` would compute.
 
-
-def server_folder() -> Path:
-    """The folder of sockets and state files. It may not exist yet."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "llmcli" if runtime else data_folder() / "run"
+        A client may want a smaller context, which its requests name.
+        """
+        own = self.identity
+        fits = own.context is None or (wanted.context is not None and wanted.context <= own.context)
+        return fits and replace(own, context=None) == replace(wanted, context=None)
 
 
 def file_marks(paths: Sequence[Path]) -> tuple[FileMark, ...]:

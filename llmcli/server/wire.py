@@ -190,6 +190,8 @@ class ReplyReader:
         self.raw_text = ""
         """The text of the last event with thoughts and their marks, as a saved conversation keeps it."""
         self.record: Mapping[str, object] | None = None
+        self.ended = False
+        """Whether the last line has come."""
         self._bytes: dict[int, bytes] = {}
 
     def token_bytes(self, token: int) -> bytes:
@@ -240,6 +242,7 @@ class ReplyReader:
                 self.record = value["value"]
                 return None
             case "end":
+                self.ended = True
                 return None
             case "error":
                 return ReplyFailure(value["message"], value["exit_code"])

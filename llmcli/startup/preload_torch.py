@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcli.paths import server_folder
 from llmcli.startup.plain_import import imports_plainly
 
 # Commands that load a model with any arguments.
@@ -30,8 +31,15 @@ def begin(arguments: Sequence[str]) -> None:
     """Start loading torch's libraries if the command with these `arguments` will need them."""
     if not arguments or arguments[0] not in _COMMANDS or tuple(arguments[:2]) in _WITHOUT_MODEL:
         return
-    if not {"-h", "--help"}.intersection(arguments):
+    if not {"-h", "--help"}.intersection(arguments) and not _has_server():
         load_torch_ahead()
+
+
+def _has_server() -> bool:
+    """Whether a server seems to be running, which may hold the model: then torch may not be needed."""
+    with contextlib.suppress(OSError):
+        return any(path.suffix == ".json" for path in server_folder().iterdir())
+    return False
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def state(registration: Registration, started: float = 1.5) -> ServerState:
     identity = Identity("1", (("/m", 1, 2),), edits=(("/e", 3, 4),))
-    return ServerState(registration.name, os.getpid(), started, "m", identity, str(registration.socket), "cpu")
+    return ServerState(registration.name, os.getpid(), started, "m", identity, str(registration.socket), "cpu", 9)
 
 
 def test_a_server_is_found_while_it_holds_its_lock(folder: Path) -> None:
@@ -85,6 +86,10 @@ def test_a_server_holds_only_the_same_model() -> None:
     assert state(server).holds(same)
     assert not state(server).holds(Identity("1", (("/m", 1, 3),), edits=(("/e", 3, 4),)))
     assert not state(server).holds(Identity("1", (("/m", 1, 2),), "cuda", edits=(("/e", 3, 4),)))
+    # A request can ask for a smaller context than the server has.
+    assert state(server).holds(replace(same, context=50))
+    limited = replace(state(server), identity=replace(same, context=50))
+    assert [limited.holds(replace(same, context=wanted)) for wanted in (None, 51, 50, 2)] == [False, False, True, True]
     server.close()
 
 

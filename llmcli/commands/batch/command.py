@@ -44,7 +44,7 @@ def batch(
         ),
     ],
     *,
-    model_options: Annotated[ModelOptions, without("edit", "readable")],
+    model_options: Annotated[ModelOptions, without("edit", "readable", "server")],
     prompt_options: Annotated[
         PromptOptions, only("system", "no_thinking", "raw", "strict_system", "chat_template", "template_arg")
     ],

@@ -66,7 +66,7 @@ def end(run: Run, reply: GeneratedReply) -> None:
     if run.options.report.stats:
         from llmcli.views.reply.stats import stats_line
 
-        terminal.console_err().print(stats_line(finish.stats), soft_wrap=True)
+        terminal.console_err().print(stats_line(finish.stats, where=run.source.where), soft_wrap=True)
     if finish.reason == "context":
         terminal.note(f"The context of {run.begin.context_length} tokens is full; the reply ends there.")
     if read.error is not None:

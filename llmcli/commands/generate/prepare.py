@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llmcli.commands.generate.request import CheckedRequest
-from llmcli.commands.shared.load_model import find_checkpoint, load_model
+from llmcli.commands.shared.server import server_for
 from llmcli.commands.shared.token_report import check_report
 from llmcli.views.terminal import terminal
 
@@ -57,10 +57,34 @@ def prepare(request: CheckedRequest, saved: SavedRun) -> Run:
     Raises:
         LlmcliError: the model cannot be loaded, or the request does not suit it.
     """
-    run = Run(request, prepare_local(request, saved), saved)
+    run = Run(request, _served(request, saved) or prepare_local(request, saved), saved)
     tell_begin(run.begin)
     check_report(request.options.report, is_chat=run.begin.is_chat)
     return run
+
+
+def _served(request: CheckedRequest, saved: SavedRun) -> ReplySource | None:
+    """The reply of a running server that holds the model; None if there is none.
+
+    Raises:
+        LlmcliError: the request does not suit the model.
+    """
+    options = request.options
+    # A draft model changes the texts that are drawn, and so can a lookup that is asked for.
+    if request.answers or options.speculation.draft is not None or options.speculation.lookup:
+        return None
+    server = server_for(options.model, template=options.prompt.chat_template)
+    if server is None:
+        return None
+    from llmcli.client.connection import NoServerError
+    from llmcli.client.reply import ServedReply
+
+    before = saved.messages(server.model, server.vocab_size) if saved.is_continued else ()
+    try:
+        return ServedReply(server, asked(request, before, saved=saved.is_kept), terminal.note)
+    except NoServerError as error:
+        terminal.note(f"{error} The model is loaded in this process.")
+        return None
 
 
 def prepare_local(request: CheckedRequest, saved: SavedRun) -> LocalReply:
@@ -70,6 +94,7 @@ def prepare_local(request: CheckedRequest, saved: SavedRun) -> LocalReply:
         LlmcliError: the model cannot be loaded, or the request does not suit it.
     """
     from llmcli.commands.generate.source import LocalReply
+    from llmcli.commands.shared.load_model import find_checkpoint, load_model
 
     options = request.options
     checkpoint = find_checkpoint(options.model.model)

@@ -39,6 +39,10 @@ class ReplySource(Protocol):
     def raw_text(self) -> str:
         """The text of the last event with thoughts and their marks, as a saved conversation keeps it."""
 
+    @property
+    def where(self) -> str:
+        """What --stats says of the process that generated the reply; empty for this one."""
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token or candidate of the events so far."""
 
@@ -98,6 +102,11 @@ class LocalReply:
     def raw_text(self) -> str:
         """See `ReplySource`."""
         return self.reply.raw_text
+
+    @property
+    def where(self) -> str:
+        """See `ReplySource`."""
+        return ""
 
     def token_bytes(self, token: int) -> bytes:
         """See `ReplySource`."""

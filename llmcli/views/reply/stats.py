@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from llmcli.engine.events import Stats
 
 
-def stats_line(stats: Stats) -> Text:
-    """Tokens, times, speeds, memory and the implementation that ran."""
+def stats_line(stats: Stats, *, where: str = "") -> Text:
+    """Tokens, times, speeds, memory, the implementation that ran, and in which process if `where` says so."""
     cached = f" ({stats.cached_tokens} from cache)" if stats.cached_tokens else ""
     parts = [f"prompt {stats.prompt_tokens} tokens{cached}"]
     if stats.ttft_s is not None:
@@ -30,7 +30,7 @@ def stats_line(stats: Stats) -> Text:
         )
         parts += [] if stats.tokens_per_pass is None else [f"{stats.tokens_per_pass:.2f} tokens a pass"]
         parts += [] if stats.speculative_gain is None else [f"{stats.speculative_gain:.2f} x plain speed"]
-    parts += [f"peak memory {size(stats.peak_memory_bytes)}", stats.path]
+    parts += [f"peak memory {size(stats.peak_memory_bytes)}", stats.path, *([where] if where else [])]
     return Text(" · ".join(parts).replace("tokens · at", "tokens at"), style="dim")
 
 

@@ -91,3 +91,13 @@ class ModelOptions:
         ),
     ] = None
     readable: Readable = False
+    server: Annotated[
+        str,
+        flag(
+            "--server",
+            metavar="auto|off",
+            panel=RUNNING,
+            help="Use a model that llm serve holds. Default: auto, if it is the same; off: load it here.",
+            show_default=False,
+        ),
+    ] = "auto"

@@ -1,0 +1,157 @@
+"""Requests to a server's private socket, with nothing but the standard library's sockets.
+
+HTTP/1.0 is spoken, in which an answer ends with the connection: so its lines can be read as they come.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from llmcli.errors import (
+    CheckpointError,
+    LlmcliError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    PromptTooLongError,
+    UsageError,
+)
+from llmcli.server.registry import ServerState, connect
+
+if TYPE_CHECKING:
+    from llmcli.engine.interrupt import Interruption
+
+_PIECE = 1 << 16
+_LARGEST_HEADERS = 1 << 16
+_ERRORS: dict[int, type[LlmcliError]] = {
+    error.exit_code: error
+    for error in (LlmcliError, UsageError, ModelNotFoundError, CheckpointError, OutOfMemoryError, PromptTooLongError)
+}
+
+
+class NoServerError(LlmcliError):
+    """The server does not answer, or takes no more requests."""
+
+
+def error_of(message: str, exit_code: int) -> LlmcliError:
+    """The error with this exit code."""
+    return _ERRORS.get(exit_code, LlmcliError)(message)
+
+
+class ServerAnswer:
+    """The answer to one request: its body is read line by line."""
+
+    def __init__(
+        self, server: ServerState, path: str, body: str | None = None, *, timeout_s: float | None = None
+    ) -> None:
+        """Send a request, a POST of JSON or without a `body` a GET, and read the headers of the answer.
+
+        Raises:
+            NoServerError: nothing answers, or the server takes no more requests.
+            LlmcliError: the server refuses the request, or another user's process answers.
+        """
+        self._server, self._pending = server, b""
+        try:
+            self._socket = connect(server, timeout_s)
+        except OSError as error:
+            raise NoServerError(f"The server {server.name} does not answer: {error.strerror or error}.") from None
+        try:
+            self._send(path, body)
+            status = self._head()
+            if status != 200:
+                raise self._refusal(status)
+        except OSError as error:
+            self.close()
+            raise NoServerError(f"The server {server.name} does not answer: {error.strerror or error}.") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection, which ends what the server computes for it."""
+        self._socket.close()
+
+    def line(self, interruption: Interruption | None = None) -> bytes | None:
+        """The next line; None at the end of the answer. A request of `interruption` raises `KeyboardInterrupt`.
+
+        Raises:
+            LlmcliError: the connection broke.
+        """
+        while True:
+            line, end, rest = self._pending.partition(b"\n")
+            if end:
+                self._pending = rest
+                return line
+            # Only the waiting can be interrupted: no data is lost.
+            with nullcontext() if interruption is None else interruption.computing():
+                select.select([self._socket], [], [], self._socket.gettimeout())
+            try:
+                data = self._socket.recv(_PIECE)
+            except OSError:
+                data = b""
+            if not data:
+                self._pending = b""
+                return line or None
+            self._pending += data
+
+    def lines(self) -> Iterator[bytes]:
+        """All further lines."""
+        while (line := self.line()) is not None:
+            yield line
+
+    def json(self) -> Any:
+        """The whole body as JSON.
+
+        Raises:
+            LlmcliError: it is not JSON.
+        """
+        try:
+            return json.loads(b"\n".join(self.lines()))
+        except ValueError:
+            raise LlmcliError(f"The server {self._server.name} ended during its answer.") from None
+        finally:
+            self.close()
+
+    def _send(self, path: str, body: str | None) -> None:
+        data = b"" if body is None else body.encode()
+        method = "GET" if body is None else "POST"
+        head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self._socket.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+
+    def _head(self) -> int:
+        """Read the headers, and return the status."""
+        while b"\r\n\r\n" not in self._pending:
+            data = self._socket.recv(_PIECE)
+            if not data or len(self._pending) > _LARGEST_HEADERS:
+                raise NoServerError(f"The server {self._server.name} ended before it answered.")
+            self._pending += data
+        head, _, self._pending = self._pending.partition(b"\r\n\r\n")
+        words = head.split(b"\r\n", 1)[0].split()
+        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+            raise LlmcliError(f"{self._server.socket} does not speak HTTP.")
+        return int(words[1])
+
+    def _refusal(self, status: int) -> LlmcliError:
+        """The error that an answer with this status describes."""
+        try:
+            found = json.loads(b"\n".join(self.lines()))["error"]
+            message, code = str(found["message"]), found.get("code")
+        except (ValueError, KeyError, TypeError):
+            message, code = f"The server {self._server.name} answered with the status {status}.", None
+        if status == 503:
+            return NoServerError(message)
+        if code == "context_length_exceeded":
+            return PromptTooLongError(message)
+        return error_of(message, 2 if 400 <= status < 500 else 1)
+
+
+def request_json(server: ServerState, path: str, body: Mapping[str, object] | None = None, *, timeout_s: float) -> Any:
+    """The JSON that a server answers to a short request.
+
+    Raises:
+        LlmcliError: it does not answer within `timeout_s` seconds, or refuses.
+    """
+    return ServerAnswer(server, path, None if body is None else json.dumps(body), timeout_s=timeout_s).json()
