@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from llmcli.errors import CheckpointError
 from llmcli.text.expansion_limit import refuse_framing
+from llmcli.text.on_demand.backend import OnDemandBackend, covering, rules_of
 from llmcli.text.plain_tokens import plain_tokens
 from llmcli.text.prefix_tokens import beginning_of
 from llmcli.text.reasoning import ThinkingFormat, marking_tokens, thinking_format
@@ -28,7 +30,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Backend | OnDemandBackend,
         special_tokens: Mapping[str, str],
         *,
         source: str,
@@ -45,13 +47,14 @@ class Tokenizer:
         tokens that the chat `templates` write are control tokens too. `notes` are messages for the user.
         """
         # Some files carry the limits of a training run; a prompt is never cut or padded.
-        backend.no_truncation()
-        backend.no_padding()
-        refuse_framing(backend, source=source)
+        rules = rules_of(backend)
+        rules.no_truncation()
+        rules.no_padding()
+        refuse_framing(rules, source=source)
         self.special_tokens: dict[str, str] = dict(special_tokens)
         """Spelling of each special token that has a role: `bos_token`, `eos_token`, `unk_token`, `pad_token`, ..."""
         if vocab_size is None:
-            vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+            vocab_size = max(rules.get_vocab(with_added_tokens=True).values(), default=-1) + 1
             if vocab_size > _MOST_IDS:
                 raise CheckpointError(f"{source} gives a token the id {vocab_size - 1}; ids must be below {_MOST_IDS}.")
         added = backend.get_added_tokens_decoder()
@@ -67,13 +70,13 @@ class Tokenizer:
         """Notes for the user about harmless faults of the files."""
         self._source = source
         self._backend = backend
-        self._decoder = PieceDecoder(backend, source=source)
+        self._decoder = PieceDecoder(rules, source=source)
         self._added = {index: token for index, token in added.items() if index < vocab_size}
         spellings = {token.content: index for index, token in self._added.items()}
         self.thinking: ThinkingFormat = thinking_format(spellings, templates)
         """How the model marks its thinking."""
         self._marking = frozenset(spellings[token] for token in marking_tokens(spellings))
-        self.beginning: tuple[int, ...] = beginning_of(backend)
+        self.beginning: tuple[int, ...] = beginning_of(rules)
         """The ids before every raw text: BOS, in models that have one."""
         outside = [token for token in self.beginning if token >= vocab_size]
         if outside:
@@ -83,9 +86,9 @@ class Tokenizer:
         self._named = frozenset({*special, *special_tokens.values()})
         self._templates: tuple[str, ...] = tuple(templates)
         self._encoder = self._guarded_encoder()
-        # SentencePiece tokenizers add a space before every text; a continuation must not get one.
-        together, apart = (self._plain_ids("\na"), self._plain_ids("\n") + self._plain_ids("a"))
-        self._begins_with_space = together != apart
+        if isinstance(backend, Backend):
+            # Fails at once if the library cannot encode with this file.
+            self._begins_with_space  # noqa: B018
 
     def guard_template(self, source: str) -> None:
         """Protect the control tokens of a chat template that is not the model's own, given by its `source`."""
@@ -216,16 +219,24 @@ class Tokenizer:
         piece = self.special_tokens.get(role)
         return None if piece is None else self.token_to_id(piece)
 
+    @cached_property
+    def _begins_with_space(self) -> bool:
+        """Whether text gets a space at its beginning, as SentencePiece tokenizers add; a continuation must not."""
+        # Each is found in the tokenizer that this builds for all three.
+        covering(self._backend, "\na", "\n", "a")
+        return self._plain_ids("\na") != self._plain_ids("\n") + self._plain_ids("a")
+
     def _plain_ids(self, text: str) -> list[int]:
         return self._encoder.encode([TextSegment(text, trusted=True)])
 
 
-def _unknown_id(backend: Backend) -> int | None:
+def _unknown_id(backend: Backend | OnDemandBackend) -> int | None:
     """The id for text outside the vocabulary; None if there is none."""
-    if isinstance(backend.model, models.Unigram):
+    model = rules_of(backend).model
+    if isinstance(model, models.Unigram):
         # This class has no attribute for it.
-        index = json.loads(backend.model.__getstate__()).get("unk_id")
+        index = json.loads(model.__getstate__()).get("unk_id")
         return index if isinstance(index, int) else None
-    unknown = getattr(backend.model, "unk_token", None)
+    unknown = getattr(model, "unk_token", None)
     found: int | None = backend.token_to_id(unknown) if isinstance(unknown, str) else None
     return found

@@ -10,19 +10,22 @@ import json
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError
+from llmcli.text.on_demand.backend import OnDemandBackend, covering
 from llmcli.text.tokenizers_errors import encoded, wrap_tokenizer_errors
 
 # Replaces an untrusted segment when control tokens of the trusted segments are searched.
 _BLANK = "\ue000"
+_NONE: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,38 @@ class _Marker:
     end: int
 
 
+@dataclass(frozen=True)
+class _Blanked:
+    """A prompt whose untrusted segments are replaced by one character each."""
+
+    text: str
+    starts: list[int]
+    """Where the trusted segments start in `text`."""
+    shifts: list[int]
+    """By how many characters each trusted segment is further back in the prompt."""
+
+
+def _blanked(segments: Sequence[TextSegment]) -> _Blanked:
+    blanked, length = "", 0
+    starts: list[int] = []
+    shifts: list[int] = []
+    for segment in segments:
+        if segment.trusted:
+            starts.append(len(blanked))
+            shifts.append(length - len(blanked))
+            blanked += segment.text
+        elif segment.text:
+            blanked += _BLANK
+        length += len(segment.text)
+    return _Blanked(blanked, starts, shifts)
+
+
 class GuardedEncoder:
     """Encodes segments together, and recognizes added tokens in trusted segments only."""
 
-    def __init__(self, backend: Backend, unknown: int | None, plain: Collection[int] = (), *, source: str) -> None:
+    def __init__(
+        self, backend: Backend | OnDemandBackend, unknown: int | None, plain: Collection[int] = (), *, source: str
+    ) -> None:
         """`unknown` is the id for text outside the vocabulary, which does not indicate a control token.
 
         The added tokens `plain` are ordinary text and recognized everywhere (see `plain_tokens`).
@@ -60,19 +91,20 @@ class GuardedEncoder:
     def encode(self, segments: Sequence[TextSegment]) -> list[int]:
         """The ids of the joined segments."""
         text = "".join(segment.text for segment in segments)
-        encoding = self._encoded(self._backend, text)
-        wanted = self._wanted(segments)
-        if self._markers(self._backend, encoding, text) == wanted:
+        blanked = _blanked(segments) if any(segment.trusted for segment in segments) else None
+        backend = covering(self._backend, text, *([] if blanked is None else [blanked.text]))
+        encoding = self._encoded(backend, text)
+        wanted = [] if blanked is None else self._wanted(backend, blanked)
+        if self._markers(encoding, text) == wanted:
             return list(encoding.ids)
-        guarded = self._guarded_backend
         for marker in reversed(wanted):
             content = self.protected[marker.id].content
             start = text.find(content, marker.start, marker.end)
             # Not found literally: the normalizer changed the spelling, and the whole span belongs to the token.
             start, end = (marker.start, marker.end) if start < 0 else (start, start + len(content))
             text = text[:start] + self._sentinels[marker.id] + text[end:]
-        encoding = self._encoded(guarded, text)
-        found = self._markers(guarded, encoding, text)
+        encoding = self._encoded(self._guarded(text), text)
+        found = self._markers(encoding, text, self._sentinels)
         if [marker.id for marker in found] != [marker.id for marker in wanted]:
             raise CheckpointError(
                 f"{self._source} has added tokens that cannot be distinguished from text with the same spelling; "
@@ -82,39 +114,28 @@ class GuardedEncoder:
 
     def control_spans(self, text: str) -> list[tuple[int, int]]:
         """Spans (start, end) in characters where `text` would have control tokens if it were trusted."""
-        encoding = self._encoded(self._backend, text)
-        return [(marker.start, marker.end) for marker in self._markers(self._backend, encoding, text)]
+        encoding = self._encoded(covering(self._backend, text), text)
+        return [(marker.start, marker.end) for marker in self._markers(encoding, text)]
 
-    def _wanted(self, segments: Sequence[TextSegment]) -> list[_Marker]:
+    def _wanted(self, backend: Backend, blanked: _Blanked) -> list[_Marker]:
         """The control tokens of the trusted segments, with their spans in the joined text."""
-        if not any(segment.trusted for segment in segments):
-            return []
-        blanked, length = "", 0
-        starts: list[int] = []
-        shifts: list[int] = []
-        for segment in segments:
-            if segment.trusted:
-                starts.append(len(blanked))
-                shifts.append(length - len(blanked))
-                blanked += segment.text
-            elif segment.text:
-                blanked += _BLANK
-            length += len(segment.text)
-        encoding = self._encoded(self._backend, blanked)
-        markers = self._markers(self._backend, encoding, blanked)
-        by = [shifts[bisect_right(starts, marker.start) - 1] for marker in markers]
+        markers = self._markers(self._encoded(backend, blanked.text), blanked.text)
+        by = [blanked.shifts[bisect_right(blanked.starts, marker.start) - 1] for marker in markers]
         return [
             _Marker(marker.id, marker.start + shift, marker.end + shift)
             for marker, shift in zip(markers, by, strict=True)
         ]
 
-    def _markers(self, backend: Backend, encoding: Encoding, text: str) -> list[_Marker]:
+    def _markers(self, encoding: Encoding, text: str, renamed: Mapping[int, str] = _NONE) -> list[_Marker]:
+        """The control tokens in `encoding`; those in `renamed` have other spellings."""
         ids = encoding.ids
         if self.protected.keys().isdisjoint(ids):
             return []
         offsets = encoding.offsets
         markers = [_Marker(token, *offsets[at]) for at, token in enumerate(ids) if token in self.protected]
-        unknown = None if self._unknown is None else backend.id_to_token(self._unknown)
+        unknown = None
+        if self._unknown is not None:
+            unknown = renamed.get(self._unknown) or self._backend.id_to_token(self._unknown)
         return [
             marker
             for marker in markers
@@ -126,6 +147,12 @@ class GuardedEncoder:
         with wrap_tokenizer_errors(f"{self._source} cannot encode some text"):
             return encoded(backend, text)
 
+    def _guarded(self, text: str) -> Backend:
+        """The same tokenizer, but with control tokens spelled as sentinels and without merges that produce them."""
+        if isinstance(self._backend, OnDemandBackend):
+            return self._backend.covering(text, renamed=self._sentinels)
+        return self._guarded_backend
+
     @cached_property
     def _sentinels(self) -> dict[int, str]:
         """A random spelling for each control token, which no text can contain by chance or intent."""
@@ -134,10 +161,7 @@ class GuardedEncoder:
 
     @cached_property
     def _guarded_backend(self) -> Backend:
-        """The same tokenizer, but with control tokens spelled as sentinels and without merges that produce them.
-
-        Built only when needed: it takes half a second for a large vocabulary.
-        """
+        """The backend as `_guarded` describes it. It takes half a second for a large vocabulary."""
         data: dict[str, Any] = json.loads(self._backend.to_str())
         renamed = {self.protected[index].content: sentinel for index, sentinel in self._sentinels.items()}
         for token in data["added_tokens"]:

@@ -7,6 +7,9 @@ the whole header is bounded, so that any file is parsed or refused within second
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -14,10 +17,11 @@ from typing import NoReturn, TypeAlias
 from llmcli.checkpoint.files.weight_file import WeightFile, refuse_foreign, shown
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.sizes import size
+from llmcli.text.on_demand.packed_strings import PackedStrings
 from llmcli.text.vocab.garbage_collection import no_collection
 
-GGUFValue: TypeAlias = "int | float | bool | str | list[GGUFValue]"
-"""A metadata value; arrays of any type are lists."""
+GGUFValue: TypeAlias = "int | float | bool | str | list[GGUFValue] | PackedStrings | array[int] | array[float]"
+"""A metadata value. Arrays are lists, except those of a vocabulary: these are packed, since they are long."""
 
 # The largest real headers (a vocabulary of 262,144 tokens with its merges) have about 20 MB and 1.5 M array elements.
 _LARGEST_HEADER = 256 << 20
@@ -33,8 +37,13 @@ _FIRST_READ = 1 << 20
 
 _STRING, _ARRAY = 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_VOCABULARY = "tokenizer.ggml."
 # Arrays whose element type is fixed (llama.cpp reads them as that type too).
 _ARRAY_TYPES = {"tokenizer.ggml.token_type": (4, 5)}
+# Types that take the same memory in Python's arrays.
+_PACKED = {
+    code for code in _NUMBERS.values() if code in "BbHhIifqQd" and array(code).itemsize == struct.calcsize("<" + code)
+}
 _SMALLEST = {_STRING: 8, _ARRAY: 12, **{kind: struct.calcsize("<" + code) for kind, code in _NUMBERS.items()}}
 
 
@@ -101,7 +110,7 @@ class _Parser:
         for _ in range(keys):
             key = self._key(metadata)
             # Tokens may be pieces of characters; surrogate escapes keep their bytes.
-            errors = "surrogateescape" if key.startswith("tokenizer.ggml.") else "replace"
+            errors = "surrogateescape" if key.startswith(_VOCABULARY) else "replace"
             metadata[key] = self._value(self._number("I"), key, errors, depth=0)
         entries = [self._tensor() for _ in range(tensors)]
         return ParsedHeader(version, metadata, entries, self._position, self._file.size)
@@ -155,7 +164,8 @@ class _Parser:
             value: GGUFValue = self._number(_NUMBERS[kind])
             return value
         if kind == _STRING:
-            return self._strings(1, errors)[0]
+            [text] = self._string_bytes(1)
+            return text.decode("utf-8", errors)
         if kind != _ARRAY:
             self._refuse(f"metadata key {shown(key)} has a value of unknown type {kind}")
         if depth == _DEEPEST_ARRAY:
@@ -169,26 +179,42 @@ class _Parser:
         self._elements += count * (_NESTED_COST if kind == _ARRAY else 1)
         if self._elements > _MOST_ELEMENTS:
             self._refuse(f"its metadata has more than {_MOST_ELEMENTS} array elements")
+        packed = key.startswith(_VOCABULARY)
         if kind == _STRING:
-            return list(self._strings(count, errors))
+            return self._packed_strings(count) if packed else self._strings(count, errors)
         if kind == _ARRAY:
             return [self._value(_ARRAY, key, errors, depth + 1) for _ in range(count)]
-        code = f"<{count}{_NUMBERS[kind]}"
-        start = self._take(struct.calcsize(code))
-        return list(struct.unpack_from(code, self._data, start))
+        code = _NUMBERS[kind]
+        start = self._take(count * struct.calcsize("<" + code))
+        if packed and code in _PACKED and sys.byteorder == "little":
+            return array(code, self._data[start : self._position])
+        return list(struct.unpack_from(f"<{count}{code}", self._data, start))
 
-    def _strings(self, count: int, errors: str) -> list[str]:
+    def _packed_strings(self, count: int) -> PackedStrings | list[GGUFValue]:
+        """Read `count` strings of a vocabulary, packed if all are UTF-8, else with surrogate escapes."""
+        start = self._position
+        try:
+            return PackedStrings(self._string_bytes(count))
+        except UnicodeDecodeError:
+            self._position = start
+            return self._strings(count, "surrogateescape")
+
+    def _strings(self, count: int, errors: str) -> list[GGUFValue]:
+        return [string.decode("utf-8", errors) for string in self._string_bytes(count)]
+
+    def _string_bytes(self, count: int) -> Iterator[bytes]:
         """Read `count` strings, each a length and bytes. A tight loop: vocabularies have hundreds of thousands."""
-        found: list[str] = []
         data, position, available = self._data, self._position, len(self._data)
         length_at = struct.Struct("<Q").unpack_from
-        while len(found) < count:
+        remaining = count
+        while remaining:
             start = position + 8
             if start <= available:
                 end = start + length_at(data, position)[0]
                 if end <= available:
-                    found.append(data[start:end].decode("utf-8", errors))
+                    yield data[start:end]
                     position = end
+                    remaining -= 1
                     continue
             else:
                 end = start
@@ -196,7 +222,6 @@ class _Parser:
             self._want(end - position)
             data, available = self._data, len(self._data)
         self._position = position
-        return found
 
     def _name(self, what: str) -> str:
         length = self._number("Q")
@@ -230,8 +255,8 @@ class _Parser:
             self._cut_short()
         if end > _LARGEST_HEADER:
             self._refuse(f"its header has more than {size(_LARGEST_HEADER)}")
-        # Doubling keeps the copying linear.
-        self._data = self._file.read(0, max(end, 2 * len(self._data)))
+        # Growing in proportion keeps the copying linear.
+        self._data = self._file.read(0, max(end, 4 * len(self._data)))
         if end > len(self._data):
             self._cut_short()
 

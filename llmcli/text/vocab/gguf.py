@@ -7,21 +7,23 @@ file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CheckpointError, UnsupportedModelError
+from llmcli.text.on_demand.backend import OnDemandBackend
+from llmcli.text.on_demand.packed_strings import PackedStrings
 from llmcli.text.stop_tokens import KNOWN_END_OF_TURN, as_token_id, is_no_id
 from llmcli.text.token_bytes import byte_of
-from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
-from llmcli.text.vocab.bpe.pretokenizers import BOS_BY_DEFAULT, IGNORES_MERGES, gguf_pre_tokenizer
+from llmcli.text.trusted_encoding import without_surrogates
+from llmcli.text.vocab.bpe.pretokenizers import BOS_BY_DEFAULT, gguf_pre_tokenizer
 from llmcli.text.vocab.garbage_collection import no_collection
-from llmcli.text.vocab.sentencepiece.bpe import sentencepiece_bpe, set_space_rules
-from llmcli.text.vocab.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, TypedVocabulary, add_tokens, as_spellings
+from llmcli.text.vocab.gguf_build import BYTE_LEVEL, GEMMA, SENTENCEPIECE, GGUFBuilder, PackedVocabulary, unknown_merges
+from llmcli.text.vocab.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, as_spellings
 
 _KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
@@ -40,19 +42,19 @@ _FILL_IN_ROLES = {
 
 # Ids of special tokens where a file names none, for each kind of tokenizer.
 _DEFAULT_IDS = {
-    "gpt2": {"bos": 11, "eos": 11},
-    "llama": {"bos": 1, "eos": 2, "unknown": 0},
-    "gemma4": {"bos": 2, "eos": 1, "unknown": 3},
+    BYTE_LEVEL: {"bos": 11, "eos": 11},
+    SENTENCEPIECE: {"bos": 1, "eos": 2, "unknown": 0},
+    GEMMA: {"bos": 2, "eos": 1, "unknown": 3},
 }
 
 
 @dataclass(frozen=True)
-class _Vocabulary(TypedVocabulary):
+class _Vocabulary(PackedVocabulary):
     """The checked arrays of the file."""
 
     metadata: Mapping[str, object]
-    ids: dict[str, int]
-    """Token ids by spelling."""
+    known: dict[str, int | None]
+    """The ids of tokens that end a turn, by spelling; None for those that do not exist."""
     notes: list[str]
     """Notes about ignored metadata."""
 
@@ -94,7 +96,9 @@ def gguf_templates(metadata: Mapping[str, object]) -> dict[str, str]:
 
 
 @no_collection()
-def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backend, dict[str, str], tuple[str, ...]]:
+def gguf_backend(
+    metadata: Mapping[str, object], *, source: str
+) -> tuple[Backend | OnDemandBackend, dict[str, str], tuple[str, ...]]:
     """Build the tokenizer of a GGUF file's `metadata`; also returns special tokens by role, and notes.
 
     Raises:
@@ -108,38 +112,43 @@ def gguf_backend(metadata: Mapping[str, object], *, source: str) -> tuple[Backen
             "SentencePiece BPE ('llama') and Gemma 4's ('gemma4')."
         )
     vocabulary = _read_vocabulary(metadata, source)
-    byte_level, defaults = kind == "gpt2", _DEFAULT_IDS[kind]
+    byte_level, defaults = kind == BYTE_LEVEL, _DEFAULT_IDS[kind]
     ids = {role: vocabulary.token_id(name, defaults.get(name)) for role, name in _ROLES.items()}
     fill_in = {role: vocabulary.first_token_id(names) for role, names in _FILL_IN_ROLES.items()}
     special_tokens = {role: vocabulary.tokens[index] for role, index in {**ids, **fill_in}.items() if index is not None}
-    with wrap_tokenizer_errors(f"{source} has a damaged tokenizer"):
-        if byte_level:
-            backend = _byte_level(vocabulary)
-        else:
-            backend = (_gemma if kind == "gemma4" else _sentencepiece)(vocabulary, ids["unk_token"])
-        add_tokens(backend, vocabulary, space_runs=byte_level)
-        pre = metadata.get(f"{_KEY}pre")
-        bos = ids["bos_token"]
-        # Some files of Gemma 4 say that their texts have no BOS, which llama.cpp overrides.
-        always = kind == "gemma4"
-        adds_bos = always or vocabulary.flag("add_bos_token", pre in BOS_BY_DEFAULT if byte_level else True)
-        if bos is not None and adds_bos:
-            text = vocabulary.tokens[bos]
-            backend.post_processor = processors.TemplateProcessing(single=[text, "$A"], special_tokens=[(text, bos)])
-    return backend, special_tokens, tuple(vocabulary.notes)
+    rule = metadata.get(f"{_KEY}pre", "default")
+    if byte_level:
+        if not isinstance(rule, str):
+            raise vocabulary.error(f"{_KEY}pre is {rule!r}, not a name.")
+        gguf_pre_tokenizer(rule, source=source)
+    unknown = ids["unk_token"]
+    if kind == GEMMA and unknown is None and vocabulary.types.count(BYTE) < 256:
+        raise vocabulary.error("there is neither an unknown token nor one for each byte.")
+    # Some files of Gemma 4 say that their texts have no BOS, which llama.cpp overrides.
+    always = kind == GEMMA
+    begins = always or vocabulary.flag(
+        "add_bos_token", metadata.get(f"{_KEY}pre") in BOS_BY_DEFAULT if byte_level else True
+    )
+    builder = GGUFBuilder(
+        kind,
+        vocabulary,
+        rule=str(rule),
+        unknown=None if byte_level else unknown,
+        bos=ids["bos_token"] if begins else None,
+        space_prefix=vocabulary.flag("add_space_prefix", True) if kind == SENTENCEPIECE else False,
+        scores=_scores(metadata, source) if kind == SENTENCEPIECE else (),
+        merges=PackedStrings([]) if kind == SENTENCEPIECE else _merges(vocabulary),
+    )
+    return builder.backend(vocabulary.known), special_tokens, tuple(vocabulary.notes)
 
 
 def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary:
-    tokens = cast("list[str]", _array(metadata, "tokens", (str,), source))
+    tokens = _strings(metadata, "tokens", source)
     if not tokens:
         raise CheckpointError(f"{source} has no vocabulary ({_KEY}tokens).")
-    tokens = as_spellings(tokens)
-    ids = {token: index for index, token in enumerate(tokens)}
-    if len(ids) != len(tokens):
+    if tokens.has_duplicates():
         raise CheckpointError(f"{source} has a damaged tokenizer: two tokens are spelled the same.")
-    types = cast("list[int]", _array(metadata, "token_type", (int,), source)) or [
-        BYTE if byte_of(token) is not None else NORMAL for token in tokens
-    ]
+    types = _token_types(metadata, tokens, source)
     notes = []
     if len(types) > len(tokens):
         notes.append(f"{source} has types for {len(types)} tokens, but only {len(tokens)} tokens; the rest is ignored.")
@@ -150,14 +159,63 @@ def _read_vocabulary(metadata: Mapping[str, object], source: str) -> _Vocabulary
         )
     if f"{_KEY}token_type" not in metadata:
         _mark_control(metadata, types)
-    for token in KNOWN_END_OF_TURN:
+    known: dict[str, int | None] = dict.fromkeys(KNOWN_END_OF_TURN)
+    for index in tokens.matches({token.encode() for token in known}):
+        known[tokens[index]] = index
         # Some converters did not mark them as control tokens; as ordinary text they would never end a turn.
-        if token in ids and types[ids[token]] == NORMAL:
-            types[ids[token]] = CONTROL
-    return _Vocabulary(source, tokens, types, metadata, ids, notes)
+        if types[index] == NORMAL:
+            types[index] = CONTROL
+    return _Vocabulary(source, tokens, types, metadata, known, notes)
 
 
-def _mark_control(metadata: Mapping[str, object], types: list[int]) -> None:
+def _strings(metadata: Mapping[str, object], name: str, source: str) -> PackedStrings:
+    """The strings in `tokenizer.ggml.{name}` as the `tokenizers` library accepts them."""
+    value = metadata.get(_KEY + name)
+    if isinstance(value, PackedStrings) and not value.has_empty():
+        return value
+    texts = list(value) if isinstance(value, PackedStrings) else _array(metadata, name, (str,), source)
+    return PackedStrings(text.encode() for text in as_spellings(cast("list[str]", texts)))
+
+
+def _token_types(metadata: Mapping[str, object], tokens: Sequence[str], source: str) -> MutableSequence[int]:
+    """The type of each token, in a sequence that may be changed."""
+    types = metadata.get(f"{_KEY}token_type")
+    if isinstance(types, array) and types.typecode not in "fd":
+        return types[:]
+    return cast("list[int]", _array(metadata, "token_type", (int,), source)) or [
+        BYTE if byte_of(token) is not None else NORMAL for token in tokens
+    ]
+
+
+def _scores(metadata: Mapping[str, object], source: str) -> Sequence[float]:
+    scores = metadata.get(f"{_KEY}scores")
+    return (
+        scores if isinstance(scores, array) else cast("list[float]", _array(metadata, "scores", (float, int), source))
+    )
+
+
+def _merges(vocabulary: _Vocabulary) -> PackedStrings:
+    """The merges in the file, with a note if there are some of pieces that are not in the vocabulary."""
+    source, value = vocabulary.source, vocabulary.metadata.get(f"{_KEY}merges")
+    invalid = 0
+    if isinstance(value, PackedStrings):
+        merges = value
+    else:
+        lines = cast("list[str]", _array(vocabulary.metadata, "merges", (str,), source))
+        # Spellings in the vocabulary are valid Unicode.
+        valid = [line for line in lines if line == without_surrogates(line)]
+        merges, invalid = PackedStrings(line.encode() for line in valid), len(lines) - len(valid)
+    unknown, total = unknown_merges(merges, vocabulary) + invalid, len(merges) + invalid
+    if unknown:
+        vocabulary.notes.append(
+            f"{source} has {unknown} of {total} merges of pieces that are not in its vocabulary; not used."
+        )
+    if 2 * unknown > total:
+        raise vocabulary.error(f"{unknown} of {total} merges are of pieces that are not in the vocabulary.")
+    return merges
+
+
+def _mark_control(metadata: Mapping[str, object], types: MutableSequence[int]) -> None:
     """Mark BOS, EOS and the unknown token by their keys, for old files without token types."""
     for name, kind in (("bos", CONTROL), ("eos", CONTROL), ("unknown", UNKNOWN)):
         index = metadata.get(f"{_KEY}{name}_token_id")
@@ -174,65 +232,3 @@ def _array(metadata: Mapping[str, object], name: str, kinds: tuple[type, ...], s
     if not set(map(type, values)) <= set(kinds):
         raise CheckpointError(f"{source} has a damaged tokenizer: {_KEY}{name} holds values of the wrong type.")
     return list(values)
-
-
-def _byte_level(vocabulary: _Vocabulary) -> Backend:
-    metadata, source = vocabulary.metadata, vocabulary.source
-    pre = metadata.get(f"{_KEY}pre", "default")
-    if not isinstance(pre, str):
-        raise vocabulary.error(f"{_KEY}pre is {pre!r}, not a name.")
-    merges = _stored_merges(vocabulary)
-    backend = Backend(models.BPE(vocabulary.ids, merges, ignore_merges=pre in IGNORES_MERGES))
-    backend.pre_tokenizer = gguf_pre_tokenizer(pre, source=source)
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _stored_merges(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
-    """The merges in the file, without those of pieces that are not in the vocabulary."""
-    metadata, source = vocabulary.metadata, vocabulary.source
-    lines = cast("list[str]", _array(metadata, "merges", (str,), source))
-    if not lines:
-        raise vocabulary.error(f"there are no merges ({_KEY}merges).")
-    merges = []
-    ids, unknown = vocabulary.ids, 0
-    for line in lines:
-        first, _, second = line.partition(" ")
-        if not first:
-            # The first piece may itself begin with a space.
-            first, _, second = line[1:].partition(" ")
-            first = f" {first}"
-        if not second:
-            raise vocabulary.error(f"the merge {line!r} is not a pair of pieces.")
-        if first in ids and second in ids and first + second in ids:
-            merges.append((first, second))
-        else:
-            unknown += 1
-    if unknown:
-        vocabulary.notes.append(
-            f"{source} has {unknown} of {len(lines)} merges of pieces that are not in its vocabulary; not used."
-        )
-    if 2 * unknown > len(lines):
-        raise vocabulary.error(f"{unknown} of {len(lines)} merges are of pieces that are not in the vocabulary.")
-    return merges
-
-
-def _sentencepiece(vocabulary: _Vocabulary, unknown: int | None) -> Backend:
-    scores = cast("list[float]", _array(vocabulary.metadata, "scores", (float, int), vocabulary.source))
-    backend = Backend(sentencepiece_bpe(vocabulary, scores, unknown))
-    set_space_rules(backend, "every" if vocabulary.flag("add_space_prefix", True) else "none")
-    return backend
-
-
-def _gemma(vocabulary: _Vocabulary, unknown: int | None) -> Backend:
-    """Gemma 4's: pieces of plain text, with spaces escaped, that are merged in the order of the file."""
-    if unknown is None and vocabulary.types.count(BYTE) < 256:
-        raise vocabulary.error("there is neither an unknown token nor one for each byte.")
-    token = None if unknown is None else vocabulary.tokens[unknown]
-    merges = _stored_merges(vocabulary)
-    backend = Backend(models.BPE(vocabulary.ids, merges, unk_token=token, fuse_unk=True, byte_fallback=True))
-    set_space_rules(backend, "none")
-    # Line ends never merge with other text, and as many as one token holds become that token.
-    longest = max((len(token) for token in vocabulary.tokens if token and not token.strip("\n")), default=1)
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(f"\n{{1,{longest}}}"), "isolated")
-    return backend

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenizers import AddedToken
@@ -57,16 +57,21 @@ def as_spellings(tokens: Sequence[str]) -> list[str]:
     return [as_spelling(token, index) for index, token in enumerate(tokens)]
 
 
-def add_tokens(backend: Backend, vocabulary: TypedVocabulary, *, space_runs: bool) -> None:
-    """Register control tokens and user-defined tokens, to be matched as wholes; runs of spaces only if `space_runs`."""
-    special, ordinary = [], []
+def added_tokens(vocabulary: TypedVocabulary, *, space_runs: bool) -> dict[int, AddedToken]:
+    """The control tokens and user-defined tokens, which are matched as wholes; runs of spaces only if `space_runs`."""
+    found: dict[int, AddedToken] = {}
     for index, kind in enumerate(vocabulary.types):
         if kind == NORMAL:
             continue
-        token = vocabulary.tokens[index]
         if kind in (CONTROL, UNKNOWN):
-            special.append(AddedToken(token, special=True, normalized=False))
+            found[index] = AddedToken(vocabulary.tokens[index], special=True, normalized=False)
         elif kind == USER_DEFINED and (space_runs or not vocabulary.is_space_run(index)):
-            ordinary.append(AddedToken(token, special=False, normalized=False))
-    backend.add_special_tokens(special)
-    backend.add_tokens(ordinary)
+            found[index] = AddedToken(vocabulary.tokens[index], special=False, normalized=False)
+    return found
+
+
+def add_tokens(backend: Backend, tokens: Iterable[AddedToken]) -> None:
+    """Register `tokens`, to be matched as wholes."""
+    tokens = list(tokens)
+    backend.add_special_tokens([token for token in tokens if token.special])
+    backend.add_tokens([token for token in tokens if not token.special])

@@ -16,6 +16,7 @@ from tests.support.text.tokenizers import (
     TEXTS,
     byte_level_backend,
     gguf_of_byte_level,
+    gguf_of_gemma4,
     gguf_of_sentencepiece,
 )
 
@@ -168,26 +169,6 @@ def test_spellings_that_are_not_text_get_a_name() -> None:
 def test_other_kinds_are_refused_by_name(kind: object) -> None:
     with pytest.raises(UnsupportedModelError, match=str(kind)):
         gguf_backend({"tokenizer.ggml.model": kind}, source="model.gguf")
-
-
-def gguf_of_gemma4(**changes: object) -> dict[str, object]:
-    """A vocabulary of single characters, bytes, and what the merges make of them."""
-    merges = ["▁ t", "h e", "▁t he", "\n \n", "\n\n \n", "\n \n\n", "▁ ▁", "▁▁ ▁▁", "e ."]
-    merged = list(dict.fromkeys(line.replace(" ", "") for line in merges))
-    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<|channel>", "<channel|>", "<|turn>", "<turn|>"]
-    tokens = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), *"▁\nthe.", *merged]
-    types = [*[3] * 4, *[4] * 2, *[3] * 2, *[6] * 256, *[1] * (len(tokens) - 264)]
-    return {
-        "tokenizer.ggml.model": "gemma4",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.bos_token_id": 2,
-        "tokenizer.ggml.eos_token_id": 1,
-        "tokenizer.ggml.unknown_token_id": 3,
-        "tokenizer.ggml.add_bos_token": False,
-        **changes,
-    }
 
 
 @pytest.mark.parametrize(

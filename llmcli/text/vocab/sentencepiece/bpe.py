@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from tokenizers import Tokenizer as Backend
@@ -12,7 +12,7 @@ from llmcli.text.token_bytes import SPACE
 from llmcli.text.vocab.token_types import BYTE, NORMAL, TypedVocabulary
 
 # Real pieces are much shorter; the number of splits to try grows with the length of a piece.
-_LONGEST_PIECE = 512
+LONGEST_PIECE = 512
 
 SpacePrefix: TypeAlias = Literal["none", "first", "every"]
 """Where a leading space is added: nowhere, at the beginning of the text, or also after every added token."""
@@ -28,17 +28,44 @@ def sentencepiece_bpe(
     Raises:
         CheckpointError: the arrays are inconsistent, or some text could not be encoded.
     """
+    check_pieces(vocabulary, scores, unknown, byte_fallback=byte_fallback)
+    pieces = {index: piece_of(vocabulary, index) for index in range(len(scores))}
+    if len(set(pieces.values())) != len(pieces):
+        raise vocabulary.error("two tokens are spelled the same.")
+    return bpe_of_pieces(vocabulary, pieces, scores, unknown, byte_fallback=byte_fallback)
+
+
+def check_pieces(
+    vocabulary: TypedVocabulary, scores: Sequence[float], unknown: int | None, *, byte_fallback: bool = True
+) -> None:
+    """Check that there is a score for each token, and a way to encode any text.
+
+    Raises:
+        CheckpointError: there is not.
+    """
     if len(scores) != len(vocabulary.tokens):
         raise vocabulary.error(f"{len(vocabulary.tokens)} tokens, but scores for {len(scores)} of them.")
     if unknown is None and (not byte_fallback or vocabulary.types.count(BYTE) < 256):
         raise vocabulary.error("there is neither an unknown token nor one for each byte.")
-    tokens = [_piece(vocabulary, index) for index in range(len(scores))]
-    if len(set(tokens)) != len(tokens):
-        raise vocabulary.error("two tokens are spelled the same.")
+
+
+def bpe_of_pieces(
+    vocabulary: TypedVocabulary,
+    pieces: Mapping[int, str],
+    scores: Sequence[float],
+    unknown: int | None,
+    *,
+    byte_fallback: bool = True,
+) -> models.BPE:
+    """Build the BPE model of some tokens of a vocabulary, `unknown` among them: `pieces` are their spellings by id.
+
+    Raises:
+        CheckpointError: a piece is too long.
+    """
     return models.BPE(
-        {token: index for index, token in enumerate(tokens)},
-        _merges(vocabulary, tokens, scores),
-        unk_token=None if unknown is None else tokens[unknown],
+        {piece: index for index, piece in pieces.items()},
+        _merges(vocabulary, pieces, scores),
+        unk_token=None if unknown is None else pieces[unknown],
         fuse_unk=True,
         byte_fallback=byte_fallback,
     )
@@ -72,28 +99,29 @@ def set_space_rules(
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), *fallback, decoders.Fuse(), *stripped])
 
 
-def _piece(vocabulary: TypedVocabulary, index: int) -> str:
+def piece_of(vocabulary: TypedVocabulary, index: int) -> str:
     """A piece as it appears in normalized text; runs of spaces are stored as plain spaces."""
     token = vocabulary.tokens[index]
     return token.replace(" ", SPACE) if vocabulary.is_space_run(index) else token
 
 
-def _merges(vocabulary: TypedVocabulary, tokens: list[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """All pairs of pieces that merge to a piece, in the order of SentencePiece.
+def _merges(vocabulary: TypedVocabulary, pieces: Mapping[int, str], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """All pairs of `pieces` that merge to a piece, in the order of SentencePiece.
 
     It merges the pair whose result has the highest score first; user-defined pieces come before all others.
     """
-    user_defined = [index for index in range(len(tokens)) if vocabulary.is_space_run(index)]
-    ids = {token: index for index, token in enumerate(tokens) if vocabulary.types[index] == NORMAL}
-    ids |= {tokens[index]: index for index in user_defined}
-    priority = {index: -scores[index] for index in ids.values()} | dict.fromkeys(user_defined, float("-inf"))
+    types = vocabulary.types
+    ids = {piece: index for index, piece in pieces.items() if types[index] == NORMAL}
+    user_defined = {index for index in pieces if vocabulary.is_space_run(index)}
+    ids |= {pieces[index]: index for index in user_defined}
     ranked = []
     for piece, index in ids.items():
-        if len(piece) > _LONGEST_PIECE:
+        if len(piece) > LONGEST_PIECE:
             raise vocabulary.error(f"token {index} has {len(piece)} characters.")
         for cut in range(1, len(piece)):
             left, right = ids.get(piece[:cut]), ids.get(piece[cut:])
             if left is not None and right is not None:
-                ranked.append((priority[index], left, right))
+                priority = float("-inf") if index in user_defined else -scores[index]
+                ranked.append((priority, left, right))
     ranked.sort()
-    return [(tokens[left], tokens[right]) for _, left, right in ranked]
+    return [(pieces[left], pieces[right]) for _, left, right in ranked]

@@ -10,7 +10,7 @@ from llmcli.text.token_bytes import SPACE
 from llmcli.text.tokenizers_errors import wrap_tokenizer_errors
 from llmcli.text.vocab.sentencepiece.bpe import SpacePrefix, sentencepiece_bpe, set_space_rules
 from llmcli.text.vocab.sentencepiece.model_file import BPE, SentencePieceModel
-from llmcli.text.vocab.token_types import NORMAL, UNKNOWN, USER_DEFINED, add_tokens
+from llmcli.text.vocab.token_types import NORMAL, UNKNOWN, USER_DEFINED, add_tokens, added_tokens
 
 # A score so low that text is never split into such a piece, for control tokens.
 _NEVER = -1e6
@@ -38,7 +38,7 @@ def sentencepiece_backend(model: SentencePieceModel, *, prefix: SpacePrefix) -> 
             byte_fallback=model.byte_fallback,
             strip=prefix != "none" or model.remove_extra_spaces,
         )
-        add_tokens(backend, vocabulary, space_runs=False)
+        add_tokens(backend, added_tokens(vocabulary, space_runs=False).values())
     return backend
 
 

@@ -1,0 +1,1 @@
+"""Large vocabularies as packed bytes, and tokenizers that are built from the part of one that a text needs."""
