@@ -78,7 +78,8 @@ def _of_the_kernel(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
     reader.begin(ids, len(ids))
     rows = [reader.read(ids[:1])[None]]
     while reader.length < len(ids):
-        rows.append(reader.read_each(ids[: reader.length + 16]))
+        text = ids[: reader.length + 16]
+        rows.append(reader.read_each(text, len(text) - reader.length))
     return torch.cat(rows).float()
 
 

@@ -10,6 +10,10 @@ from torch import Tensor
 from llmcli.kernels.base import FastStep
 from llmcli.model import KVCache
 
+# What templates write behind the last message: the header of the reply and an opened thought, for example. They often
+# write something else there once the reply is known.
+_LAST_CHUNK = 16
+
 PrefillProgress: TypeAlias = Callable[[int, int], None]
 """Called with the number of tokens read so far and the number of all tokens, first before any is read."""
 
@@ -26,10 +30,25 @@ def read_chunks(
         yield step.forward(ids[start : start + size], cache, only_last=only_last)
 
 
-def prefill(step: FastStep, cache: KVCache, ids: Sequence[int], progress: PrefillProgress | None = None) -> Tensor:
-    """Read what `cache` does not hold yet of `ids`, at least one token; logits (V,) after the last."""
+def prefill(
+    step: FastStep,
+    cache: KVCache,
+    ids: Sequence[int],
+    progress: PrefillProgress | None = None,
+    *,
+    is_prompt: bool = True,
+) -> Tensor:
+    """Read what `cache` does not hold yet of `ids`, at least one token; logits (V,) after the last.
+
+    If the cache needs marks, the last tokens of a prompt are a separate chunk, and each chunk ends with a mark: texts
+    that have only a beginning in common with this one can go back to it.
+    """
     tell = progress or (lambda done, total: None)
     tell(cache.length, len(ids))
-    for logits in read_chunks(step, cache, ids):  # noqa: B007
-        tell(cache.length, len(ids))
+    marked = is_prompt and cache.needs_marks
+    for end in (max(0, len(ids) - _LAST_CHUNK), len(ids)) if marked else (len(ids),):
+        for logits in read_chunks(step, cache, ids[:end]):  # noqa: B007
+            tell(cache.length, len(ids))
+            if marked:
+                cache.mark()
     return logits[-1]

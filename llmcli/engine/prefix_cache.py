@@ -72,6 +72,9 @@ class PrefixCache:
         the text before: `read` then returns the same logits, so that another reply to a prompt has the bits it would
         have alone, which a pass of only the last token would not give.
 
+        Of a model with states, the cache keeps only the beginning up to a mark. One is set where the text before ends,
+        so that what follows can be taken back.
+
         RoPE variants that depend on the length of a text use `longest` until the next text begins.
         """
         self.begun += 1
@@ -86,23 +89,34 @@ class PrefixCache:
         if same < len(ids):
             self._after_prompt = None
         self._keep(same, longest)
+        self._cache.mark()
         return same
 
     def keep_common(self, ids: Sequence[int], known: int) -> int:
         """Drop cached tokens that differ from `ids`; return how many are left. The first `known` are known to agree.
 
-        For the current text after it has grown: only the last few cached tokens can differ.
+        For the current text after it has grown: only the last few cached tokens can differ. More are dropped of a model
+        with states, as by `truncate`.
         """
         end = min(len(self._cached_ids), len(ids) - 1)
         same = min(known, end)
         while same < end and self._cached_ids[same] == ids[same]:
             same += 1
-        self.truncate(same)
-        return same
+        return self.truncate(same)
 
-    def truncate(self, length: int) -> None:
-        """Drop all but the first `length` tokens, which must include the prompt."""
-        self._keep(length, self._cache.expected_length)
+    def truncate(self, length: int) -> int:
+        """Drop all but the first `length` tokens; return how many are left.
+
+        Those are fewer if the model has states and there is no mark (see `KVCache.reusable`), or if a layer has dropped
+        earlier tokens. The next pass reads what is missing.
+        """
+        kept = self._cache.reusable(length)
+        self._keep(kept, self._cache.expected_length)
+        return kept
+
+    def mark(self) -> None:
+        """Allow going back to the present length of the text, until the next call."""
+        self._cache.mark(brief=True)
 
     def accept_tokens(self, ids: Sequence[int]) -> None:
         """The text is `ids`: drop what was read beyond them."""
@@ -142,7 +156,8 @@ class PrefixCache:
         with memory_for_text(self._model, len(ids)):
             self._make_room(len(ids))
             try:
-                last = prefill(step, self._cache, ids, progress)[: self._vocab_size]
+                logits = prefill(step, self._cache, ids, progress, is_prompt=self._after_prompt is None)
+                last = logits[: self._vocab_size]
             finally:
                 self._note_read(ids)
         found = step.greatest
@@ -161,17 +176,18 @@ class PrefixCache:
 
     def most_each(self, length: int) -> int:
         """How many tokens `read_each` can take if the first of them is token number `length` of the text."""
-        most = min(_MOST_EACH, self._cache.expected_length - length + 1)
-        if (limit := self._fastest.capabilities.most_each) > 1:
-            most = min(most, limit)
-        return most
+        limit = self._fastest.capabilities.most_each
+        # Tokens before that are unread too where a model with states had to go back further.
+        unread = max(0, length - 1 - self._cache.length)
+        most = (min(_MOST_EACH, limit) if limit > 1 else _MOST_EACH) - unread
+        return min(most, self._cache.expected_length - length + 1)
 
     @torch.inference_mode()
-    def read_each(self, ids: Sequence[int]) -> Tensor:
-        """Logits (T, V) after each of the tokens of `ids` that the cache does not hold yet, `most_each` at most.
+    def read_each(self, ids: Sequence[int], count: int) -> Tensor:
+        """Logits (T, V) after each of the last `count` tokens of `ids`, `most_each` at most, which are unread.
 
-        With a step whose `most_each` is more than 1, they equal those of single passes to the last bit. With others,
-        a pass of several tokens sums in another order.
+        Earlier unread tokens are read too. With a step whose `most_each` is more than 1, the logits equal those of
+        single passes to the last bit. With others, a pass of several tokens sums in another order.
         """
         step = self.step
         with memory_for_text(self._model, len(ids)):
@@ -184,7 +200,7 @@ class PrefixCache:
                     logits = step.forward(chunk, self._cache, only_last=False)
             finally:
                 self._note_read(ids)
-            return logits[:, : self._vocab_size]
+            return logits[-count:, : self._vocab_size]
 
     def can_multi_step(self, filters: SamplingFilters) -> bool:
         """Whether the step can choose tokens by `filters` and read them without the host."""
@@ -196,9 +212,12 @@ class PrefixCache:
     ) -> list[int]:
         """The tokens that follow `ids`, one for each of the numbers `uniforms` from 0 to 1.
 
-        Only the last of `ids` is unread. All chosen tokens but the last are read. Fewer come after one of `ends`, after
-        a signal, or after -1: logits are not finite.
+        All chosen tokens but the last are read. Fewer come after one of `ends`, after a signal, or after -1: logits are
+        not finite.
         """
+        if self._cache.length < len(ids) - 1:
+            # A model with states has gone back further than to the last token.
+            self.read(ids[:-1])
         with memory_for_text(self._model, length := len(ids) + len(uniforms) - 1):
             self._make_room(length)
             request = SamplingRequest(filters, uniforms, self._vocab_size, ends)
@@ -312,7 +331,7 @@ class PrefixCache:
         if self.step.capabilities.most_each == 1:
             return self.read(ids, report) if prompt < len(ids) else logits
         while (length := self.length) < len(ids):
-            logits = self.read_each(ids[: length + self.most_each(length + 1)])[-1]
+            logits = self.read_each(ids[: length + self.most_each(length + 1)], 1)[-1]
             report(self.length, len(ids))
         return logits
 

@@ -30,7 +30,7 @@ from llmcli.model.recurrent.delta_net import DeltaNet
 from llmcli.model.recurrent.mamba import Mamba
 from llmcli.model.recurrent.mamba2 import Mamba2
 from llmcli.model.recurrent.short_conv import ShortConv
-from llmcli.model.recurrent.side_by_side import SideBySide
+from llmcli.model.recurrent.two_mixers import TwoMixers
 from llmcli.model.residual.altup import AltUp
 from llmcli.model.residual.laurel import Laurel
 from llmcli.model.residual.per_layer_embeddings import PerLayerInput
@@ -207,7 +207,7 @@ def make_mixer(config: ModelConfig, layer: LayerConfig, index: int) -> nn.Module
     if layer.beside is None:
         return _mixer(config, layer, layer.mixer, index)
     both = (_mixer(config, layer, mixer, index) for mixer in (layer.mixer, layer.beside))
-    return SideBySide(dict(zip(map(mixer_module, (layer.mixer, layer.beside)), both, strict=True)))
+    return TwoMixers(dict(zip(map(mixer_module, (layer.mixer, layer.beside)), both, strict=True)))
 
 
 def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None, index: int) -> nn.Module:

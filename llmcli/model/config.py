@@ -351,6 +351,12 @@ class ModelConfig:
         mixers = [mixer for layer in self.layers for mixer in layer.mixers]
         return sum(mixer.tail_values * bytes_per_value + mixer.sum_values * 4 for mixer in mixers)
 
+    def mark_bytes(self, bytes_per_value: int) -> int:
+        """Bytes that a text needs to remember to be able to go back to a place: states, and what convolutions see."""
+        widths = [layer.mixer.width for layer in self.layers if isinstance(layer.mixer, ShortConvConfig)]
+        seen = sum((width - 1) * self.hidden_size for width in widths)
+        return self.state_bytes(bytes_per_value) + seen * bytes_per_value
+
     @property
     def first_sharing(self) -> int:
         """The first of the last layers that all read keys and values of earlier ones; `num_layers` if there are none.

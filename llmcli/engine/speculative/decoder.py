@@ -125,7 +125,9 @@ class SpeculativeDecoder:
             if not self._proposals:
                 return self._without_proposals(ids)
             with self._interruption.computing():
-                self._rows = self._prefix_cache.read_each([*ids, *(proposal.token for proposal in self._proposals)])
+                self._prefix_cache.mark()
+                proposed = [proposal.token for proposal in self._proposals]
+                self._rows = self._prefix_cache.read_each([*ids, *proposed], len(proposed) + 1)
         choice = self._single.choose(self._rows[self._at], ids, self._draw())
         # On a GPU a pass ends when the host has read its result, which is when a token is chosen.
         if self._at == 0:

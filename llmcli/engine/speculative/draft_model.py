@@ -68,6 +68,8 @@ class DraftModel:
         while len(proposals) < count and not (proposals and proposals[-1].token in stop_ids):
             try:
                 logits = prefix_cache.read(text)
+                if not proposals:
+                    prefix_cache.mark()
                 with prefix_cache.sampling_threads():
                     distribution = sampler.distribution(logits, text) if sampled else None
                     token = sampler.choose(logits, text) if distribution is None else sampler.draw(distribution)

@@ -248,11 +248,10 @@ def _scores(
         if len(candidate) > 1:
             text = [*ids, *candidate[:-1]]
             prefix_cache.begin(text, expected)
-            if prefix_cache.length < len(ids):
+            # Words with a common prefix may have cached more than the text.
+            if prefix_cache.truncate(len(ids)) < len(ids):
                 # A layer with a sliding window no longer has the keys of the text's end.
                 prefix_cache.read(ids)
-            # Words with a common prefix may have cached more than the text.
-            prefix_cache.truncate(len(ids))
             rest = torch.cat([rows.float().log_softmax(-1) for rows in prefix_cache.read_along(text)])
             scores[index] += sum(float(row[token]) for row, token in zip(rest, candidate[1:], strict=True))
     return torch.tensor(scores, dtype=torch.float64)

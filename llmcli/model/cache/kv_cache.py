@@ -17,6 +17,7 @@ from llmcli.model.cache.state import State, StateCache
 from llmcli.model.cache.text_states import TextStates
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.huge_pages import Pages
+from llmcli.model.mixer_config import ShortConvConfig
 
 _SMALLEST_CAPACITY = 256
 # Number of positions from which on a layer's memory comes in huge pages.
@@ -58,6 +59,7 @@ class KVCache:
     without heads, which takes no memory.
 
     A text can be truncated to any length that its segments still hold; with states, only to those where it has a mark.
+    Marks also hold what short convolutions see, so that those do not limit how far a text can go back.
 
     `expected_length` is the greatest length the text will reach, in tokens, set before the first of them is read.
     Rotations that depend on the length use it, so all tokens of a text are rotated alike.
@@ -77,6 +79,11 @@ class KVCache:
         self.expected_length = 0
         self._rewind, self._room = rewind, room
         self._kinds = config.layers
+        mixers = [layer.mixer for layer in config.layers]
+        # Their widths, by layer.
+        self._convolutions = {
+            index: mixer.width for index, mixer in enumerate(mixers) if isinstance(mixer, ShortConvConfig)
+        }
         self._limit = config.context_length
         self._dtype, self._device = dtype, torch.device(device)
         self._pages = Pages()
@@ -91,7 +98,6 @@ class KVCache:
         self.layers: list[CacheSegment] = []
         for layer in config.layers:
             self.layers.append(empty(layer) if layer.kv_from is None else self.layers[layer.kv_from])
-        self._length = 0
         # At most the capacity: read at every token, while memory changes rarely.
         self._fits = self.capacity
         # Counted before anything moves, so that an interruption can make the count too high but never too low.
@@ -100,7 +106,12 @@ class KVCache:
     @property
     def length(self) -> int:
         """Tokens in the cache."""
-        return self._length
+        return self._states.now.length
+
+    @property
+    def needs_marks(self) -> bool:
+        """Whether the text cannot go back far without marks: layers have states or short convolutions."""
+        return self._states.has_state or bool(self._convolutions)
 
     @property
     def capacity(self) -> int:
@@ -137,14 +148,14 @@ class KVCache:
     def begin(self, new: int) -> None:
         """Allocate memory in every layer for a forward pass of `new` tokens, keeping the positions they may see."""
         self._states.begin()
-        if self._length + new <= self._fits:
+        if self.length + new <= self._fits:
             return
         self._moves += 1
         with one_thread():
             for index, layer in enumerate(self._kinds):
                 # One layer at a time, so that only one layer is ever in memory twice.
                 if layer.kv_from is None:
-                    self.layers[index] = self._with_room(layer, self.layers[index], self._length + new)
+                    self.layers[index] = self._with_room(layer, self.layers[index], self.length + new)
                 else:
                     self.layers[index] = self.layers[layer.kv_from]
         self._fits = self.capacity
@@ -157,16 +168,16 @@ class KVCache:
         half-way leaves the cache unchanged.
         """
         all_keys, all_values, first = self.layers[layer]
-        start = self._length - first
+        start = self.length - first
         end = start + keys.shape[2]
         all_keys[:, :, start:end] = keys
         all_values[:, :, start:end] = values
-        seen = self._kinds[layer].first_visible(self._length) - first
+        seen = self._kinds[layer].first_visible(self.length) - first
         return all_keys[:, :, seen:end], all_values[:, :, seen:end]
 
     def state(self, layer: int) -> State | None:
         """What a recurrent layer remembers of the text before the new tokens; None: the text begins."""
-        return self._states.state(layer)
+        return self._states.now.states[layer]
 
     def store(self, layer: int, state: State) -> None:
         """Store what it remembers after the new tokens; like the length, it changes only with `advance`."""
@@ -174,38 +185,44 @@ class KVCache:
 
     def rope_length(self, new: int) -> int:
         """The length of the text, in tokens, that decides rotations when `new` tokens are read next."""
-        return max(self._length + new, self.expected_length)
+        return max(self.length + new, self.expected_length)
 
     def advance(self, tokens: int) -> None:
         """Add `tokens` new tokens to the length, after every layer has stored them."""
-        self._states.advance()
-        self._length += tokens
+        self._states.advance(tokens)
 
     def mark(self, *, brief: bool = False) -> None:
-        """Allow `truncate` to go back to the present length, where layers with states cannot do so otherwise.
+        """Allow `truncate` to go back to the present length, where it could not do so without; see `needs_marks`.
 
         Later marks drop some earlier ones, see `TextStates`. A `brief` mark is replaced by the next brief one.
         """
-        if self._states.is_used and self._length > 0:
-            self._states.mark(self._length, brief=brief)
+        if self.needs_marks and self.length > 0:
+            tails = {}
+            for layer, width in self._convolutions.items():
+                keys, _, first = self.layers[layer]
+                seen = slice(max(0, self.length - width + 1) - first, self.length - first)
+                tails[layer] = State(keys[:, 0, seen].clone(), None)
+            self._states.mark(tails, brief=brief)
 
     def reusable(self, length: int) -> int:
         """The greatest length, at most `length`, that `truncate` can go back to.
 
         That is `length` where every layer still holds the positions that the next token would see: always if no layer
-        is windowed, and always within `rewind` tokens of the greatest length so far. Otherwise it is 0. If layers have
-        states, it is the present length, or the greatest one with a mark of which the same holds.
+        is windowed, and always within `rewind` tokens of the greatest length so far. If layers have states, or if the
+        positions that are missing are those of short convolutions, it is the greatest length with a mark. Otherwise it
+        is 0.
         """
-        length = min(length, self._length)
-        if length == self._length or not self._states.is_used:
-            return length if self._holds(length) else 0
-        return next((at for at in self._states.lengths() if at <= length and self._holds(at)), 0)
+        length = min(length, self.length)
+        if (length == self.length or not self._states.has_state) and self._holds(length):
+            return length
+        return next((at for at in self._states.lengths() if at <= length and self._holds(at, marked=True)), 0)
 
-    def _holds(self, length: int) -> bool:
-        """Whether every layer holds the positions that token number `length`, counted from 0, sees."""
+    def _holds(self, length: int, *, marked: bool = False) -> bool:
+        """Whether every layer, or the mark of that length, holds what token number `length`, counted from 0, sees."""
         return all(
             segment.first <= layer.first_visible(length)
-            for layer, segment in zip(self._kinds, self.layers, strict=True)
+            for index, (layer, segment) in enumerate(zip(self._kinds, self.layers, strict=True))
+            if not (marked and index in self._convolutions)
         )
 
     def truncate(self, length: int) -> None:
@@ -215,15 +232,30 @@ class KVCache:
             ValueError: the cache is shorter, a layer has dropped keys that the next token sees, or there is no mark
                 (see `reusable`).
         """
-        if not 0 <= length <= self._length or length != self.reusable(length):
-            raise ValueError(f"cannot truncate a cache of {self._length} tokens to {length}")
-        if self._states.is_used and length < self._length:
-            self._states.go_back(length)
+        if not 0 <= length <= self.length or length != self.reusable(length):
+            raise ValueError(f"cannot truncate a cache of {self.length} tokens to {length}")
         if length == 0:
             self._moves += 1
             self.layers = [segment._replace(first=0) for segment in self.layers]
             self._fits = self.capacity
-        self._length = length
+        elif not self._holds(length):
+            self._restore_convolutions(length)
+        self._states.go_back(length)
+
+    def _restore_convolutions(self, length: int) -> None:
+        """Put the inputs of short convolutions before the mark at `length` in front of their segments."""
+        mark = self._states.at(length)
+        assert mark is not None
+        self._moves += 1
+        for layer in self._convolutions:
+            state, segment = mark.states[layer], self.layers[layer]
+            assert state is not None
+            count = state.tail.shape[1]
+            # Memory from a pass in inference mode cannot be changed outside of it.
+            with torch.inference_mode():
+                segment.keys[:, 0, :count] = state.tail
+            self.layers[layer] = segment._replace(first=length - count)
+        self._fits = self.capacity
 
     @contextmanager
     def rereading(self, position: int) -> Iterator[None]:
@@ -236,7 +268,7 @@ class KVCache:
         """
         if position == 0:
             raise ValueError("the first token cannot be read again")
-        length = self._length
+        length = self.length
         held = [
             (keys[:, :, at], values[:, :, at], keys[:, :, at].clone(), values[:, :, at].clone())
             for keys, values, first in self._own
@@ -247,7 +279,6 @@ class KVCache:
         try:
             yield
         finally:
-            self._length = length
             self._states.restore(states)
             for keys, values, old_keys, old_values in held:
                 keys.copy_(old_keys)
@@ -264,7 +295,7 @@ class KVCache:
             return segment
         first = 0
         if layer.is_windowed:
-            first = max(segment.first, layer.first_visible(max(0, self._length - self._rewind)))
+            first = max(segment.first, layer.first_visible(max(0, self.length - self._rewind)))
         # Double the size, up to the most that the layer ever needs.
         size = max(end - first, min(2 * segment.keys.shape[2], self._steady_size(layer)))
         return CacheSegment(
@@ -281,7 +312,7 @@ class KVCache:
 
     def _moved(self, tensor: Tensor, old_first: int, first: int, size: int) -> Tensor:
         moved = self._empty((*tensor.shape[:2], size, tensor.shape[3]))
-        kept = tensor[:, :, first - old_first : self._length - old_first]
+        kept = tensor[:, :, first - old_first : self.length - old_first]
         moved[:, :, : kept.shape[2]] = kept
         return moved
 

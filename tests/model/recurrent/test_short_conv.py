@@ -54,6 +54,18 @@ def test_positions_can_be_forgotten_again(model: Transformer) -> None:
     torch.testing.assert_close(model(ids[:, 31:], cache), model(ids)[:, 31:], atol=2e-5, rtol=2e-5)
 
 
+def test_a_mark_holds_what_the_convolutions_have_dropped(model: Transformer) -> None:
+    ids = torch.randint(30, (1, 300))
+    cache = model.new_cache(rewind=5, room=4)
+    for start, end in ((0, 1), (1, 100), (100, 200)):
+        model(ids[:, start:end], cache)
+        cache.mark()
+    assert [cache.reusable(length) for length in (200, 195, 160, 100, 99, 1, 0)] == [200, 195, 100, 100, 1, 1, 0]
+    for length in (100, 1):
+        cache.truncate(length)
+        torch.testing.assert_close(model(ids[:, length:], cache), model(ids)[:, length:], atol=2e-5, rtol=2e-5)
+
+
 def test_no_graph_can_run_it(model: Transformer) -> None:
     with pytest.raises(NoKernelError, match="short convolution"):
         GraphStep(model, "")

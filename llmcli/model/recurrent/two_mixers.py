@@ -10,7 +10,7 @@ from llmcli.model.attention.attention import Positions
 from llmcli.model.cache.kv_cache import LayerCache
 
 
-class SideBySide(nn.Module):
+class TwoMixers(nn.Module):
     """Attention and a recurrent network, for example, whose outputs are added."""
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
