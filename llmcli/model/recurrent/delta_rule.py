@@ -6,7 +6,7 @@ it holds for the token's key, and reads it:
     S <- exp(g) S;  u = beta (v - S^T k);  S <- S + k u^T;  o = S^T q
 
 (Yang et al. 2024, arXiv:2412.06464, eq. 10). The decay is one number for each head, or one for each channel of its
-keys (Kimi Linear, arXiv:2510.26692, eq. 1). `by_token` computes this as it stands. `by_chunk` gives the same, up to
+keys (Kimi Linear, arXiv:2510.26692, eq. 1). `by_token` computes exactly this. `by_chunk` gives the same, up to
 rounding, with matrix products over chunks of tokens.
 
 Dimension letters: B batch, T new tokens, H heads, K size of a key, V size of a value, D 1 or K, n tokens of a chunk.

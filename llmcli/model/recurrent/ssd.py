@@ -5,7 +5,7 @@ in the direction B; C reads it:
 
     S <- exp(step A) S + step x B^T;  y = S C
 
-`by_token` computes this as it stands. `by_chunk` gives the same, up to rounding, with matrix products over chunks of
+`by_token` computes exactly this. `by_chunk` gives the same, up to rounding, with matrix products over chunks of
 tokens (section 6 of the paper). The heads of a group share B and C.
 
 Dimension letters: B batch, T new tokens, G groups, R heads of a group, P values of a head, N size of a state,
