@@ -18,7 +18,6 @@ from llmcli.checkpoint.files.model_files import WeightFiles, quant_of, small_fil
 from llmcli.checkpoint.files.model_folder import FolderIndexes
 from llmcli.checkpoint.gguf.model_files import gguf_models
 from llmcli.errors import LlmcliError, ModelNotFoundError
-from llmcli.hub.loadable import check_text_files
 from llmcli.hub.repo_files import HubName, choose_gguf, parse_hub_name
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -119,6 +118,9 @@ def weights_in(snapshot: Path, names: list[str]) -> WeightFiles | None:
 
     None if a file that loading needs is missing, or if the small files describe an unsupported model.
     """
+    # Imported here, because it knows all families of models, and most models need no look into this cache.
+    from llmcli.hub.loadable import check_text_files
+
     with suppress(LlmcliError):
         weights = weight_files(names, FolderIndexes(snapshot).shards, where=str(snapshot))
         if weights is not None:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from llmcli.engine.events import (
     AttentionRow,
@@ -39,11 +39,13 @@ from llmcli.engine.events import (
     Stats,
     Step,
 )
-from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import UsageError
 from llmcli.text.chat.messages import Message, ToolCall
 from llmcli.text.chat.prompt_request import PromptRequest
 from llmcli.text.chat_template.json_text import json_text
+
+if TYPE_CHECKING:
+    from llmcli.engine.guided.grammar import Rule
 
 PROTOCOL = 1
 """Counts changes of the protocol that an older client or server would not understand."""
@@ -125,6 +127,8 @@ def read_request(value: object) -> GenerateRequest:
     protocol = given.pop("protocol", None)
     if protocol != PROTOCOL:
         raise UsageError(f"The request has protocol {protocol!r}, but this server understands {PROTOCOL}.")
+    from llmcli.engine.guided.grammar import Rule
+
     try:
         prompt = _object(given.pop("prompt", None), '"prompt"')
         for name in ("before", "messages"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,7 @@ def recommended_params(recommended: Mapping[str, float], given: Mapping[str, Any
     chosen = {**usable_recommendations(recommended, given), **given}
     # Drawn here, so that it can be shown and the reply reproduced.
     if chosen.get("seed") is None:
-        import secrets
-
-        chosen["seed"] = secrets.randbits(32)
+        chosen["seed"] = int.from_bytes(os.urandom(4), "little")
     return SamplingParams(**chosen)
 
 
