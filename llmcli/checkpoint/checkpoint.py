@@ -97,10 +97,10 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
 
         return folder_text_parts(folder, {**description.keys.values, **contents.keys.values}, config.vocab_size)
 
-    mtp_layers = mtp_layer_range(description)
+    mtp_layers, family = mtp_layer_range(description), description.family
     sources, notes = match_tensors(
         _parameter_shapes(config),
-        HFTensors(contents.names, tensors, description.family, config).source,
+        HFTensors(contents.names, tensors, family, config, family.scales(description.keys)).source,
         tensors,
         ignored=lambda name: contents.ignored(name) or is_extra_layer(name, *mtp_layers) or is_unread(name, config),
         belongs=contents.belongs,

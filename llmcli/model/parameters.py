@@ -152,6 +152,8 @@ def _latent_attention(config: ModelConfig, latent: LatentConfig) -> Named:
     yield from within("kv_a_proj_with_mqa", linear(hidden, compressed, bias=config.qkv_bias))
     yield from within("kv_a_layernorm", norm_weights((latent.rank,), rms))
     yield from within("kv_b_proj", linear(latent.rank, heads * (latent.nope_dim + latent.value_dim)))
+    if config.attention_gate is not None:
+        yield from within("gate_proj", linear(hidden, heads))
     yield from within("o_proj", linear(heads * latent.value_dim, hidden, bias=config.o_bias))
 
 

@@ -12,6 +12,7 @@ from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.kernels.cpu.support import unsupported
 from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import SIZES
 
 # Architectures that stand for one of several families, as their metadata say.
@@ -51,7 +52,7 @@ def kernel_of(family: str) -> str:
     from transformers import AutoConfig
 
     family = SAME.get(family, family)
-    overrides = next(found for model_type, found in {**CASES, **NEWER}.values() if model_type == family)
+    overrides = next(found for model_type, found in {**CASES, **NEWER, **RECURRENT}.values() if model_type == family)
     config = AutoConfig.for_model(family, **{**SIZES, **overrides})
     keys = ConfigKeys(json.loads(config.to_json_string(use_diff=False)), Path("config.json"))
     return "C" if unsupported(model_config(family_config(keys), TensorNames(["lm_head.weight"], {}))) is None else "-"

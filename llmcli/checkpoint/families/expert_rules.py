@@ -12,18 +12,18 @@ from llmcli.model import ClampedGLU, ExpertsConfig
 
 def mixtral_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Mixtral: every layer; normalized weights."""
-    return [_experts(keys, "intermediate_size", normalized=True)] * layers
+    return [make_experts(keys, "intermediate_size", normalized=True)] * layers
 
 
 def olmoe_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """OLMoE: every layer; weights are normalized if `norm_topk_prob` is set."""
-    return [_experts(keys, "intermediate_size", normalized=keys.flag("norm_topk_prob"))] * layers
+    return [make_experts(keys, "intermediate_size", normalized=keys.flag("norm_topk_prob"))] * layers
 
 
 def qwen_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Qwen 2 and 3: every `decoder_sparse_step`-th layer except `mlp_only_layers`; Qwen 2 has a gated shared expert."""
     shared = keys.optional_integer("shared_expert_intermediate_size", minimum=0) or 0
-    experts = _experts(
+    experts = make_experts(
         keys,
         "moe_intermediate_size",
         normalized=keys.flag("norm_topk_prob"),
@@ -39,13 +39,13 @@ def granite_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]
     if not keys.optional_integer("num_experts", minimum=0):
         return [None] * layers
     shared = keys.optional_integer("shared_intermediate_size", minimum=0) or 0
-    return [_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
+    return [make_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
 
 
 def ernie_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Ernie 4.5: softmax, with a bias that affects only the choice; layers from one to another, at an interval."""
     shared = keys.optional_integer("moe_num_shared_experts", minimum=0) or 0
-    experts = _experts(
+    experts = make_experts(
         keys,
         "moe_intermediate_size",
         normalized=True,
@@ -61,12 +61,12 @@ def ernie_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
 def minimax_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """MiniMax-M2: every layer; sigmoid scores, and a bias that affects only the choice."""
     _check_scores(keys, "sigmoid")
-    return [_experts(keys, "intermediate_size", score="sigmoid", selection_bias=True, normalized=True)] * layers
+    return [make_experts(keys, "intermediate_size", score="sigmoid", selection_bias=True, normalized=True)] * layers
 
 
 def mellum_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Mellum: like Qwen 3, in the layers that `mlp_layer_types` lists."""
-    experts = _experts(keys, "moe_intermediate_size", normalized=keys.flag("norm_topk_prob"))
+    experts = make_experts(keys, "moe_intermediate_size", normalized=keys.flag("norm_topk_prob"))
     return [experts if sparse else None for sparse in _sparse_layers(keys, layers, first=0)]
 
 
@@ -85,7 +85,7 @@ def hunyuan_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]
                 )
             one[key] = stated[index] if isinstance(stated, list) else stated
         own = ConfigKeys(one, keys.path)
-        return _experts(own, "intermediate_size", normalized=True, float32_router=True, shared_size=size)
+        return make_experts(own, "intermediate_size", normalized=True, float32_router=True, shared_size=size)
 
     return [of_layer(index) for index in range(layers)]
 
@@ -112,7 +112,7 @@ def axk1_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
 
 def kolibri_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Kolibri: every layer; chosen by the router's outputs plus a bias, weighted by a sigmoid of the outputs alone."""
-    experts = _experts(
+    experts = make_experts(
         keys,
         "moe_intermediate_size",
         score="sigmoid_of_biased",
@@ -126,7 +126,7 @@ def kolibri_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]
 
 def laguna_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Laguna: router outputs may be capped; sigmoid scores, a bias that affects only the choice, a shared expert."""
-    experts = _experts(
+    experts = make_experts(
         keys,
         "moe_intermediate_size",
         score="sigmoid",
@@ -151,7 +151,7 @@ def cohere_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     shared = keys.optional_integer("num_shared_experts", minimum=0) or 0
     # Half of each is their average, to the last bit.
     part = 0.5 if shared and how == "average" else 1.0
-    experts = _experts(
+    experts = make_experts(
         keys,
         "intermediate_size",
         score="softmax_of_chosen" if score == "softmax" else "sigmoid_of_chosen",
@@ -171,7 +171,7 @@ def phimoe_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
             f"{keys.path} has num_experts_per_tok = {keys.get('num_experts_per_tok')}; sparse mixing chooses 2."
         )
     noise = keys.not_negative("router_jitter_noise")
-    return [_experts(keys, "intermediate_size", score="sparse_mixing", mixing_range=2 * noise)] * layers
+    return [make_experts(keys, "intermediate_size", score="sparse_mixing", mixing_range=2 * noise)] * layers
 
 
 def hy3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
@@ -181,7 +181,7 @@ def hy3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
 
 def flint_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Flint: sigmoid scores, a shared expert, and the first two layers dense by default."""
-    experts = _experts(
+    experts = make_experts(
         keys,
         "moe_intermediate_size",
         score="sigmoid",
@@ -197,26 +197,26 @@ def flint_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
 def aria_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Aria: every layer; softmax over the chosen logits, and shared experts as one."""
     shared = keys.integer("moe_num_shared_experts", minimum=0) * keys.integer("intermediate_size")
-    return [_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
+    return [make_experts(keys, "intermediate_size", score="softmax_of_chosen", shared_size=shared)] * layers
 
 
 def dbrx_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """DBRX: every layer; the weights are divided by their sum unless the norm is null."""
     normalized = keys.get("moe_normalize_expert_weights") is not None
-    return [_experts(keys, "intermediate_size", normalized=normalized)] * layers
+    return [make_experts(keys, "intermediate_size", normalized=normalized)] * layers
 
 
 def gpt_oss_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """gpt-oss: every layer; biases in router and experts, and a clamped GLU."""
     glu = ClampedGLU(keys.number("swiglu_alpha"), keys.positive("swiglu_limit"))
-    experts = _experts(keys, "intermediate_size", score="softmax_of_chosen", router_bias=True, bias=True, glu=glu)
+    experts = make_experts(keys, "intermediate_size", score="softmax_of_chosen", router_bias=True, bias=True, glu=glu)
     return [experts] * layers
 
 
 def llama4_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Llama 4: every n-th layer; the routing weight multiplies the expert's input."""
     size = keys.integer("intermediate_size")
-    experts = _experts(keys, "intermediate_size", score="sigmoid_of_chosen", scales_input=True, shared_size=size)
+    experts = make_experts(keys, "intermediate_size", score="sigmoid_of_chosen", scales_input=True, shared_size=size)
     step = keys.integer("interleave_moe_layer_step")
     listed = keys.integers("moe_layers")
     chosen = range(step - 1, layers, step) if listed is None else listed
@@ -291,7 +291,7 @@ def _deepseek(
     if (keys.optional_integer("moe_layer_freq") or 1) != 1:
         raise UnsupportedModelError(f"{keys.path} has moe_layer_freq {keys.get('moe_layer_freq')}; only 1 is known.")
     shared = keys.optional_integer("n_shared_experts", minimum=0) or 0
-    experts = _experts(
+    experts = make_experts(
         keys,
         "moe_intermediate_size",
         scale=keys.number("routed_scaling_factor"),
@@ -310,7 +310,7 @@ def gemma4_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Gemma 4: experts beside the dense network of every layer, if `enable_moe_block` is set."""
     if not keys.flag("enable_moe_block"):
         return [None] * layers
-    experts = _experts(
+    experts = make_experts(
         keys,
         "moe_intermediate_size",
         normalized=True,
@@ -326,7 +326,8 @@ def gemma4_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     return [experts if index < layers - shared else wide for index in range(layers)]
 
 
-def _experts(keys: ConfigKeys, size_key: str, **options: Any) -> ExpertsConfig:
+def make_experts(keys: ConfigKeys, size_key: str, **options: Any) -> ExpertsConfig:
+    """The mixture with the file's numbers of experts, the size of one that `size_key` states, and `options`."""
     count, chosen = keys.integer("num_experts"), keys.integer("num_experts_per_tok")
     if count > 10_000:
         name = keys.spelled("num_experts")

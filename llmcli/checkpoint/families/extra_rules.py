@@ -243,6 +243,16 @@ def deepseek_extras(keys: ConfigKeys) -> dict[str, Any]:
     }
 
 
+def bailing_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Ling 3: latent attention with a gate for each head."""
+    return deepseek_extras(keys) | {"attention_gate": AttentionGate(per_head=True)}
+
+
+def falcon_h1_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Falcon-H1: factors on embeddings and logits."""
+    return {"embed_scale": keys.number("embedding_multiplier"), "logit_scale": keys.number("lm_head_multiplier")}
+
+
 def afmoe_extras(keys: ConfigKeys) -> dict[str, Any]:
     """AFMoE: a gate on attention; embeddings may be scaled like Gemma's."""
     scale = keys.integer("hidden_size") ** 0.5 if keys.flag("mup_enabled") else 1.0

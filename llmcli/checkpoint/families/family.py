@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmcli.checkpoint.families import extra_rules, layer_rules, shape_rules
+from llmcli.checkpoint.families import extra_rules, layer_rules, mixer_rules, shape_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.rope_keys import RopeRules
@@ -26,6 +26,8 @@ class Family:
     qk_norm: QKNorm | None = None
     sinks: bool = False
     gated: bool = True
+    kinds: tuple[str, ...] = layer_rules.ATTENTION
+    """The types of layers that the family has."""
     layer_types: Callable[[ConfigKeys, int], list[str]] = layer_rules.all_full
     rope_on: Callable[[ConfigKeys, list[str]], list[bool]] = layer_rules.always_rope
     rope: RopeRules = field(default_factory=RopeRules)
@@ -37,6 +39,9 @@ class Family:
     extras: Callable[[ConfigKeys], dict[str, Any]] = extra_rules.no_extras
     """Further fields of `ModelConfig`."""
 
+    scales: Callable[[ConfigKeys], Mapping[str, tuple[tuple[int, float], ...]]] = mixer_rules.no_scales
+    """Constants that the rows of parameters of a layer are multiplied by when they are read: by the parameter's name,
+    (rows, factor) of one part after the other."""
     capped_in_wrappers: bool = False
     """Whether `final_logit_softcapping` also applies to the text model inside a multimodal one."""
     lists_layer_types: bool = False

@@ -10,6 +10,9 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import QueryScaling
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+ATTENTION = FULL, SLIDING, CHUNKED
+# Layers with a state instead of attention, and layers that are only a feed-forward network, dense or of experts.
+LINEAR, DENSE, SPARSE = "linear_attention", "mlp", "moe"
 
 
 # Layer types if the file does not list them; one name for each of `layers` layers.

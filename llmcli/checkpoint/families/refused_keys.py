@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.layer_rules import DENSE, FULL, LINEAR, SPARSE
 from llmcli.checkpoint.families.rope_keys import LAYER_TYPES
 from llmcli.errors import UnsupportedModelError
 
-# Names of full-attention layers in older files.
-OLD_LAYER_TYPES = {"attention": "full_attention"}
+# Names of types of layers in older files, the last four as one string for all layers.
+OLD_LAYER_TYPES = {
+    "attention": FULL,
+    "mamba": LINEAR,
+    "*": FULL,
+    "M": LINEAR,
+    "-": DENSE,
+    "E": SPARSE,
+}
 
 _LONGEST_VALUE = 120
 

@@ -5,22 +5,15 @@ from __future__ import annotations
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.errors import UnsupportedModelError
 
-_RECURRENT = "layers with a recurrent state"
+_RECURRENT = "layers with a recurrent state of another kind"
 _SPARSE = "attention that an index selects keys for"
 _ENCODER = "an encoder"
 
 REASONS: dict[str, str] = {
     **dict.fromkeys(
         (
-            "mamba",
-            "mamba2",
-            "falcon_mamba",
-            "jamba",
-            "bamba",
             "zamba",
             "zamba2",
-            "falcon_h1",
-            "nemotron_h",
             "recurrent_gemma",
             "rwkv",
             "rwkv5",
@@ -35,9 +28,7 @@ REASONS: dict[str, str] = {
             "lfm2",
             "lfm2_moe",
             "minimax",
-            "kimi_linear",
             "olmo_hybrid",
-            "bailing_hybrid",
             "zaya",
             "lara_mini",
             "lfm3",
@@ -68,25 +59,24 @@ _STATE_TYPES = ("mamba", "linear_attention", "conv", "hybrid", "recurrent")
 _STATE_KEYS = ("ssm_", "linear_conv")
 
 
-def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
+def refuse_unsupported(keys: ConfigKeys, model_type: str | None, *, recurrent: bool) -> None:
     """Refuse a model whose `config.json` shows a feature that this program lacks.
+
+    `recurrent` families have layers with a state that it does not lack.
 
     Raises:
         UnsupportedModelError: names the feature.
     """
     if model_type in REASONS:
         raise _unsupported(keys, model_type, REASONS[model_type])
-    # Granite hybrids have Mamba keys even without Mamba layers; their layer types decide.
     kinds = keys.get("layer_types") or keys.get("layers_block_type")
-    if isinstance(kinds, list):
+    if isinstance(kinds, list) and not recurrent:
         states = [index for index, kind in enumerate(kinds) if any(name in str(kind) for name in _STATE_TYPES)]
         if states:
             some = ", ".join(map(str, states[:4])) + (", ..." if len(states) > 4 else "")
             raise _unsupported(keys, model_type, f"{_RECURRENT} ({kinds[states[0]]} in block {some})")
-    elif model_type == "granitemoehybrid":
-        raise _unsupported(keys, model_type, f"{_RECURRENT} (in every layer, as layer_types is not given)")
     for name in keys.values:
-        if name.startswith(_STATE_KEYS):
+        if name.startswith(_STATE_KEYS) and not recurrent:
             raise _unsupported(keys, model_type, f"{_RECURRENT} ({name})")
     if keys.get("is_causal") is False or keys.get("use_bidirectional_attention") in (True, "all"):
         raise _unsupported(keys, model_type, "attention to later tokens, so it embeds texts and does not write them")
@@ -98,6 +88,6 @@ def refuse_unsupported(keys: ConfigKeys, model_type: str | None) -> None:
 
 def _unsupported(keys: ConfigKeys, model_type: str | None, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{keys.path} describes a model of type {model_type!r}, which has {what}; "
-        "this program runs decoders with attention layers only; see llm help models."
+        f"{keys.path} describes a model of type {model_type!r}, which has {what}. This is not supported; "
+        "see llm help models."
     )

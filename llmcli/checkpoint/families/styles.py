@@ -29,4 +29,14 @@ GPT2_ALIASES: dict[str, tuple[str, ...]] = {
     "hidden_act": ("activation_function",),
     "rms_norm_eps": ("layer_norm_epsilon",),
 }
+MAMBA2: dict[str, object] = {
+    "mamba_n_heads": 128,
+    "mamba_d_head": "auto",
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
+}
 LAYER_NORM_BASE = {**BASE, "rms_norm_eps": 1e-5}

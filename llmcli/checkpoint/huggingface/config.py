@@ -9,7 +9,7 @@ from typing import get_args
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.layer_rules import CHUNKED, FULL, SLIDING
+from llmcli.checkpoint.families.layer_rules import ATTENTION, CHUNKED, LINEAR, SLIDING
 from llmcli.checkpoint.families.refused_keys import OLD_LAYER_TYPES, refuse_unknown_values
 from llmcli.checkpoint.families.refused_models import refuse_unsupported
 from llmcli.checkpoint.families.registry import FAMILIES
@@ -19,6 +19,7 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import LayerConfig, ModelConfig
 from llmcli.model.config import Activation
 
+_MOST_LAYERS = 10_000
 _ACTIVATION_NAMES: dict[str, Activation] = {
     **{name: name for name in get_args(Activation)},
     "swish": "silu",
@@ -83,8 +84,8 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
     elif model_type in WRAPPERS:
         # Some conversions store a text model alone under the type of the multimodal model.
         model_type = WRAPPERS[model_type]
-    refuse_unsupported(keys, model_type)
     family = FAMILIES.get(model_type or "")
+    refuse_unsupported(keys, model_type, recurrent=family is not None and LINEAR in family.kinds)
     if family is None or model_type is None:
         raise UnsupportedModelError(
             f"{keys.path} describes a model of type {model_type!r}, which is not supported; "
@@ -92,7 +93,7 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
         )
     nested = [part.values for part in map(keys.section, family.sections) if part is not None]
     values = ChainMap(keys.values, *nested) if nested else keys.values  # type: ignore[arg-type]
-    keys = ConfigKeys(values, keys.path, family.defaults, family.aliases)
+    keys = _with_layer_count(ConfigKeys(values, keys.path, family.defaults, family.aliases))
     refuse_unknown_values(keys, model_type, family)
     capped = keys.get("final_logit_softcapping") is not None
     if inner is not None and capped and not family.capped_in_wrappers:
@@ -104,6 +105,14 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
     if family.paired_key is not None and keys.get(family.paired_key) is False:
         family = replace(family, paired=False)
     return FamilyConfig(model_type, family, keys)
+
+
+def _with_layer_count(keys: ConfigKeys) -> ConfigKeys:
+    """The keys, with the number of layers that the list of their types has, if only that states it."""
+    listed = keys.get("layer_types")
+    if keys.get("num_hidden_layers") is not None or not isinstance(listed, list | str):
+        return keys
+    return replace(keys, values=ChainMap({"num_hidden_layers": len(listed)}, keys.values))  # type: ignore[arg-type]
 
 
 def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
@@ -129,7 +138,7 @@ def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
     tied = not names.offers("", "lm_head", kind="weight")
     if tied and keys.values.get("tie_word_embeddings") is False:
         raise CheckpointError(f"{keys.path} says the output head is a separate matrix, but no file holds it.")
-    first = names.layer(0)
+    attention, mlp = (_first_layer(names, keys, part) for part in ("self_attn.o_proj", "mlp.down_proj"))
     qkv = ("self_attn.q_proj", "self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa")
     context_length = keys.integer("max_position_embeddings")
     config = ModelConfig(
@@ -148,15 +157,21 @@ def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
         placement=family.placement,
         qk_norm=family.qk_norm,
         sinks=family.sinks,
-        qkv_bias=names.offers(first, *qkv, *FUSED_QKV),
-        o_bias=names.offers(first, "self_attn.o_proj"),
-        mlp_bias=names.offers(first, "mlp.down_proj"),
+        qkv_bias=names.offers(attention, *qkv, *FUSED_QKV),
+        o_bias=names.offers(attention, "self_attn.o_proj"),
+        mlp_bias=names.offers(mlp, "mlp.down_proj"),
         head_bias=names.offers("", "lm_head"),
         tie_embeddings=tied,
     )
     config = replace(config, **family.extras(keys))
     rotated = config.head_dim if config.latent is None else config.latent.rope_dim
     return with_usual_shape(replace(config, layers=_layers(keys, family, rotated, context_length)))
+
+
+def _first_layer(names: TensorNames, keys: ConfigKeys, module: str) -> str:
+    """The prefix of the first layer with a module, since some have no attention or no feed-forward network."""
+    layers = map(names.layer, range(min(keys.integer("num_hidden_layers"), _MOST_LAYERS)))
+    return next((at for at in layers if names.offers(at, module, kind="weight")), names.layer(0))
 
 
 def with_usual_shape(config: ModelConfig) -> ModelConfig:
@@ -203,18 +218,20 @@ def _head_dim(keys: ConfigKeys, hidden: int, heads: int) -> int:
 
 def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int) -> tuple[LayerConfig, ...]:
     count = keys.integer("num_hidden_layers")
-    if count > 10_000:
+    if count > _MOST_LAYERS:
         name = keys.spelled("num_hidden_layers")
         raise CheckpointError(f"{keys.path} has {name!r} = {count}, which is more than any model has.")
     # Later versions list the types in the file; earlier ones leave them to a rule of the family.
     listed = keys.get("layer_types") or family.layer_types(keys, count)
-    if not isinstance(listed, list) or len(listed) != count:
-        raise CheckpointError(f"{keys.path}: layer_types must list {count} layers, as num_hidden_layers says.")
+    if not isinstance(listed, list | str) or len(listed) != count:
+        raise CheckpointError(
+            f"{keys.path}: {keys.spelled('layer_types')} must list {count} layers, as num_hidden_layers says."
+        )
     kinds = [OLD_LAYER_TYPES.get(str(kind), str(kind)) for kind in listed]
-    unknown = sorted(set(kinds) - {FULL, SLIDING, CHUNKED})
+    unknown = sorted(set(kinds) - set(family.kinds))
     if unknown:
         raise UnsupportedModelError(f"{keys.path} has layers of type {', '.join(unknown)}, which are not supported.")
-    on = family.rope_on(keys, kinds)
+    on = [kind in ATTENTION and rotates for kind, rotates in zip(kinds, family.rope_on(keys, kinds), strict=True)]
     thetas = _thetas_of_layers(keys, family, count)
     if thetas is not None:
         on = [rotates and theta > 0 for rotates, theta in zip(on, thetas, strict=True)]

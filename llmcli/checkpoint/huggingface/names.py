@@ -14,10 +14,12 @@ _PREFIXES = (
     "model.language_model.",
     "model.text_model.",
     "gpt_neox_japanese.",
+    "model.backbone.",
     "language_model.",
     "model.decoder.",
     "transformer.",
     "gpt_neox.",
+    "backbone.",
     "decoder.",
     "biogpt.",
     "model.",
@@ -35,7 +37,7 @@ _OLD_BUFFERS = re.compile(
 
 # Our name of a part, and its other names. Each of these names means the same in all families.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
-    "embed_tokens": ("wte", "embed_in", "word_embeddings", "in_out_embed"),
+    "embed_tokens": ("wte", "embed_in", "word_embeddings", "in_out_embed", "embeddings"),
     "embed_positions": ("wpe",),
     "embed_norm": ("word_embeddings_layernorm",),
     "norm": ("ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "rms_norm"),
@@ -52,6 +54,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "attention_output_norm": ("post_attn_norm", "rms_norm_1"),
     "post_attention_layernorm": (
         "feedforward_layernorm",
+        "pre_ff_layernorm",
         "ln_2",
         "ln_mlp",
         "final_layer_norm",
@@ -60,9 +63,24 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "rms_norm_2",
     ),
     "mlp_output_norm": ("post_moe_norm", "rms_norm_3"),
-    "self_attn.q_proj": ("attn.attention.q_proj", "attn.q_proj", "multi_head_attention.query"),
-    "self_attn.k_proj": ("attn.attention.k_proj", "attn.k_proj", "multi_head_attention.key"),
-    "self_attn.v_proj": ("attn.attention.v_proj", "attn.v_proj", "multi_head_attention.value"),
+    "self_attn.q_proj": (
+        "attn.attention.q_proj",
+        "attn.q_proj",
+        "multi_head_attention.query",
+        "mixer.q_proj",
+    ),
+    "self_attn.k_proj": (
+        "attn.attention.k_proj",
+        "attn.k_proj",
+        "multi_head_attention.key",
+        "mixer.k_proj",
+    ),
+    "self_attn.v_proj": (
+        "attn.attention.v_proj",
+        "attn.v_proj",
+        "multi_head_attention.value",
+        "mixer.v_proj",
+    ),
     "self_attn.o_proj": (
         "self_attn.dense",
         "self_attn.out_proj",
@@ -73,13 +91,14 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "attn.attention.out_proj",
         "attention.dense",
         "self_attention.dense",
+        "mixer.o_proj",
     ),
     "self_attn.q_norm": ("self_attn.q_layernorm", "self_attn.query_layernorm", "attention.query_layernorm"),
     "self_attn.k_norm": ("self_attn.k_layernorm", "self_attn.key_layernorm", "attention.key_layernorm"),
-    "self_attn.gate_proj": ("self_attn.g_proj",),
+    "self_attn.gate_proj": ("self_attn.g_proj", "attention.g_proj"),
     "self_attn.sub_norm": ("self_attn.attn_sub_norm",),
     "mlp.sub_norm": ("mlp.ffn_sub_norm",),
-    "mlp.gate_proj": ("feed_forward.gate_proj", "mlp.c_fc_0"),
+    "mlp.gate_proj": ("feed_forward.gate_proj", "mlp.c_fc_0", "block_sparse_moe.gate_proj"),
     "mlp.up_proj": (
         "feed_forward.up_proj",
         "mlp.c_fc",
@@ -89,6 +108,8 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "mlp.dense_h_to_4h",
         "ffn.up_proj",
         "fc1",
+        "mixer.up_proj",
+        "block_sparse_moe.up_proj",
     ),
     "mlp.down_proj": (
         "feed_forward.down_proj",
@@ -99,6 +120,8 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "shared_mlp.output_linear",
         "ffn.down_proj",
         "fc2",
+        "mixer.down_proj",
+        "block_sparse_moe.down_proj",
     ),
     "per_layer_embeddings.embed_tokens": ("embed_tokens_per_layer",),
     "per_layer_embeddings.projection": ("per_layer_model_projection",),
@@ -116,22 +139,30 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "feed_forward.router",
         "ffn.router.layer",
         "router",
+        "mixer.gate",
     ),
+    "mlp.latent_in": ("mixer.fc1_latent_proj",),
+    "mlp.latent_out": ("mixer.fc2_latent_proj",),
     "mlp.shared_expert.gate_proj": (
         "mlp.shared_experts.gate_proj",
         "mlp.shared_mlp.gate_proj",
         "feed_forward.shared_expert.gate_proj",
+        "block_sparse_moe.shared_experts.gate_proj",
     ),
     "mlp.shared_expert.up_proj": (
         "mlp.shared_experts.up_proj",
         "mlp.shared_mlp.up_proj",
         "feed_forward.shared_expert.up_proj",
+        "block_sparse_moe.shared_experts.up_proj",
+        "mixer.shared_experts.up_proj",
     ),
     "mlp.shared_expert.down_proj": (
         "mlp.shared_experts.down_proj",
         "mlp.shared_mlp.down_proj",
         "feed_forward.shared_expert.down_proj",
         "shared_mlp.output_linear",
+        "block_sparse_moe.shared_experts.down_proj",
+        "mixer.shared_experts.down_proj",
     ),
 }
 # Queries, keys and values in one tensor.
@@ -159,6 +190,8 @@ _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
         "moe.router.expert_bias",
         "mlp.gate.expert_bias",
         "block_sparse_moe.e_score_correction_bias",
+        "block_sparse_moe.gate.e_score_correction_bias",
+        "mixer.gate.e_score_correction_bias",
     ),
 }
 # Modules around others: a layer with an adapter, and DBRX's attention with both norms.
@@ -192,6 +225,10 @@ class TensorNames:
         """Whether the language model has a tensor of that name."""
         return name in self._full
 
+    def has_part(self, prefix: str) -> bool:
+        """Whether the language model has tensors whose names begin so."""
+        return any(name.startswith(prefix) for name in self._full)
+
     def full(self, name: str) -> str:
         """The full name in the files of a name inside the language model; the likeliest one if it is missing."""
         return self._full.get(name, name if name.startswith("lm_head.") else self._prefix + name)
@@ -208,7 +245,7 @@ class TensorNames:
             return self.full(next(found, at + local))
         module, kind = match.groups()
         module = self._own_names.get(module, module)
-        for name in (module, *_SYNONYMS.get(module, ())):
+        for name in (module, *_SYNONYMS.get(module, ()), module.replace("self_attn.", "attention.")):
             if self.has(f"{at}{name}.{kind}"):
                 return self.full(f"{at}{name}.{kind}")
         return self.full(f"{at}{module}.{kind}")

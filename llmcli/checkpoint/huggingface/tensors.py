@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.huggingface.mixers import MixerTensors, mixer_of
 from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
 from llmcli.checkpoint.tensors.computed_sources import Sinusoids, Turned, Zeros
 from llmcli.checkpoint.tensors.gguf_parameter_sources import KeysAndValues
@@ -23,6 +24,7 @@ from llmcli.checkpoint.tensors.parameter_sources import (
     Source,
     Stacked,
 )
+from llmcli.checkpoint.tensors.recurrent_sources import Scaled
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.model.config import ExpertsConfig, Heads, LayerConfig, ModelConfig
 
@@ -49,6 +51,7 @@ _SINGLE_EXPERTS = (
     ("experts.switch_glu", "gate_proj", "up_proj", "down_proj"),
     ("block_sparse_moe.experts", "w1", "w3", "w2"),
     ("moe", "linear", "linear_v", "linear_1"),
+    ("mixer.experts", "", "up_proj", "down_proj"),
 )
 
 
@@ -60,6 +63,8 @@ class HFTensors:
     stored: Mapping[str, StoredTensor]
     family: Family
     config: ModelConfig
+    scales: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    """Constants that the rows of parameters of a layer are multiplied by; see `Family`."""
 
     def source(self, parameter: str) -> ParameterSource:
         """How to read a parameter; if its tensor is missing, a source with the name it should have."""
@@ -74,6 +79,23 @@ class HFTensors:
         if layer is None:
             return Source(self.names.find("", local))
         at, of = self.names.layer(int(layer)), self.config.layers[int(layer)]
+        # Of two networks beside each other.
+        local = local.removeprefix("mixers.")
+        mixer = mixer_of(of, local)
+        if mixer is not None:
+            return self._scaled(local, MixerTensors(self.names, at, self.config, mixer).source(local))
+        return self._scaled(local, self._of_layer(at, local, of))
+
+    def _scaled(self, local: str, source: ParameterSource) -> ParameterSource:
+        """The source of a parameter of a layer, times the family's constants."""
+        factors = self.scales.get(local)
+        if factors is None or all(factor == 1 for _, factor in factors):
+            return source
+        assert isinstance(source, Source) and source.pairs is None and source.ranges is None
+        return Scaled(source.name, factors)
+
+    def _of_layer(self, at: str, local: str, of: LayerConfig) -> ParameterSource:
+        """The source of a parameter of the layer with the prefix `at`, except of its recurrent network."""
         experts = of.experts
         if experts is not None and local.startswith("mlp.experts."):
             return self._experts(at, local.removeprefix("mlp.experts."), experts)
@@ -186,8 +208,8 @@ class HFTensors:
 
     def _experts(self, at: str, what: str, experts: ExpertsConfig) -> ParameterSource:
         """The source of one of the four expert stacks: `gate_up_proj`, `down_proj` and their biases."""
-        gate_up, kind = what.startswith("gate_up_proj"), "bias" if what.endswith("_bias") else "weight"
-        linear = "block_sparse_moe.input_linear" if gate_up else "block_sparse_moe.output_linear"
+        inner, kind = not what.startswith("down_proj"), "bias" if what.endswith("_bias") else "weight"
+        linear = "block_sparse_moe.input_linear" if inner else "block_sparse_moe.output_linear"
         if self.names.has(f"{at}{linear}.{kind}"):
             return Source(self.names.full(f"{at}{linear}.{kind}"))
         for stack in _EXPERT_STACKS:
@@ -195,10 +217,10 @@ class HFTensors:
                 if self.names.has(f"{at}{stack}.{name}"):
                     return self._packed(f"{at}{stack}.{name}", what, experts)
         if self.names.has(f"{at}ffn.experts.mlp.w1"):
-            return self._experts_in_rows(f"{at}ffn.experts.mlp.", experts, gate_up=gate_up)
+            return self._experts_in_rows(f"{at}ffn.experts.mlp.", experts, gate_up=inner)
         for stack, gate, up, down in _SINGLE_EXPERTS:
-            if self.names.has(f"{at}{stack}.0.{gate}.weight"):
-                parts = (gate, up) if gate_up else (down,)
+            if self.names.has(f"{at}{stack}.0.{down}.weight"):
+                parts = (down,) if not inner else (gate, up) if experts.gated else (up,)
                 return Stacked(
                     tuple(
                         Joined(tuple(Source(self.names.full(f"{at}{stack}.{expert}.{part}.{kind}")) for part in parts))

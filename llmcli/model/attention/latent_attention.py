@@ -39,6 +39,11 @@ class LatentAttention(nn.Module):
         self.kv_a_proj_with_mqa = nn.Linear(hidden, latent.rank + latent.rope_dim, bias=config.qkv_bias)
         self.kv_a_layernorm = RMSNorm(latent.rank, _EPS)
         self.kv_b_proj = nn.Linear(latent.rank, config.num_heads * (latent.nope_dim + latent.value_dim), bias=False)
+        self.gate_proj = None
+        if config.attention_gate is not None:
+            if not config.attention_gate.per_head or config.attention_gate.activation != "sigmoid":
+                raise ValueError("latent attention has a sigmoid gate for each head, or none")
+            self.gate_proj = nn.Linear(hidden, config.num_heads, bias=False)
         self.o_proj = nn.Linear(config.num_heads * latent.value_dim, hidden, bias=config.o_bias)
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
@@ -61,7 +66,10 @@ class LatentAttention(nn.Module):
             q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
         mixed = self.attend(q, rows, rows[..., : sizes.rank], place.mask)  # (B, H, T, L)
         values = mixed @ self.value_weight.transpose(1, 2)  # (B, H, T, V)
-        output: Tensor = self.o_proj(values.transpose(1, 2).flatten(2))
+        values = values.transpose(1, 2)  # (B, T, H, V)
+        if self.gate_proj is not None:
+            values = values * torch.sigmoid(self.gate_proj(x).float()).to(x.dtype)[..., None]
+        output: Tensor = self.o_proj(values.flatten(2))
         return output
 
     @property

@@ -25,7 +25,7 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Outputs (B, T, D) of all tokens, and the memory (B, D, N) after the last.
 
-    Each value of the memory fades by a factor of its own, and adds the token's value (algorithm 2 of the paper):
+    Each value of the memory fades by its own factor, and adds the token's value (algorithm 2 of the paper):
 
         S <- exp(step A) S + step x B^T;  y = S C
 

@@ -31,18 +31,21 @@ from tests.support.models.config_changes import SIZES as SIZE_KEYS
 from tests.support.models.harmless_keys import HARMLESS, HARMLESS_OF, RECORDED, why_harmless
 from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES as SPANNING_CASES
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import SIZES, edit_config, random_ids, save, tiny_model, untrained
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 IDS = random_ids(40)
-CASES = {**SPANNING_CASES, **NEWER}
-NEWER_TYPES = {case[0] for case in NEWER.values()} - {case[0] for case in SPANNING_CASES.values()}
+CASES = {**SPANNING_CASES, **NEWER, **RECURRENT}
+NEWER_TYPES = {case[0] for case in (*NEWER.values(), *RECURRENT.values())} - {
+    case[0] for case in SPANNING_CASES.values()
+}
 # One case for each family: the variant that uses most keys.
 _CHOSEN = {
     "gpt_neox": "pythia, parallel",
     "phi3": "phi-3, longrope, long",
     "smollm3": "smollm 3, windows",
-    "granitemoehybrid": "granite hybrid, attention only",
+    "granitemoehybrid": "granite 4",
 }
 FAMILY_CASES = {model_type: case for case, (model_type, _) in reversed(CASES.items())} | _CHOSEN
 # Together they cover all norms, windows, experts, clamps and biases. The other families take minutes.
@@ -54,6 +57,7 @@ QUICK_FIRST = [
 # Newer families with variants whose keys no other family has.
 OWN_VARIANTS = {
     "afmoe", "apertus1p5_text", "axk1", "cohere2_moe", "hyperclovax", "laguna", "phimoe",
+    "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "jamba", "kimi_linear", "mamba", "mamba2", "nemotron_h",
     "aria_text", "codegen", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "falcon", "glm4_moe", "glm4_moe_lite",
     "gpt_bigcode", "gpt_neox_japanese", "gptj", "granitemoe_swa", "hy_v3", "mellum", "mpt", "opt", "persimmon",
     "sarvam_mla", "sarvam_moe",
@@ -156,6 +160,7 @@ def keys_asked(model_type: str) -> set[str]:
             model_config(description, TensorNames(head, {}))
             without_unwanted_biases({}, description.keys, description.family.biases)
             mtp_layer_range(description)
+            description.family.scales(description.keys)
             asked |= recorded.asked
     return asked
 

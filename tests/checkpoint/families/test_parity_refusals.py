@@ -14,17 +14,17 @@ from llmcli.checkpoint.families.registry import FAMILIES
 from llmcli.errors import CheckpointError, UnsupportedModelError
 from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import SIZES, edit_config
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "mamba": ({"model_type": "mamba2"}, "recurrent state"),
+    "rwkv": ({"model_type": "rwkv"}, "recurrent state"),
     "qwen3-next": ({"model_type": "qwen3_next"}, "recurrent state"),
     "hybrid with one recurrent layer": (
-        {"model_type": "granitemoehybrid", "layer_types": ["attention", "mamba", "attention"]},
-        r"recurrent state \(mamba in block 1\)",
+        {"model_type": "llama", "layer_types": ["attention", "mamba", "attention"]},
+        r"recurrent state of another kind \(mamba in block 1\)",
     ),
-    "hybrid that does not say": ({"model_type": "granitemoehybrid"}, "recurrent state"),
     "recurrent keys": ({"model_type": "new", "ssm_state_size": 4}, "ssm_state_size"),
     "sparse attention": ({"model_type": "deepseek_v32"}, "index"),
     "encoder": ({"model_type": "t5"}, "encoder"),
@@ -70,7 +70,7 @@ ELSEWHERE = {
 
 
 def test_every_family_is_in_the_matrix() -> None:
-    assert {model_type for model_type, _ in {**CASES, **NEWER}.values()} | ELSEWHERE == set(FAMILIES)
+    assert {model_type for model_type, _ in {**CASES, **NEWER, **RECURRENT}.values()} | ELSEWHERE == set(FAMILIES)
 
 
 NONSENSE: tuple[object, ...] = (

@@ -308,7 +308,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, what: str
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "recurrent layers": ({"model_type": "mamba"}, "'mamba'"),
+    "recurrent layers": ({"model_type": "rwkv"}, "'rwkv'"),
     "latent attention": ({"kv_lora_rank": 512, "q_lora_rank": 1536}, "latent attention"),
     "a cap of logits": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
     "a rotation of another format": ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),

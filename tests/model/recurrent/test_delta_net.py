@@ -11,7 +11,7 @@ from llmcli.model.attention.attention import Positions
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.mixer_config import DeltaConfig
 from llmcli.model.recurrent.delta_net import DeltaNet
-from tests.support.models.one_state import OneState
+from tests.support.one_state import OneState
 
 # Symbols 0..3 are keys, 4..8 values; each is a unit vector.
 KEYS, VALUES = 4, 5

@@ -11,7 +11,7 @@ from llmcli.model.attention.attention import Positions
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.mixer_config import MambaConfig
 from llmcli.model.recurrent.mamba import Mamba, selective_scan
-from tests.support.models.one_state import OneState
+from tests.support.one_state import OneState
 
 # Symbols 0..4 can be copied; the next one asks for the copy of the symbol that followed the last "remember".
 SYMBOLS = 5

@@ -16,7 +16,16 @@ _TRAINING = "training only"
 _DROPOUT = "training only: nothing is dropped when a model is run"
 _OUTPUTS = "what a call of the Python model returns beside the logits"
 _CLASSIFIER = "of models that classify, not of those that write"
-_RECURRENT = "of recurrent layers; a model that has one is refused"
+_CHUNK = "the number of tokens that are computed at once, which is rounding"
+_EQUAL = "which of several equal computations runs"
+# Of Mamba and its descendants.
+_MAMBA: Mapping[str, str] = {
+    **dict.fromkeys(("rescale_prenorm_residual", "time_step_floor", "time_step_init_scheme"), _TRAINING),
+    **dict.fromkeys(("time_step_max", "time_step_scale"), _TRAINING),
+    "time_step_min": f"{_TRAINING}; of Nemotron-H, transformers limits the steps of prompts by it, but not of replies",
+    "residual_in_fp32": "the type of the residual stream, which is rounding",
+    **dict.fromkeys(("use_associative_scan", "use_mambapy"), _EQUAL),
+}
 _TOKEN = "an id for the tokenizer and for the end of a reply; the embedding of the id is computed like any other"
 
 HARMLESS: Mapping[str, str] = {
@@ -94,22 +103,39 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
     },
     "gpt_neox_japanese": {"is_decoder": "transformers warns of a wrong value, and computes the same"},
     "gpt_neox": {"is_decoder": "transformers warns of a wrong value, and computes the same"},
-    "granitemoehybrid": {
-        **dict.fromkeys(
-            (
-                "mamba_n_heads",
-                "mamba_n_groups",
-                "mamba_d_state",
-                "mamba_d_head",
-                "mamba_d_conv",
-                "mamba_expand",
-                "mamba_chunk_size",
-                "mamba_conv_bias",
-                "mamba_proj_bias",
-                "time_step_limit",
-            ),
-            _RECURRENT,
-        )
+    "granitemoehybrid": {"mamba_chunk_size": _CHUNK},
+    "bamba": {"mamba_chunk_size": _CHUNK, "num_logits_to_keep": _OUTPUTS, "z_loss_coefficient": _TRAINING},
+    "falcon_h1": {"mamba_chunk_size": _CHUNK, "num_logits_to_keep": _OUTPUTS},
+    "falcon_mamba": _MAMBA,
+    "mamba": _MAMBA,
+    "mamba2": {
+        **_MAMBA,
+        "chunk_size": _CHUNK,
+        "expand": "the product of the number of heads and their size, which are read",
+        "time_step_rank": "of Mamba 1, whose configuration this one was made from",
+    },
+    "nemotron_h": {
+        **_MAMBA,
+        "chunk_size": _CHUNK,
+        "expand": "the number of heads and their size are read",
+        "mamba_proj_bias": "transformers reads use_bias in its place",
+        "mamba_ssm_cache_dtype": "the type of the state, which is rounding",
+        "moe_shared_expert_overlap": "what runs at the same time",
+        "mtp_layers_block_type": "of layers for multi-token prediction",
+        "n_shared_experts": "transformers always makes one",
+        "num_logits_to_keep": _OUTPUTS,
+        "use_mamba_kernels": _EQUAL,
+    },
+    "jamba": {
+        "layers_num_experts": "computed from the period and offset of layers with experts, which are read",
+        "use_mamba_kernels": _EQUAL,
+        **dict.fromkeys(("use_associative_scan", "use_mambapy"), _EQUAL),
+    },
+    "bailing_hybrid": {
+        "linear_conv_kernel_dim": "computed from short_conv_kernel_size, which is read",
+        "linear_num_heads": "computed from num_attention_heads, which is read",
+        "mtp_loss_scaling_factor": _TRAINING,
+        "rope_theta": "read from rope_parameters, which the class always writes",
     },
     "hy_v3": {"enable_moe_fp32_combine": "the type in which two outputs are added, which is rounding"},
     "mellum": {

@@ -23,6 +23,7 @@ from llmcli.checkpoint.families.registry import (
     olmo,
     others,
     qwen,
+    recurrent,
     routed,
 )
 
@@ -42,6 +43,7 @@ _LINEAGES = (
     olmo,
     others,
     qwen,
+    recurrent,
     routed,
 )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules, mixer_rules
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.layer_rules import FULL, LINEAR
 from llmcli.checkpoint.families.rope_keys import RopeRules
-from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
+from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT, MAMBA2
 
 _GRANITE = {
     **BASE,
@@ -30,11 +31,14 @@ FAMILIES: dict[str, Family] = {
         experts=expert_rules.granite_experts,
         extras=extra_rules.granite_scales,
     ),
-    # Only models without recurrent layers; see `refused_models`.
+    # Granite 4: most layers are Mamba-2, none in some models.
     "granitemoehybrid": Family(
-        {**_GRANITE, "num_experts": 8, "shared_intermediate_size": 1024},
+        {**_GRANITE, **MAMBA2, "num_experts": 8, "shared_intermediate_size": 1024},
         aliases={**EXPERT_COUNT, "layer_types": ("layer_types", "layers_block_type")},
+        kinds=(FULL, LINEAR),
+        layer_types=mixer_rules.all_linear,
         lists_layer_types=True,
+        layer_extras=mixer_rules.granite_layers,
         rope_on=layer_rules.rope_if_named,
         experts=expert_rules.granite_experts,
         extras=extra_rules.granite_hybrid_extras,

@@ -1,0 +1,8 @@
+"""Families with recurrent layers: alone, or in place of most attention layers."""
+
+from __future__ import annotations
+
+from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.registry.recurrent import hybrid, kimi, mamba
+
+FAMILIES: dict[str, Family] = {**mamba.FAMILIES, **hybrid.FAMILIES, **kimi.FAMILIES}

@@ -1,0 +1,81 @@
+"""Map parameters of recurrent layers to the tensors of Hugging Face checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmcli.checkpoint.huggingface.names import TensorNames
+from llmcli.checkpoint.tensors.parameter_sources import Joined, ParameterSource, Source
+from llmcli.checkpoint.tensors.recurrent_sources import NegatedExponential, Reshaped
+from llmcli.model import LayerConfig, ModelConfig
+from llmcli.model.mixer_config import DeltaConfig, MixerConfig, mixer_module
+from llmcli.model.recurrent.parameters import mixer_parameters
+
+# Modules of a layer that hold a recurrent network, the usual one first.
+_MODULES = {
+    "mamba": ("mamba", "mixer"),
+    "linear_attn": ("linear_attn", "self_attn", "attention"),
+    "conv": ("conv",),
+}
+# Our names of parts, and those of files.
+_PARTS = {"dt_norm": ("dt_layernorm",), "b_norm": ("b_layernorm",), "c_norm": ("c_layernorm",)}
+# The same for delta attention, whose queries, keys and values files keep apart.
+_DELTA_PARTS = {
+    "in_proj_z": ("g_proj",),
+    "in_proj_z.linear_left": ("g_a_proj",),
+    "in_proj_z.linear_right": ("g_b_proj",),
+    "in_proj_a": ("f_proj",),
+    "in_proj_a.linear_left": ("f_a_proj",),
+    "in_proj_a.linear_right": ("f_b_proj",),
+    "in_proj_b": ("b_proj",),
+    "norm": ("o_norm",),
+    "out_proj": ("o_proj", "dense"),
+}
+_DELTA_JOINED = {"in_proj_qkv": ("q_proj", "k_proj", "v_proj"), "conv1d": ("q_conv1d", "k_conv1d", "v_conv1d")}
+
+
+def mixer_of(layer: LayerConfig, local: str) -> MixerConfig | None:
+    """The recurrent network of a layer that the parameter `local` belongs to; None: it belongs to another part."""
+    module = local.partition(".")[0]
+    return next((mixer for mixer in layer.mixers if mixer_module(mixer) == module), None)
+
+
+@dataclass(frozen=True)
+class MixerTensors:
+    """The tensors of a recurrent network in one layer of a checkpoint."""
+
+    names: TensorNames
+    at: str
+    """The prefix of the layer's tensors."""
+    config: ModelConfig
+    mixer: MixerConfig
+
+    def source(self, local: str) -> ParameterSource:
+        """How to read the parameter `local`, such as `mamba.in_proj.weight`."""
+        module, _, part = local.partition(".")
+        inner = next(
+            (name for name in _MODULES[module] if self.names.has_part(f"{self.at}{name}.")), _MODULES[module][0]
+        )
+        at = f"{self.at}{inner}."
+        shape = dict(mixer_parameters(self.config, self.mixer))[part].shape
+        owner, _, kind = part.rpartition(".")
+        if part == "A":
+            return NegatedExponential(self.names.full(f"{at}A_log"), shape)
+        apart = [f"{at}{name}.{kind}" for name in _DELTA_JOINED.get(owner, ())]
+        if module == "linear_attn" and apart and self.names.has(apart[0]):
+            return self._joined(apart, shape, reshaped=owner == "conv1d")
+        if owner in ("conv1d", "conv") and kind == "weight":
+            return Reshaped(self.names.full(f"{at}{part}"), shape)
+        names = (owner, *_PARTS.get(owner, ()), *(_DELTA_PARTS.get(owner, ()) if module == "linear_attn" else ()))
+        return Source(self.names.first_of(at, names, kind) or self.names.full(f"{at}{part}"))
+
+    def _joined(self, names: list[str], shape: tuple[int, ...], *, reshaped: bool) -> ParameterSource:
+        """Queries, keys and values, or their convolutions, which files keep apart."""
+        if not reshaped:
+            return Joined(tuple(Source(self.names.full(name)) for name in names))
+        assert isinstance(self.mixer, DeltaConfig)
+        keys, values = self.mixer.key_heads * self.mixer.key_dim, self.mixer.value_heads * self.mixer.value_dim
+        rows = (keys, keys, values)
+        return Joined(
+            tuple(Reshaped(self.names.full(name), (count, shape[1])) for name, count in zip(names, rows, strict=True))
+        )

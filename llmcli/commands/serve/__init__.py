@@ -1,1 +1,0 @@
-"""`llm serve`, and commands for servers that run."""

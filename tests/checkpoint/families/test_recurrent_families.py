@@ -1,0 +1,89 @@
+"""Families with recurrent layers against `transformers`, on texts longer than a chunk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import llmcli
+from llmcli.engine import Engine, SamplingParams, Step
+from llmcli.model.meta_device import meta_model
+from llmcli.model.parameters import parameters_of
+from llmcli.model.recurrent.chunks import CHUNK
+from tests.support.models.recurrent_cases import RECURRENT
+from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
+
+IDS = random_ids(2 * CHUNK + 22)
+# Lengths that cross the borders of chunks, single tokens among them.
+PIECES = (1, 7, CHUNK, CHUNK + 1, 1, 1, 11)
+PROMPT = 35
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def in_pieces(loaded: llmcli.LoadedModel) -> torch.Tensor:
+    cache = loaded.model.new_cache(capacity=4)
+    with torch.inference_mode():
+        pieces = torch.split(torch.tensor([IDS]), [*PIECES], dim=1)
+        return torch.cat([loaded.model(piece, cache)[0] for piece in pieces])
+
+
+@pytest.mark.parametrize("case", RECURRENT)
+def test_logits_and_greedy_tokens_equal_those_of_transformers(case: str, tmp_path: Path) -> None:
+    model_type, overrides = RECURRENT[case]
+    model = tiny_model(model_type, **overrides)
+    loaded = llmcli.load(save(model, tmp_path), dtype="float32", device="cpu")
+    with torch.inference_mode():
+        reference = model(torch.tensor([IDS])).logits[0]
+    assert relative_error(loaded.logits(IDS), reference) < 2e-5
+    assert relative_error(in_pieces(loaded), reference) < 2e-5
+
+    events = Engine(loaded.model, loaded.tokenizer).stream(IDS[:PROMPT], SamplingParams(temperature=0, max_tokens=40))
+    replied = [event.id for event in events if isinstance(event, Step)]
+    with torch.inference_mode():
+        after = model(torch.tensor([IDS[:PROMPT] + replied])).logits[0, :, : loaded.tokenizer.vocab_size]
+    assert after.argmax(-1)[PROMPT - 1 : -1].tolist() == replied
+
+    created = [(name, tuple(parameter.shape)) for name, parameter in meta_model(loaded.config).named_parameters()]
+    assert [(name, parameter.shape) for name, parameter in parameters_of(loaded.config).items()] == created
+
+
+# Forms of published files that differ from what the configuration classes write: a case, changes, and keys left out.
+PUBLISHED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "mamba 2": ({"time_step_limit": [0.0, float("inf")], "norm_before_gate": True}, ("max_position_embeddings",)),
+    "granite 4": ({"layer_types": ["mamba", "attention", "mamba"], "normalization_function": "rmsnorm"}, ()),
+    "bamba": ({"attn_rotary_emb": 4, "rope_theta": 1e4}, ("rope_parameters",)),
+    "falcon h1": ({"rope_theta": 1e4, "rope_scaling": None}, ("rope_parameters",)),
+    "nemotron h": ({"hybrid_override_pattern": "M-*M", "num_hidden_layers": 4}, ("layers_block_type",)),
+    "nemotron 3": ({"hybrid_override_pattern": "ME*E", "num_hidden_layers": 4}, ("layers_block_type",)),
+    "kimi linear": (
+        {
+            "linear_attn_config": {"full_attn_layers": [2], "kda_layers": [1, 3], "head_dim": 8, "num_heads": 4}
+            | {"short_conv_kernel_size": 4},
+            "first_k_dense_replace": 1,
+            "moe_router_activation_func": "sigmoid",
+            "rope_theta": 1e4,
+        },
+        ("layer_types", "mlp_layer_types", "linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim"),
+    ),
+    "ling 3": (
+        {"head_dim": 8, "rope_theta": 6e6, "num_experts_per_tok": 2, "n_group": 4, "norm_topk_prob": True},
+        ("layer_types", "mlp_layer_types", "linear_head_dim", "rope_parameters", "num_expert_group"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_published_forms_of_the_configuration_mean_the_same(case: str, tmp_path: Path) -> None:
+    model_type, overrides = RECURRENT[case]
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
+    expected = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS[:9])
+    changes, drop = PUBLISHED[case]
+    edit_config(folder, changes, drop=drop)
+    assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(IDS[:9]), expected)
