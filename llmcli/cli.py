@@ -37,6 +37,8 @@ from llmcli.commands.saved.chats import app as chats_app
 from llmcli.commands.saved.log import app as log_app
 from llmcli.commands.saved.stats import stats
 from llmcli.commands.score import score
+from llmcli.commands.serve.ps import ps
+from llmcli.commands.serve.stop import stop
 from llmcli.commands.shared.options.flags import CommandWithOtherSpellings, only, with_options
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.settings_file import CommandsWithSettings, default_map
@@ -79,6 +81,8 @@ _CHAT = "llm chat --system 'Be brief.'\n\nllm chat notes.txt --model owner/name\
 app.command("generate", cls=CommandWithOtherSpellings, epilog=_GENERATE + _VARIABLES, rich_help_panel=_RUN)(generate)
 app.command("chat", cls=CommandWithOtherSpellings, epilog=_CHAT + _VARIABLES, rich_help_panel=_RUN)(chat)
 app.command("batch", cls=CommandWithOtherSpellings, epilog=_BATCH + _VARIABLES, rich_help_panel=_RUN)(batch)
+app.command("ps", rich_help_panel=_RUN)(ps)
+app.command("stop", rich_help_panel=_RUN)(stop)
 app.add_typer(chats_app, rich_help_panel=_RUN)
 app.add_typer(log_app, rich_help_panel=_RUN)
 app.command("pull", rich_help_panel=_MODELS)(pull)

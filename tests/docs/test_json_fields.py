@@ -22,6 +22,8 @@ from llmcli.checkpoint.edits.store import edits_folder
 from llmcli.docs import pages
 from llmcli.kernels.cpu.build import load_library
 from llmcli.model import ModelConfig
+from llmcli.server.registry import Identity
+from tests.support.canned_server import OK, canned_server
 from tests.support.manual import json_fields, json_keys, json_tables, undocumented
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
@@ -79,7 +81,7 @@ def outputs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         found["llmcli.compare/1"] = printed("compare", model, model, TEXT, "-n", "2", "--json")
         found["llmcli.config/1"] = printed("config", "--json")
         found["llmcli.doctor/1"] = printed("doctor", model, "--json")
-        found |= _records(model, folder) | _conversations(model) | _lists(model, folder)
+        found |= _records(model, folder) | _conversations(model) | _lists(model, folder) | _servers()
     batch = llm(
         "batch", "-", "-m", model, "-n", "2", "--seed", "1", stdin=b'{"prompt": "a"}\n{"prompt": 1}\n'
     ).stdout.splitlines()
@@ -126,6 +128,12 @@ def _lists(model: Path, folder: Path) -> dict[str, Any]:
     assert llm("prompt", "save", "short", "{input} in {n} words").returncode == 0
     commands = (["list"], ["prompt", "list"], ["prompt", "show", "short"], ["edit", "list"], ["edit", "show", "an"])
     return {" ".join(["llm", *command[:2]]): printed(*command, "--json") for command in commands}
+
+
+def _servers() -> dict[str, Any]:
+    with canned_server(Identity("1", ())) as server:
+        server.answers = [OK + b'{"memory_bytes": 1, "idle_s": 2.5, "busy": 0, "requests": 3}']
+        return {"llm ps": printed("ps", "--json")}
 
 
 def _events(model: Path) -> list[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -21,29 +22,48 @@ class CannedServer:
     """A registered server; it answers the requests one after another."""
 
     state: ServerState
+    registration: Registration
     answers: list[bytes | Callable[[socket.socket], None]] = field(default_factory=list)
     """What is sent to each request, or does it."""
     requests: list[bytes] = field(default_factory=list)
+    """The first line of each request, and its body."""
+
+    def release(self) -> None:
+        """Free the name and its lock, as the end of a process does."""
+        self.registration.close()
+        _unlock(self.registration)
 
 
 @contextmanager
-def canned_server(identity: Identity) -> Iterator[CannedServer]:
-    """A server of this user that clients find while the block runs."""
-    with tempfile.TemporaryDirectory(prefix="llm") as folder, mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": folder}):
+def canned_server(identity: Identity, *, beside: CannedServer | None = None) -> Iterator[CannedServer]:
+    """A server of this user that clients find while the block runs; in the same folder as another, if given."""
+    with ExitStack() as stack:
+        if beside is None:
+            # A short path: that of a socket has at most 100 bytes.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llm"))
+            stack.enter_context(mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": folder}))
         registration = Registration("canned")
-        state = ServerState("canned", os.getpid(), 1.0, "m", identity, str(registration.socket), "cpu", 100)
-        server = CannedServer(state)
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(state.socket)
-            listening.listen()
-            registration.publish(state)
-            threading.Thread(target=_serve, args=(listening, server), daemon=True).start()
-            try:
-                yield server
-            finally:
-                # Wakes the thread.
-                listening.shutdown(socket.SHUT_RDWR)
-                registration.close()
+        started = 1.0 if beside is None else 2.0
+        socket_path = str(registration.socket)
+        state = ServerState(registration.name, os.getpid(), started, "m", identity, socket_path, "cpu", 100)
+        server = CannedServer(state, registration)
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(state.socket)
+        listening.listen()
+        registration.publish(state)
+        threading.Thread(target=_serve, args=(listening, server), daemon=True).start()
+        try:
+            yield server
+        finally:
+            # Wakes the thread.
+            listening.shutdown(socket.SHUT_RDWR)
+            registration.close()
+
+
+def _unlock(registration: Registration) -> None:
+    """Unlock, whether or not closing a registration did."""
+    with suppress(OSError, ValueError):
+        fcntl.flock(registration._lock, fcntl.LOCK_UN)
 
 
 def _serve(listening: socket.socket, server: CannedServer) -> None:

@@ -81,6 +81,12 @@ def _conversations() -> list[str]:
     return [path.stem for path in conversation_files(ANY)]
 
 
+def _servers() -> list[str]:
+    from llmcli.server.registry import running_servers
+
+    return [state.name for state in running_servers()]
+
+
 def _topics() -> list[str]:
     from llmcli.docs import pages
 
@@ -95,6 +101,7 @@ EDITS = _completer(_edits)
 CHATS = _completer(_chats)
 RUNS = _completer(_runs)
 CONVERSATIONS = _completer(_conversations)
+SERVERS = _completer(_servers)
 TOPICS = _completer(_topics)
 DTYPES = _completer(lambda: ("auto", "float32", "bfloat16", "float16"))
 QUANTIZED = _completer(lambda: ("int8", "int4"))

@@ -1,0 +1,1 @@
+"""`llm serve`, and commands for servers that run."""
