@@ -138,14 +138,10 @@ class ServerAnswer:
         """The error that an answer with this status describes."""
         try:
             found = json.loads(b"\n".join(self.lines()))["error"]
-            message, code = str(found["message"]), found.get("code")
+            message, code = str(found["message"]), int(found.get("exit_code", 1))
         except (ValueError, KeyError, TypeError):
-            message, code = f"The server {self._server.name} answered with the status {status}.", None
-        if status == 503:
-            return NoServerError(message)
-        if code == "context_length_exceeded":
-            return PromptTooLongError(message)
-        return error_of(message, 2 if 400 <= status < 500 else 1)
+            message, code = f"The server {self._server.name} answered with the status {status}.", 1
+        return NoServerError(message) if status == 503 else error_of(message, code)
 
 
 def request_json(server: ServerState, path: str, body: Mapping[str, object] | None = None, *, timeout_s: float) -> Any:

@@ -1,8 +1,10 @@
-"""Count the tokens of saved replies by day and model."""
+"""Count the tokens of replies by day and model: of those that are saved, and of those in the log of a server."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +13,7 @@ from llmcli.conversations.tree import Tree
 
 @dataclass(frozen=True)
 class CountedReply:
-    """One reply for the sums."""
+    """One reply for the sums, or those of one request."""
 
     day: str
     """The day in the local time zone, as in 2026-12-01."""
@@ -19,6 +21,7 @@ class CountedReply:
     prompt_tokens: int
     """Tokens of the whole prompt; 0 if they are not known."""
     generated_tokens: int
+    replies: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ def replies_of(tree: Tree) -> Iterator[CountedReply]:
     for node in tree.nodes.values():
         if node.is_reply:
             yield CountedReply(local_day(node.time), node.model or "", node.prompt_tokens, len(node.ids))
+
+
+def replies_in_log(lines: Iterable[bytes]) -> Iterator[CountedReply]:
+    """The replies in the log of a server that no command has saved; lines that are not of such a log are skipped."""
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            value = json.loads(line)
+            if value["replies"] and not value["saved"]:
+                sizes = (value["prompt_tokens"], value["generated_tokens"], value["replies"])
+                yield CountedReply(local_day(str(value["time"])), str(value["model"]), *map(int, sizes))
 
 
 def local_day(time: str) -> str:
@@ -72,7 +85,7 @@ def _sums(replies: Iterable[tuple[tuple[str | None, str | None], CountedReply]])
         before = sums.get(key, TokenCount(*key, 0, 0, 0))
         sums[key] = TokenCount(
             *key,
-            before.replies + 1,
+            before.replies + reply.replies,
             before.prompt_tokens + reply.prompt_tokens,
             before.generated_tokens + reply.generated_tokens,
         )

@@ -98,16 +98,14 @@ def test_an_error_of_the_server_has_its_exit_code_here(
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (400, None, UsageError),
-        (400, "context_length_exceeded", PromptTooLongError),
-        (500, None, LlmcliError),
-        (503, None, NoServerError),
+        (400, 2, UsageError),
+        (400, 6, PromptTooLongError),
+        (500, 1, LlmcliError),
+        (503, 1, NoServerError),
     ],
 )
-def test_a_refused_request_is_an_error(
-    server: CannedServer, status: int, code: str | None, kind: type[LlmcliError]
-) -> None:
-    body = json.dumps({"error": {"message": "No.", "code": code}}).encode()
+def test_a_refused_request_is_an_error(server: CannedServer, status: int, code: int, kind: type[LlmcliError]) -> None:
+    body = json.dumps({"error": {"message": "No.", "exit_code": code}}).encode()
     server.answers = [b"HTTP/1.1 %d Bad\r\nContent-Type: application/json\r\n\r\n" % status + body]
     with pytest.raises(kind, match=r"^No\.$") as raised:
         ServedReply(server.state, REQUEST, lambda note: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +11,15 @@ from unittest import mock
 import pytest
 
 from llmcli.conversations.records import HeadRecord, More, Question, ReplyRecord
-from llmcli.conversations.token_counts import CountedReply, TokenCount, by_day, by_model, in_total, replies_of
+from llmcli.conversations.token_counts import (
+    CountedReply,
+    TokenCount,
+    by_day,
+    by_model,
+    in_total,
+    replies_in_log,
+    replies_of,
+)
 from llmcli.conversations.tree import Tree
 
 
@@ -34,6 +43,18 @@ def test_replies_on_all_branches_count_on_their_local_day() -> None:
     ):
         tree.apply(record)
     assert list(replies_of(tree)) == [CountedReply("2026-01-02", "m", 7, 2), CountedReply("2026-01-03", "n", 0, 1)]
+
+
+def test_requests_in_a_log_count_unless_they_are_saved_or_have_no_reply() -> None:
+    line = {
+        "time": "2026-01-02T15:00:00.123+00:00", "model": "m", "replies": 2, "saved": False,
+        "prompt_tokens": 7, "generated_tokens": 5,
+    }  # fmt: skip
+    lines = [line, line | {"saved": True}, line | {"replies": 0}, {"model": "m"}, [1], line | {"replies": 1}]
+    data = [*(json.dumps(each).encode() for each in lines), b"no json", b"\xff"]
+    replies = list(replies_in_log(data))
+    assert replies == [CountedReply("2026-01-03", "m", 7, 5, 2), CountedReply("2026-01-03", "m", 7, 5, 1)]
+    assert in_total(replies) == TokenCount(None, None, 3, 14, 10)
 
 
 def test_sums_by_day_and_model() -> None:

@@ -75,3 +75,14 @@ def test_tokens_are_counted_by_day_and_model() -> None:
     assert value["schema"] == "llmcli.stats/1"
     assert value["total"] == {"replies": 3, "prompt_tokens": 27, "generated_tokens": 9}
     assert [each["model"] for each in value["days"]] == ["m", "another"] == [each["model"] for each in value["models"]]
+
+
+def test_the_log_of_a_server_is_counted_too(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    line = {"time": TIME, "model": "m", "replies": 1, "saved": False, "prompt_tokens": 4, "generated_tokens": 2}
+    log.write_text(json.dumps(line) + "\n")
+    save(ConversationKind.CHAT, "Hi", "Hello", modified=1)
+    total = json.loads(llm("stats", "--log", log, "--json").stdout)["total"]
+    assert total == {"replies": 2, "prompt_tokens": 13, "generated_tokens": 5}
+    missing = llm("stats", "--log", tmp_path / "none")
+    assert missing.returncode == 2 and b"No such file" in missing.stderr
