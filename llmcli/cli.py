@@ -37,6 +37,7 @@ from llmcli.commands.saved.chats import app as chats_app
 from llmcli.commands.saved.log import app as log_app
 from llmcli.commands.saved.stats import stats
 from llmcli.commands.score import score
+from llmcli.commands.serve.command import serve
 from llmcli.commands.serve.ps import ps
 from llmcli.commands.serve.stop import stop
 from llmcli.commands.shared.options.flags import CommandWithOtherSpellings, only, with_options
@@ -77,10 +78,12 @@ _GENERATE = (
 )
 _BATCH = "llm batch prompts.jsonl --out results.jsonl\n\nllm batch - --max-tokens 100 < prompts.jsonl\n\n"
 _CHAT = "llm chat --system 'Be brief.'\n\nllm chat notes.txt --model owner/name\n\nllm chat --continue\n\n"
+_SERVE = "llm serve\n\nllm serve owner/name --port 8080 --keep forever\n\n"
 
 app.command("generate", cls=CommandWithOtherSpellings, epilog=_GENERATE + _VARIABLES, rich_help_panel=_RUN)(generate)
 app.command("chat", cls=CommandWithOtherSpellings, epilog=_CHAT + _VARIABLES, rich_help_panel=_RUN)(chat)
 app.command("batch", cls=CommandWithOtherSpellings, epilog=_BATCH + _VARIABLES, rich_help_panel=_RUN)(batch)
+app.command("serve", epilog=_SERVE + _VARIABLES, rich_help_panel=_RUN)(serve)
 app.command("ps", rich_help_panel=_RUN)(ps)
 app.command("stop", rich_help_panel=_RUN)(stop)
 app.add_typer(chats_app, rich_help_panel=_RUN)
@@ -106,7 +109,7 @@ app.command("doctor", rich_help_panel=_TOOLS)(doctor)
 app.command("help", context_settings={"ignore_unknown_options": True}, rich_help_panel=_TOOLS)(help_)
 app.command("config", context_settings={"ignore_unknown_options": True}, rich_help_panel=_TOOLS)(config)
 
-_WITH_SETTINGS = CommandsWithSettings((generate, batch, chat, score, bench), INSPECT_COMMANDS)
+_WITH_SETTINGS = CommandsWithSettings((generate, batch, chat, score, serve, bench), INSPECT_COMMANDS)
 
 
 def _print_version(asked: bool) -> None:

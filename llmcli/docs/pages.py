@@ -13,6 +13,7 @@ TOPICS = (
     "usage",
     "chat",
     "structured-output",
+    "serve",
     "inspect",
     "editing",
     "json",

@@ -15,8 +15,9 @@ Contract between `llm serve` and its clients, all of one user on one machine:
   server.
 
 Paths of the private socket only: `POST /internal/generate` (see `llmcli.server.wire`), `GET /internal/status` (the
-state with `busy`, `idle_s`, `memory_bytes` and `requests`), and `POST /internal/stop`, which answers at once; the
-server then finishes what runs and ends, and its lock is free when its memory is.
+state with `busy`, `waiting`, `idle_s`, `memory_bytes`, `cache_bytes` and `requests`), and `POST /internal/stop`, which
+answers at once; the server then finishes what runs and ends. It keeps its lock until the process is gone, although it
+removes the files before: a client that has opened `NAME.lock` before can lock it as soon as the memory is free.
 This module imports neither torch nor the tokenizer.
 """
 
@@ -189,6 +190,7 @@ class Registration:
         self.socket = folder / f"{name}.sock"
         self._state = folder / f"{name}.json"
         self._lock_file = folder / f"{name}.lock"
+        self._closed = False
         if len(os.fsencode(self.socket)) > _LONGEST_PATH:
             os.close(lock)
             raise LlmcliError(
@@ -208,14 +210,12 @@ class Registration:
         self._state.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove all files of this name and free it."""
-        if self._lock < 0:
-            return
-        self.withdraw()
-        self.socket.unlink(missing_ok=True)
-        self._lock_file.unlink(missing_ok=True)
-        os.close(self._lock)
-        self._lock = -1
+        """Remove all files of this name, which is then free; the lock itself lasts until the process ends."""
+        if not self._closed:
+            self._closed = True
+            self.withdraw()
+            self.socket.unlink(missing_ok=True)
+            self._lock_file.unlink(missing_ok=True)
 
 
 def _free_name(folder: Path, base: str) -> tuple[str, int]:

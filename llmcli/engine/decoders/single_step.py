@@ -61,16 +61,16 @@ class SingleStepDecoder:
         `draw` takes a token from the distribution (V,) unless the answer is constrained; by default the sampler does.
         """
         with self._prefix_cache.sampling_threads():
-            if self._form is not None:
-                # Checked before tokens are masked, since the probabilities of all are shown.
-                check_logits(logits)
-                room = self._longest - len(ids)
-                allowed, distribution, token = self._form.choose(logits, self._sampler, ids, room)
-                return TokenChoice(token, "model", logits, distribution, allowed)
-            if self._probabilities or draw is not None:
-                distribution = self._sampler.distribution(logits, ids)
-                return TokenChoice((draw or self._sampler.draw)(distribution), "model", logits, distribution)
-            return TokenChoice(self._sampler.choose(logits, ids, greatest=self._prefix_cache.greatest(logits)))
+            return choose_token(
+                logits,
+                ids,
+                self._sampler,
+                room=self._longest - len(ids),
+                form=self._form,
+                probabilities=self._probabilities,
+                draw=draw,
+                greatest=self._prefix_cache.greatest(logits),
+            )
 
     def end(self, ids: Sequence[int]) -> None:
         """See `TokenSource`."""
@@ -78,3 +78,29 @@ class SingleStepDecoder:
     def stats(self) -> Mapping[str, Any]:
         """See `TokenSource`."""
         return {}
+
+
+def choose_token(
+    logits: Tensor,
+    ids: Sequence[int],
+    sampler: Sampler,
+    *,
+    room: int,
+    form: AnswerForm | None = None,
+    probabilities: bool = False,
+    draw: Callable[[Tensor], int] | None = None,
+    greatest: tuple[int, float] | None = None,
+) -> TokenChoice:
+    """The token that follows `ids`, one of at most `room`, from its `logits` (V,).
+
+    `form`, `probabilities` and `draw` are as for a `SingleStepDecoder`; `greatest` is as for `Sampler.choose`.
+    """
+    if form is not None:
+        # Checked before tokens are masked, since the probabilities of all are shown.
+        check_logits(logits)
+        allowed, distribution, token = form.choose(logits, sampler, ids, room)
+        return TokenChoice(token, "model", logits, distribution, allowed)
+    if probabilities or draw is not None:
+        distribution = sampler.distribution(logits, ids)
+        return TokenChoice((draw or sampler.draw)(distribution), "model", logits, distribution)
+    return TokenChoice(sampler.choose(logits, ids, greatest=greatest))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from functools import cached_property
+from typing import Any
 
 from llmcli.engine import Event, Finish, Step
 from llmcli.engine.guided.answer_form import form_start
 from llmcli.engine.guided.constraint import Constraint
 from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.engine.sampling.logit_bias import token_biases
-from llmcli.engine.sampling.params import SamplingParams
+from llmcli.engine.sampling.params import SamplingParams, params_from_json
 from llmcli.engine.sampling.recommendations import recommended_params
 from llmcli.engine.sampling.sampler import sampler_for
+from llmcli.errors import UsageError
 from llmcli.loaded_model import LoadedModel
 from llmcli.server.wire import GenerateRequest, ReplyBegin
 from llmcli.text.chat.prompt_request import reply_prompt
@@ -147,11 +149,12 @@ class CommandReply:
 
 
 def _params(loaded: LoadedModel, request: GenerateRequest) -> SamplingParams:
-    given = dict(request.settings)
-    for name in ("stop", "dry_sequence_breakers"):
-        if name in given:
-            value = given[name]
-            given[name] = tuple(value) if isinstance(value, list | tuple) else value
+    try:
+        # Read for the types: JSON has lists where settings are tuples.
+        read = params_from_json(request.settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"A setting of the request has the wrong type: {error}.") from None
+    given: dict[str, Any] = {name: getattr(read, name) for name in request.settings}
     given["logit_bias"] = token_biases(request.logit_bias, loaded.tokenizer)
     params = recommended_params(loaded.generation_defaults, given)
     # Made only to check the sequence breakers.

@@ -1,0 +1,86 @@
+"""The application: its paths, and errors in one shape everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from llmcli.server.http.errors import ApiError
+from llmcli.server.http.security import Access, AccessMiddleware, BodyLimitMiddleware
+from llmcli.server.internal import Internal
+from llmcli.server.openai.chat import ChatCompletions
+from llmcli.server.openai.models import Models
+from llmcli.server.service import Service
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Path: TypeAlias = tuple[str, str, Endpoint]
+"""A method, a path, and what answers it."""
+
+
+def public_app(service: Service, access: Access) -> Starlette:
+    """The application for TCP."""
+    return _app(service, _paths(service), [Middleware(AccessMiddleware, access)])
+
+
+def private_app(service: Service) -> Starlette:
+    """The application for the private socket, which has the protocol of the command line too."""
+    internal = Internal(service)
+    more = [
+        ("POST", "/internal/generate", internal.generate),
+        ("POST", "/internal/cancel", internal.cancel),
+        ("GET", "/internal/status", internal.status),
+        ("POST", "/internal/stop", internal.stop),
+    ]
+    return _app(service, [*_paths(service), *more], [])
+
+
+def _paths(service: Service) -> list[Path]:
+    models = Models(service)
+
+    async def health(request: Request) -> Response:
+        if service.ready is None:
+            raise ApiError("The model is being loaded.", status=503, code="loading")
+        return JSONResponse({"status": "ok"})
+
+    return [
+        ("GET", "/health", health),
+        ("GET", "/v1/models", models.listed),
+        ("GET", "/v1/models/{name:path}", models.one),
+        ("POST", "/v1/chat/completions", ChatCompletions(service).answer),
+    ]
+
+
+def _app(service: Service, paths: Sequence[Path], access: Sequence[Middleware]) -> Starlette:
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.url.path
+        words = {404: f"There is no {path} here.", 405: f"{path} does not take {request.method}."}
+        found = ApiError(words.get(error.status_code, str(error.detail)), status=error.status_code)
+        return found.response(error.headers)
+
+    return Starlette(
+        routes=[Route(path, _guarded(service, endpoint), methods=[method]) for method, path, endpoint in paths],
+        middleware=[*access, Middleware(BodyLimitMiddleware)],
+        exception_handlers={HTTPException: refused},
+    )
+
+
+def _guarded(service: Service, endpoint: Endpoint) -> Endpoint:
+    """`endpoint`, with an answer to every error."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception as error:
+            return service.error(error).response()
+
+    return answer

@@ -1,0 +1,1 @@
+"""HTTP without knowledge of any API: sockets, limits, security, errors and streams."""

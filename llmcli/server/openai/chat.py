@@ -1,0 +1,154 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llmcli.engine.events import Event, Finish, Prefill, Step
+from llmcli.engine.reply.thinking import ThinkingApart
+from llmcli.server.http.streams import PING, Channel, EventStream, cancelling, json_object, sse
+from llmcli.server.openai.chat_request import ChatAsked, read_chat
+from llmcli.server.openai.replies import FINGERPRINT, chat_logprobs, finish_reason, new_id, timings, usage
+from llmcli.server.scheduler.work import WorkEvent
+from llmcli.server.service import Ready, Service
+from llmcli.text.reasoning import ReplyStart
+from llmcli.text.tokenizer import Tokenizer
+
+
+class ChatCompletions:
+    """The endpoint."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request, whole or as a stream."""
+        service, ready = self._service, self._service.needed()
+        body = await json_object(request)
+        asked = await service.prepare(lambda: read_chat(body, ready))
+        service.check_model(asked.model)
+        work, channel = service.submit(asked.reply)
+        reply = ChatReply(asked, ready)
+        if asked.stream:
+            return EventStream(reply.stream(channel), [work], failed=lambda error: sse(service.error(error).value))
+        async with cancelling(request.receive, [work]):
+            return JSONResponse(await reply.whole(channel))
+
+
+class ChatReply:
+    """One reply, and its two forms."""
+
+    def __init__(self, asked: ChatAsked, ready: Ready) -> None:
+        self._asked, self._tokenizer = asked, ready.loaded.tokenizer
+        self._model = asked.model or ready.loaded.name
+        self._id, self._created = new_id("chatcmpl"), int(time.time())
+        self._prefill: Prefill | None = None
+        self._apart = ThinkingApart(
+            self._tokenizer, asked.reply.start or ReplyStart(), exact=asked.reply.constraint is not None
+        )
+        self._steps: list[Step] = []
+
+    async def whole(self, channel: Channel) -> dict[str, object]:
+        """The reply as one object."""
+        finish: Finish | None = None
+        async for event in channel.events():
+            split = self._take(event)
+            finish = split if isinstance(split, Finish) else finish
+        assert finish is not None
+        parts: list[Step | Finish] = [*self._steps, finish]
+        thinking = "".join(part.thinking for part in parts) or None
+        message: dict[str, object] = {
+            "role": "assistant",
+            "content": "".join(part.text for part in parts),
+            "refusal": None,
+            "reasoning_content": thinking,
+            "reasoning": thinking,
+            "tool_calls": [],
+        }
+        choice: dict[str, object] = {
+            "index": 0,
+            "message": message,
+            "finish_reason": finish_reason(finish.reason),
+            "logprobs": chat_logprobs(self._steps, self._tokenizer) if self._asked.logprobs else None,
+        }
+        if self._asked.token_ids:
+            choice["token_ids"] = [step.id for step in self._steps]
+        return self._head("chat.completion") | {"choices": [choice]} | self._ending(finish) | self._more()
+
+    async def stream(self, channel: Channel) -> AsyncIterator[bytes]:
+        """The reply as server-sent events."""
+        yield self._chunk({"role": "assistant", "content": ""}, more=self._more())
+        async for given in channel.events():
+            event = self._take(given)
+            if given is None:
+                yield PING
+            elif isinstance(event, Step):
+                if event.text or event.thinking or self._asked.logprobs or self._asked.token_ids:
+                    yield self._chunk(_delta(event), [event])
+            elif isinstance(event, Finish):
+                if event.text or event.thinking:
+                    yield self._chunk(_delta(event))
+                yield self._chunk({}, finish=event)
+                if self._asked.include_usage:
+                    yield sse(self._head("chat.completion.chunk") | {"choices": []} | self._ending(event))
+        yield sse("[DONE]")
+
+    def _take(self, event: WorkEvent | None) -> Event | None:
+        """Keep what the reply needs of an event; return it with a thought apart, None for others than the engine's."""
+        if not isinstance(event, Prefill | Step | Finish):
+            return None
+        split = self._apart(event)
+        if isinstance(split, Prefill):
+            self._prefill = split
+        elif isinstance(split, Step):
+            self._steps.append(split)
+        return split
+
+    def _head(self, kind: str) -> dict[str, object]:
+        names = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+        return {**names, "system_fingerprint": FINGERPRINT}
+
+    def _ending(self, finish: Finish) -> dict[str, object]:
+        reasoning = sum(1 for step in self._steps if step.thinking)
+        return {"usage": usage([finish.stats], reasoning), "timings": timings(self._prefill, finish)}
+
+    def _more(self) -> dict[str, object]:
+        """What the client should know about its prompt."""
+        more: dict[str, object] = {"notes": list(self._asked.notes)} if self._asked.notes else {}
+        return more | ({"prompt_token_ids": list(self._asked.reply.ids)} if self._asked.token_ids else {})
+
+    def _chunk(
+        self,
+        delta: dict[str, object],
+        steps: Sequence[Step] = (),
+        *,
+        finish: Finish | None = None,
+        more: dict[str, object] | None = None,
+    ) -> bytes:
+        choice: dict[str, object] = {
+            "index": 0,
+            "delta": delta,
+            "finish_reason": None if finish is None else finish_reason(finish.reason),
+            "logprobs": self._logprobs(steps, self._tokenizer),
+        }
+        if self._asked.token_ids:
+            choice["token_ids"] = [step.id for step in steps]
+        value = self._head("chat.completion.chunk") | {"choices": [choice]} | (more or {})
+        return sse(value if finish is None else value | {"timings": timings(self._prefill, finish)})
+
+    def _logprobs(self, steps: Sequence[Step], tokenizer: Tokenizer) -> dict[str, object] | None:
+        return chat_logprobs(steps, tokenizer) if self._asked.logprobs and steps else None
+
+
+def _delta(event: Step | Finish) -> dict[str, object]:
+    """The new text of an event; both names of a thought are in use."""
+    delta: dict[str, object] = {}
+    if event.thinking:
+        delta |= {"reasoning_content": event.thinking, "reasoning": event.thinking}
+    if event.text or not event.thinking:
+        delta["content"] = event.text
+    return delta

@@ -1,0 +1,1 @@
+"""The one thread that computes: it takes work from all connections and advances it together."""

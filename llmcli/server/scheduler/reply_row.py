@@ -1,0 +1,133 @@
+"""One reply in the scheduler: its text, and the choice of its tokens. V is the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from llmcli.device import peak_memory_bytes
+from llmcli.engine.context_limit import check_prompt, memory_for_text
+from llmcli.engine.decoders.single_step import choose_token
+from llmcli.engine.events import Event, Finish, FinishReason, Prefill, Step
+from llmcli.engine.prefill import read_chunks
+from llmcli.engine.reply_builder import ReplyBuilder, StopRules
+from llmcli.engine.reply_timer import ReplyTimer
+from llmcli.engine.sampling.sampler import sampler_for
+from llmcli.engine.step_logprobs import with_probabilities
+from llmcli.kernels.base import FastStep
+from llmcli.loaded_model import LoadedModel
+from llmcli.server.scheduler.kept_caches import CachedText, KeptCaches
+from llmcli.server.scheduler.work import ReadSoFar, ReplyWork
+from llmcli.text.reply_start import reply_start
+
+
+class ReplyRow:
+    """Reads the prompt of one reply, and then takes logits until a stop rule ends it."""
+
+    def __init__(self, work: ReplyWork, loaded: LoadedModel, rules: StopRules, kept: KeptCaches) -> None:
+        """`rules` are those of the request.
+
+        Raises:
+            PromptTooLongError: the prompt leaves no room for a reply.
+        """
+        request, tokenizer = work.request, loaded.tokenizer
+        self._prompt = (*request.ids, *request.begun)
+        check_prompt(self._prompt, rules.context_length)
+        self.work, self._loaded, self._kept = work, loaded, kept
+        start = request.start if request.is_chat else None
+        if start is None and request.is_chat:
+            start = reply_start(tokenizer, request.ids)
+        self.builder = ReplyBuilder(
+            tokenizer,
+            request.ids,
+            request.params,
+            rules,
+            begun=request.begun,
+            start=start,
+            constraint=request.constraint,
+        )
+        self.sampler = sampler_for(request.params, tokenizer)
+        self._timer = ReplyTimer()
+        self.text: CachedText | None = None
+        self._cached = 0
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and reply."""
+        return self.builder.ids
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the tokens cannot be chosen without logits in Python."""
+        return self.work.request.probabilities or self.builder.form is not None
+
+    def read(self, step: FastStep) -> Iterator[Tensor | None]:
+        """Read the prompt chunk by chunk: None after each but the last, whose logits (V,) come at the end."""
+        ids = self._prompt
+        self.text, self._cached = self._kept.take(ids, self.builder.longest)
+        self.text.ids = list(ids[: self._cached])
+        cache = self.text.cache
+        with memory_for_text(self._loaded.model, len(ids)):
+            cache.reserve(len(ids))
+            for logits in read_chunks(step, cache, ids):  # noqa: B007
+                self.text.ids = list(ids[: cache.length])
+                if cache.length < len(ids):
+                    self.work.deliver([ReadSoFar(cache.length, len(ids))])
+                    yield None
+        begun = [Step(self.builder.count, token, self.builder.push_begun(token)) for token in self.work.request.begun]
+        self.work.deliver([Prefill(len(ids), self._cached, self._timer.prompt_read()), *begun])
+        yield logits[-1]
+
+    def take(self, logits: Tensor, greatest: tuple[int, float] | None = None) -> list[Event]:
+        """Choose the next token from logits (V,).
+
+        Raises:
+            NotFiniteError: they are NaN or infinite.
+            LlmcliError: the requested form allows no token.
+        """
+        builder, request = self.builder, self.work.request
+        choice = choose_token(
+            logits,
+            builder.ids,
+            self.sampler,
+            room=builder.longest - len(builder.ids),
+            form=builder.form,
+            probabilities=request.probabilities,
+            greatest=greatest,
+        )
+        self._timer.token_chosen()
+        index, said = builder.count, builder.push(choice.token)
+        if choice.token is None or said is None:
+            return []
+        step = Step(index, choice.token, said)
+        if request.probabilities:
+            step = with_probabilities(
+                step, choice, self.sampler, builder.ids[:-1], self._loaded.tokenizer, top=request.top
+            )
+        return [step]
+
+    def take_token(self, token: int) -> list[Event]:
+        """Append a token that a kernel has chosen."""
+        self._timer.token_chosen()
+        index, said = self.builder.count, self.builder.push(token)
+        return [] if said is None else [Step(index, token, said)]
+
+    def finish(self, path: str, reason: FinishReason | None = None) -> Finish:
+        """The last event; `reason` says why the reply ends if no stop rule has ended it."""
+        builder = self.builder
+        held_back = builder.finish()
+        stats = self._timer.stats(
+            builder,
+            cached=self._cached,
+            peak_memory_bytes=peak_memory_bytes(self._loaded.model.device),
+            path=path,
+            source={},
+        )
+        return Finish(reason or builder.reason or "interrupted", stats, held_back)
+
+    def release(self) -> None:
+        """Give the cache back, for the next prompt that begins like this one."""
+        if self.text is not None:
+            self._kept.give_back(self.text)
+            self.text = None

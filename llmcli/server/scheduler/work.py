@@ -1,0 +1,111 @@
+"""Work for the scheduler: replies, and other computations that connections wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from llmcli.engine.events import Event
+from llmcli.engine.sampling.params import SamplingParams
+from llmcli.errors import LlmcliError
+from llmcli.text.reasoning import ReplyStart
+
+if TYPE_CHECKING:
+    from llmcli.engine.guided.constraint import Constraint
+
+
+class OverloadedError(LlmcliError):
+    """The server takes no more work now."""
+
+
+class CancelledError(LlmcliError):
+    """Nothing waits for this computation any more."""
+
+
+@dataclass(frozen=True)
+class ReplyRequest:
+    """A reply to generate, and what is to be known about its tokens."""
+
+    ids: tuple[int, ...]
+    """The prompt."""
+    params: SamplingParams
+    is_chat: bool = False
+    """The prompt is in the chat template: the reply also ends with the model's turn, and may begin with a thought."""
+    begun: tuple[int, ...] = ()
+    """The first tokens of a reply to continue: they are read with the prompt and come as its first steps."""
+    start: ReplyStart | None = None
+    """Where a reply in a chat begins; by default read from the end of the prompt."""
+    constraint: Constraint | None = None
+    """The form of the answer; its `begin` has been called."""
+    probabilities: bool = False
+    top: int = 0
+    context: int | None = None
+    """The most tokens of prompt and reply; by default the server's limit."""
+    ends: frozenset[int] = frozenset()
+    """Further tokens that end the reply."""
+    ignores_end: bool = False
+    """Whether the model's own stop tokens do not end the reply."""
+
+
+@dataclass(frozen=True)
+class ReadSoFar:
+    """Tokens of a long prompt that have been read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The work has failed."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a computation has returned."""
+
+    value: object
+
+
+WorkEvent: TypeAlias = Event | ReadSoFar | Failed | Result
+"""What a connection receives; `Finish`, `Failed` and `Result` are the last. Texts contain thoughts and their marks."""
+Deliver: TypeAlias = Callable[[Sequence[WorkEvent]], None]
+"""Called in the scheduler's thread; must not wait for a client."""
+
+
+class Work:
+    """Something that a connection waits for."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self.deliver = deliver
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Nothing waits for it any more: it ends before its next pass. Any thread may call this."""
+        self.cancelled = True
+
+
+class ReplyWork(Work):
+    """A reply."""
+
+    def __init__(self, request: ReplyRequest, deliver: Deliver) -> None:
+        super().__init__(deliver)
+        self.request = request
+
+
+class Computation(Work):
+    """A computation in parts: an iterator that is advanced between passes, and returns the result."""
+
+    def __init__(self, parts: Iterator[object], deliver: Deliver) -> None:
+        super().__init__(deliver)
+        self.parts = parts
+
+
+def once(compute: Callable[[], object]) -> Generator[None, None, object]:
+    """A computation in a single part."""
+    value = compute()
+    yield
+    return value
