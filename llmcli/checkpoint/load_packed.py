@@ -1,40 +1,30 @@
-"""Read matrices straight into packed blocks: which matrices, in which format, chunk by chunk of rows.
-
-Beside the packed weights only a few rows are in memory, as long as the model's rows are rows of the file.
-"""
+"""Plan which matrices are packed or stay as they are stored, in which formats, and allocate their memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.quantized.base import QuantizedTensor
 from llmcli.checkpoint.stored_tables import stored_tables
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
-from llmcli.checkpoint.tensors.reader import TensorReader
-from llmcli.checkpoint.tensors.repack import bits_of, groups_of
-from llmcli.checkpoint.tensors.row_spans import RowSpan, spans_of
-from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
+from llmcli.checkpoint.tensors.repack import bits_of
+from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.device import memory_for
-from llmcli.kernels.base import NoKernelError
-from llmcli.kernels.cpu.repack import BlockPacker
 from llmcli.kernels.cuda.dequantize import unpacker_for
 from llmcli.kernels.cuda.support import reads_packed
 from llmcli.model import Transformer
 from llmcli.model.huge_pages import Pages
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixture_of_experts import ExpertWeights
-from llmcli.model.quantized.layout import BITS, COLUMNS, ROWS, Bits, PackedFormat, narrow, wide
-from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
-from llmcli.model.quantized.quantize import quantize
+from llmcli.model.quantized.layout import BITS, COLUMNS, Bits, PackedFormat, narrow, wide
+from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from llmcli.model.quantized.stored_embedding import StoredEmbedding, StoredFormat
 from llmcli.sizes import size
 
@@ -181,47 +171,6 @@ def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
             yield path, module, "embed_tokens.weight" if tied else f"{path}.weight"
 
 
-def block_packer() -> BlockPacker | None:
-    """The C packer of blocks; None without a compiler: then torch packs, in three times the time."""
-    try:
-        return BlockPacker()
-    except NoKernelError:
-        return None
-
-
-def read_packed(
-    source: ParameterSource,
-    stored: Mapping[str, StoredTensor],
-    reader: TensorReader,
-    to: PackedMatrix,
-    packer: BlockPacker | None = None,
-    sizes: PackingSizes = PACKING_SIZES,
-) -> None:
-    """Fill `to` with the parameter that `source` describes; `packer` is used for the formats that it knows.
-
-    Raises:
-        CheckpointError: the file ends too early, cannot be read, or does not match its declared shape.
-    """
-    values_at_once = sizes.values if to.blocks.device.type == "cpu" else sizes.device_values
-    spans = list(spans_of(source, stored))
-    if not spans:
-        # Rows of the matrix are not rows in the file (a transposed matrix, for example): read the whole matrix first.
-        whole = torch.empty(source.shape(stored), dtype=torch.float32)
-        source.read_into(stored, reader, whole)
-        for index, values in enumerate(whole.view(to.shape)):
-            for first in range(0, to.rows, step := _rows_at_once(to, values_at_once)):
-                part = values[first : first + step].to(to.blocks.device)
-                to.store(index, first, quantize(part, to.format))
-        return
-    for index in range(to.count):
-        parts = [span for span in spans if span.index == index]
-        if packer is not None and all(packer.knows(span.tensor.encoding, to.format) for span in parts):
-            _pack_all(packer, parts, reader, to, index, values_at_once)
-        else:
-            rows = (groups for span in parts for groups in _groups(span, reader, to, values_at_once))
-            _store_all(to, index, rows)
-
-
 def memory_for_weights(nbytes: int) -> AbstractContextManager[None]:
     """Turn a failed allocation of `nbytes` for weights into an `OutOfMemoryError`."""
     return memory_for(
@@ -269,68 +218,3 @@ def _in_short_groups(tensor: StoredTensor) -> bool:
 
 def _in_8_bit_groups(tensor: StoredTensor) -> bool:
     return isinstance(tensor, QuantizedTensor) and tensor.groups is not None and tensor.bits == 8
-
-
-def _rows_at_once(to: PackedMatrix, values_at_once: int, multiple: int = ROWS) -> int:
-    """The number of rows packed at once, a multiple of `multiple`."""
-    return max(1, values_at_once // (to.columns * multiple)) * multiple
-
-
-def _chunks(span: RowSpan, to: PackedMatrix, values_at_once: int) -> Iterator[tuple[int, int]]:
-    """Yield the row ranges (start, stop) that are read at once."""
-    step = _rows_at_once(to, values_at_once, ROWS if span.pairs is None else math.lcm(ROWS, span.pairs.head_dim))
-    for start in range(span.start, span.stop, step):
-        yield start, min(start + step, span.stop)
-
-
-def _pack_all(
-    packer: BlockPacker,
-    spans: list[RowSpan],
-    reader: TensorReader,
-    to: PackedMatrix,
-    index: int,
-    values_at_once: int,
-) -> None:
-    """Pack the stored bytes of `spans` into matrix `index` of `to`, without requantization."""
-    first = 0
-    for span in spans:
-        tensor = span.tensor
-        # A packer knows only block formats, which are stored as `TensorInfo`.
-        assert isinstance(tensor, TensorInfo)
-        for start, stop in _chunks(span, to, values_at_once):
-            raw = reader.read_blocks(tensor, start, stop)
-            order = None if span.pairs is None else span.pairs.order(stop - start)
-            packer.pack(tensor.encoding, raw, to, index, first, order)
-            first += stop - start
-
-
-def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix, values_at_once: int) -> Iterator[Groups]:
-    tensor, device = span.tensor, to.blocks.device
-
-    def ordered(rows: Tensor) -> Tensor:
-        # Move the bytes and numbers as they are stored, and reorder them on the device.
-        rows = rows.to(device)
-        return rows if span.pairs is None else span.pairs.reordered(rows)
-
-    for start, stop in _chunks(span, to, values_at_once):
-        if isinstance(tensor, TensorInfo) and (to.bits, to.format.group) == (bits_of(tensor.encoding), COLUMNS):
-            raw = reader.read_blocks(tensor, start, stop)
-            yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
-        elif isinstance(tensor, QuantizedTensor) and tensor.groups is not None and to.bits == tensor.bits:
-            yield tensor.groups(reader, start, stop).in_groups_of(to.format.group or COLUMNS).with_rows(ordered)
-        else:
-            yield quantize(ordered(tensor.read_rows(reader, start, stop)), to.format)
-
-
-def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:
-    """Store parts of any number of rows one after another: whole row groups at once, then the rest."""
-    row, rest = 0, None
-    for part in parts:
-        rows = part if rest is None else rest.followed_by(part)
-        whole = len(rows) // ROWS * ROWS
-        if whole:
-            to.store(index, row, rows[:whole])
-            row += whole
-        rest = rows[whole:] if whole < len(rows) else None
-    if rest is not None:
-        to.store(index, row, rest)

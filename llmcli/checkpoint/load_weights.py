@@ -20,13 +20,12 @@ from llmcli.checkpoint.load_packed import (
     PackingSizes,
     attach_packed_matrices,
     attach_stored_tables,
-    block_packer,
     memory_for_weights,
     planned_formats,
-    read_packed,
 )
 from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
 from llmcli.checkpoint.pinned_staging import Ring, device_copy, stream, streamed_spans
+from llmcli.checkpoint.read_packed import block_packer, read_packed
 from llmcli.checkpoint.stored_tables import read_table
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.row_spans import RowSpan

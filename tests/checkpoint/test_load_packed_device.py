@@ -30,10 +30,10 @@ from llmcli.checkpoint.load_packed import (
     default_packing,
     packed_formats,
     planned_formats,
-    read_packed,
 )
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.memory_estimate import parameter_bytes
+from llmcli.checkpoint.read_packed import read_packed
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import groups_of
 from llmcli.model import Transformer

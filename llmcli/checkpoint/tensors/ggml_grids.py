@@ -77,3 +77,8 @@ def grid(name: str) -> tuple[tuple[int, ...], ...]:
     # `product` varies the last value fastest; in a grid it is the first.
     vectors = product(levels, repeat=size)
     return tuple(vector[::-1] for number, vector in enumerate(vectors) if chosen >> number & 1)
+
+
+def grid_bytes(name: str) -> bytes:
+    """The vectors of a grid as signed bytes, one after another."""
+    return b"".join(bytes(value & 255 for value in vector) for vector in grid(name))

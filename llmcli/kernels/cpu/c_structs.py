@@ -119,6 +119,12 @@ class Choice(ctypes.Structure):
     )
 
 
+class Packing(ctypes.Structure):
+    """How rows of a matrix are packed."""
+
+    _fields_ = (("grid", c_void_p), *_fields(c_int32, "format kept columns"))
+
+
 def float_at(address: int, place: int) -> float:
     """Element `place` of the float32 array at `address`."""
     return c_float.from_address(address + place * ctypes.sizeof(c_float)).value
@@ -132,7 +138,7 @@ def declare(library: ctypes.CDLL) -> str:
         AttributeError: a function is missing.
     """
     library.llm_abi.argtypes, library.llm_abi.restype = [c_int], c_int64
-    expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Pass, Segment, Rotation, Choice))]
+    expected = [ABI, *map(ctypes.sizeof, (Model, Layer, Pass, Segment, Rotation, Choice, Packing))]
     if [library.llm_abi(index) for index in range(len(expected))] != expected:
         raise ValueError("its structures differ from those in c_structs.py")
     library.llm_new.restype = c_void_p
@@ -142,7 +148,9 @@ def declare(library: ctypes.CDLL) -> str:
     library.llm_generate.argtypes = [c_void_p, ctypes.POINTER(Pass), ctypes.POINTER(Choice), c_int, c_void_p]
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
     library.llm_pack.restype = None
-    library.llm_pack.argtypes = [c_int, c_void_p, c_int64, c_void_p, c_int, c_int, c_int64, c_void_p]
+    library.llm_pack.argtypes = [
+        ctypes.POINTER(Packing), c_void_p, c_int64, c_void_p, c_int, c_int64, c_void_p,
+    ]  # fmt: skip
     library.llm_isa.argtypes, library.llm_isa.restype = [], ctypes.c_char_p
     isa: bytes = library.llm_isa()
     return isa.decode()

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.checkpoint.load_packed import Packing, PackingSizes, attach_packed_matrices, planned_formats, read_packed
+from llmcli.checkpoint.load_packed import Packing, PackingSizes, attach_packed_matrices, planned_formats
 from llmcli.checkpoint.quantized.base import QuantizedTensor
+from llmcli.checkpoint.read_packed import read_packed
 from llmcli.checkpoint.tensors.parameter_sources import Source
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from llmcli.checkpoint.tensors.dtypes import LAYOUTS
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import build, c_structs, repack, support
 
 STRUCTURES: list[type[ctypes.Structure]] = [
     c_structs.Matrix, c_structs.Norm, c_structs.Experts, c_structs.Layer, c_structs.Model, c_structs.Segment,
-    c_structs.Rotation, c_structs.Pass, c_structs.Choice,
+    c_structs.Rotation, c_structs.Pass, c_structs.Choice, c_structs.Packing,
 ]  # fmt: skip
 
 
@@ -159,8 +160,13 @@ def test_versions_and_enumerations_are_the_same() -> None:
     ]
 
 
-def test_gguf_formats_have_the_same_numbers() -> None:
-    text = without_comments((build._SOURCES / "gguf_repack.h").read_text())
-    names = re.search(r"enum \{ (.*?) \};", text)
+def test_stored_formats_have_the_same_numbers() -> None:
+    text = without_comments((build._SOURCES / "repack" / "pack.h").read_text())
+    names = re.search(r"enum \{(.*?)\};", text, re.DOTALL)
     assert names is not None
-    assert names[1].split(", ") == [*repack._FORMATS]
+    assert names[1].replace(",", " ").split() == [*repack._STORED]
+
+
+def test_stored_formats_have_the_sizes_of_their_encodings() -> None:
+    for name, sizes in repack._STORED.items():
+        assert sizes == (LAYOUTS[name].block_size, LAYOUTS[name].block_bytes)

@@ -22,14 +22,18 @@ from llmcli.kernels.cpu.build import load_library
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from tests.support.models.sanitized_models import models
-from llmcli.kernels.cpu.repack import BlockPacker
-from tests.support.kernels.packed_blocks import FORMATS, any_blocks, empty_matrix
+from tests.support.kernels.packed_blocks import FORMATS, any_blocks, empty_matrix, packer
 
 for variant in sys.argv[1:]:
     library = load_library(variant, {_FLAGS!r})
     for name in FORMATS:
-        matrix = empty_matrix(name, 41, 256)
-        BlockPacker(library).pack(name, any_blocks(name, 41, 256).clone(), matrix, 0, 0, range(40, -1, -1))
+        for bits in (4, 8):
+            matrix = empty_matrix(name, 41, 256, bits=bits)
+            packer(variant, {_FLAGS!r}).pack(name, any_blocks(name, 41, 256), matrix, 0, 0, range(40, -1, -1))
+    for name, size in (("F32", 4), ("F16", 2), ("BF16", 2)):
+        for bits in (4, 8):
+            matrix = empty_matrix(name, 41, 90, bits=bits)
+            packer(variant, {_FLAGS!r}).pack(name, torch.full((41, 90, size), 60, dtype=torch.uint8), matrix, 0, 0)
     # The variants differ in products with packed weights and in the width of vectors.
     for model in islice(models(), 0 if variant == "native" else 2, None if variant == "native" else 5):
         step = CpuStep(model, threads=3, library=library)

@@ -106,6 +106,12 @@ typedef struct {
     int32_t alarm;          /* a file descriptor, or -1: generation stops once it is readable */
 } Choice;
 
+/* How rows of a matrix are packed: from which stored format of repack/pack.h into which packed one. */
+typedef struct {
+    const void *grid; /* the vectors of the formats IQ1 to IQ3 */
+    int32_t format, kept, columns;
+} Packing;
+
 static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 #endif

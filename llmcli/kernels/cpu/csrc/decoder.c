@@ -10,8 +10,8 @@
 #include <stdlib.h>
 
 #include "forward.h"
-#include "gguf_repack.h"
 #include "logits/sampling.h"
+#include "repack/pack.h"
 #include "runtime/buffers.h"
 #include "step_bounds.h"
 #include "worker_threads.h"
@@ -97,20 +97,10 @@ EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count,
     return made;
 }
 
-/* Convert `rows` rows of a GGUF block format, in their order or the given one, to packed blocks from row `first`. */
-EXPORT void llm_pack(int format, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows, int groups,
+/* Pack `rows` rows, in their order or the given one, into blocks from row `first` on. */
+EXPORT void llm_pack(const Packing *packing, const uint8_t *stored, int64_t row_bytes, const int32_t *order, int rows,
                      int64_t first, uint8_t *blocks) {
-#define FOR_FORMAT(kind) \
-    case kind: pack_rows(kind, stored, row_bytes, order, rows, groups, first, blocks); break;
-    switch (format) {
-        FOR_FORMAT(Q4_0)
-        FOR_FORMAT(Q4_1)
-        FOR_FORMAT(Q4_K)
-        FOR_FORMAT(Q5_0)
-        FOR_FORMAT(Q8_0)
-        FOR_FORMAT(IQ4_NL)
-    }
-#undef FOR_FORMAT
+    pack_rows(packing, stored, row_bytes, order, rows, first, blocks);
 }
 
 EXPORT const char *llm_isa(void) { return ISA; }
@@ -118,6 +108,6 @@ EXPORT const char *llm_isa(void) { return ISA; }
 /* The version of this interface, and the sizes of its structures. */
 EXPORT int64_t llm_abi(int what) {
     const int64_t answers[] = {LLM_ABI, sizeof(Model), sizeof(Layer), sizeof(Pass), sizeof(Segment), sizeof(Rotation),
-                               sizeof(Choice)};
+                               sizeof(Choice), sizeof(Packing)};
     return what >= 0 && what < (int)(sizeof answers / sizeof *answers) ? answers[what] : 0;
 }

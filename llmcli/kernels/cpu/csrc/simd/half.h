@@ -47,7 +47,7 @@ static inline uint16_t to_bf16(float value) {
 }
 
 /* To float16, rounded to nearest even. */
-static uint16_t to_half(float value) {
+static inline uint16_t to_half(float value) {
     uint32_t bits, sign;
     memcpy(&bits, &value, sizeof bits);
     sign = bits >> 16 & 0x8000;
@@ -64,6 +64,29 @@ static uint16_t to_half(float value) {
     }
     bits += 0xfff + (bits >> 13 & 1);
     return (uint16_t)(sign | (bits - 0x38000000) >> 13);
+}
+
+/* 16 numbers at a time. */
+INLINE void from_halves(const uint16_t *from, float *to) {
+#ifdef USE_AVX512
+    _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)));
+#elif defined(USE_AVX2)
+    for (int i = 0; i < 16; i += 8)
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+#else
+    for (int i = 0; i < 16; i++) to[i] = from_half(from[i]);
+#endif
+}
+
+INLINE void to_halves(const float *from, uint16_t *to) {
+#ifdef USE_AVX512
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(_mm512_loadu_ps(from), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(USE_AVX2)
+    for (int i = 0; i < 16; i += 8)
+        _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < 16; i++) to[i] = to_half(from[i]);
+#endif
 }
 
 #endif
