@@ -21,7 +21,7 @@ from llmcli.checkpoint.gguf.header import read_gguf
 from llmcli.checkpoint.gguf.model_files import gguf_of_folder
 from llmcli.checkpoint.gguf.tensors import GGUFTensors, is_ignored_gguf_tensor, is_unread_gguf_kv
 from llmcli.checkpoint.huggingface.config import mtp_layer_range
-from llmcli.checkpoint.huggingface.names import is_extra_layer, is_unread
+from llmcli.checkpoint.huggingface.names import is_extra_layer, is_left_out, is_unread
 from llmcli.checkpoint.preload import PreloadedGGUF
 from llmcli.checkpoint.sampling_defaults import folder_sampling_defaults, gguf_sampling_defaults
 from llmcli.checkpoint.tensors.parameter_sources import ParameterSource, match_tensors
@@ -102,7 +102,12 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
         _parameter_shapes(config),
         HFTensors(contents.names, tensors, family, config, family.scales(description.keys)).source,
         tensors,
-        ignored=lambda name: contents.ignored(name) or is_extra_layer(name, *mtp_layers) or is_unread(name, config),
+        ignored=lambda name: (
+            contents.ignored(name)
+            or is_extra_layer(name, *mtp_layers)
+            or is_left_out(name, description.left_out)
+            or is_unread(name, config)
+        ),
         belongs=contents.belongs,
         where=str(folder),
     )

@@ -222,6 +222,8 @@ class LayerConfig:
     """An earlier layer, whose keys and values this layer reads instead of computing and caching its own."""
     key_is_value: bool = False
     """Values are the projected keys, before their norm and rotation."""
+    sinks: bool = False
+    """Each head has a learned score in the softmax that stands for attending to nothing."""
     sparsity: float | None = None
     """Standard deviations above their mean up to which gate activations are cut off; None: none are cut off."""
     mixer: MixerConfig | None = None
@@ -300,8 +302,8 @@ class ModelConfig:
     alibi: Alibi | None = None
     """Scores are biased by distance; None: they are not."""
     attention_gate: AttentionGate | None = None
-    sinks: bool = False
-    """Each head has a learned score in the softmax that stands for attending to nothing."""
+    value_scale: float = 1.0
+    """Factor on the values."""
     latent: LatentConfig | None = None
     """Latent attention: keys and values are made from a cached latent. None: keys and values are cached."""
     qkv_bias: bool = False

@@ -116,7 +116,7 @@ def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None) -
 def _attention(config: ModelConfig, layer: LayerConfig) -> Named:
     shape = config.heads_of(layer)
     hidden, size = config.hidden_size, shape.key_dim
-    if config.sinks:
+    if layer.sinks:
         yield "sinks", ParameterInfo((shape.count,))
     yield from within("q_proj", linear(hidden, shape.count * size, bias=config.qkv_bias))
     if layer.kv_from is None:

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer as Backend
 from llmcli.errors import CheckpointError
 from llmcli.text.trusted_encoding import without_surrogates
 
+# More added tokens than any model has for chats and tools.
+_CODES = 1000
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
@@ -141,12 +143,13 @@ def _some(names: Sequence[str]) -> str:
 def leftover_tokens(added: Mapping[int, AddedToken], vocab_size: int, rows: int) -> list[int]:
     """The ids from `rows` on, if they are a few `added` tokens for which fine-tuning created no embeddings.
 
-    If the ordinary vocabulary exceeds `rows`, or most added tokens have no embedding, the tokenizer belongs to another
-    model: then the result is empty, and loading fails on the sizes.
+    They may also be thousands, which are codes of images and sound that the model reads and does not write. If the
+    ordinary vocabulary exceeds `rows`, or most added tokens have no embedding, the tokenizer belongs to another model:
+    then the result is empty, and loading fails on the sizes.
     """
     beyond = range(rows, vocab_size)
-    few = 2 * len(beyond) <= len(added)
-    return list(beyond) if few and all(index in added for index in beyond) else []
+    few, codes = 2 * len(beyond) <= len(added), len(beyond) >= _CODES
+    return list(beyond) if (few or codes) and all(index in added for index in beyond) else []
 
 
 def mark_special(backend: Backend, named: Mapping[str, str], *, source: str) -> tuple[str, ...]:

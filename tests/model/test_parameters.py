@@ -67,7 +67,7 @@ def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: 
         PLAIN,
         changed(tie_embeddings=True),
         changed(tie_embeddings=True, head_bias=True),
-        changed(learned_positions=True, gated=False, sinks=True, **BIASES),
+        changed(learned_positions=True, gated=False, layers=(LayerConfig(None, sinks=True), DENSE), **BIASES),
         changed(latent=LATENT, **BIASES),
         changed(latent=replace(LATENT, query_rank=None)),
         mixture(),

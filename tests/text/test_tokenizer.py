@@ -314,6 +314,9 @@ def test_a_tokenizer_of_another_model_keeps_its_size() -> None:
         assert tokenizer_from_json(backend.to_str(), source="t.json", rows=rows).vocab_size == size
     backend.add_special_tokens([f"<{n}>" for n in range(20)])
     assert tokenizer_from_json(backend.to_str(), source="t.json", rows=size).vocab_size == size + 20
+    # Thousands are codes of images and sound.
+    backend.add_special_tokens([f"<image {n}>" for n in range(1000)])
+    assert tokenizer_from_json(backend.to_str(), source="t.json", rows=size + 20).vocab_size == size + 20
 
 
 @pytest.mark.parametrize(

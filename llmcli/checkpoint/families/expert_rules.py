@@ -247,6 +247,29 @@ def deepseek_v3_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | N
     )
 
 
+def mimo_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """MiMo-V2: the router of DeepSeek-V3; `moe_layer_freq` may list 1 for layers with experts."""
+    _check_scores(keys, "sigmoid")
+    experts = make_experts(
+        keys,
+        "moe_intermediate_size",
+        score="sigmoid",
+        group_score="best_two",
+        selection_bias=True,
+        normalized=keys.flag("norm_topk_prob"),
+        scale=1.0 if keys.get("routed_scaling_factor") is None else keys.number("routed_scaling_factor"),
+        groups=keys.optional_integer("n_group") or 1,
+        groups_chosen=keys.optional_integer("topk_group") or 1,
+        float32_router=True,
+    )
+    listed = keys.integers("moe_layer_freq") if keys.get("mlp_layer_types") is None else None
+    if listed is None:
+        return [experts if sparse else None for sparse in _sparse_layers(keys, layers, first=1)]
+    if len(listed) != layers or set(listed) - {0, 1}:
+        raise CheckpointError(f"{keys.path}: moe_layer_freq must say 0 or 1 for each of {layers} layers.")
+    return [experts if sparse else None for sparse in listed]
+
+
 def mistral4_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     """Mistral 4: like DeepSeek-V3, with a softmax, without a bias, and with a router in the model's own type."""
     return _deepseek(

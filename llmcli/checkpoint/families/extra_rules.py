@@ -253,6 +253,17 @@ def falcon_h1_extras(keys: ConfigKeys) -> dict[str, Any]:
     return {"embed_scale": keys.number("embedding_multiplier"), "logit_scale": keys.number("lm_head_multiplier")}
 
 
+def mimo_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """MiMo-V2: a factor on the values."""
+    return {"value_scale": keys.optional_positive("attention_value_scale") or 1.0}
+
+
+def apertus_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """Apertus 1.5: the head may leave out tokens of images and sound, which come last."""
+    size = keys.optional_integer("output_vocab_size")
+    return {} if size is None else {"vocab_size": min(size, keys.integer("vocab_size"))}
+
+
 def afmoe_extras(keys: ConfigKeys) -> dict[str, Any]:
     """AFMoE: a gate on attention; embeddings may be scaled like Gemma's."""
     scale = keys.integer("hidden_size") ** 0.5 if keys.flag("mup_enabled") else 1.0

@@ -42,6 +42,8 @@ class Family:
     scales: Callable[[ConfigKeys], Mapping[str, tuple[tuple[int, float], ...]]] = mixer_rules.no_scales
     """Constants that the rows of parameters of a layer are multiplied by when they are read: by the parameter's name,
     (rows, factor) of one part after the other."""
+    left_out: Callable[[ConfigKeys], frozenset[int]] = layer_rules.none_left_out
+    """Layers of the files that text without images does not go through."""
     capped_in_wrappers: bool = False
     """Whether `final_logit_softcapping` also applies to the text model inside a multimodal one."""
     lists_layer_types: bool = False
@@ -74,6 +76,8 @@ class Family:
     """Whether files may leave out the bias that affects which experts are chosen; it is then zero."""
     last_output_bias: str | None = None
     """The name of the bias of attention's output that only the last layer has."""
+    spare_embeddings: bool = False
+    """Whether the embedding matrix may have more rows than the head, for tokens that are never generated."""
     adapters: bool = False
     """Whether the files hold low-rank adapters for images and sound, which text does not go through."""
     experts_transposed: bool = False

@@ -134,6 +134,36 @@ def sliding_where_not_rotated(keys: ConfigKeys, layers: int) -> list[str]:
     return [FULL if on else SLIDING for on in listed_rope(keys, [""] * layers)]
 
 
+def mimo_types(keys: ConfigKeys, layers: int) -> list[str]:
+    """MiMo-V2: full attention in the first layer and every sixth, or where `hybrid_layer_pattern` is 0."""
+    listed = keys.integers("hybrid_layer_pattern")
+    if listed is None:
+        return [SLIDING if index and (index + 1) % 6 else FULL for index in range(layers)]
+    if set(listed) - {0, 1}:
+        raise CheckpointError(f"{keys.path} has hybrid_layer_pattern = {in_short(listed)}; 0 and 1 are known.")
+    return [SLIDING if kind else FULL for kind in listed]
+
+
+# Layers of the files that are left out.
+
+
+def none_left_out(keys: ConfigKeys) -> frozenset[int]:
+    """The model has all layers."""
+    return frozenset()
+
+
+def image_layers(keys: ConfigKeys) -> frozenset[int]:
+    """Llama 3.2 Vision: layers that only attend to images, which `transformers` skips without one."""
+    listed = keys.integers("cross_attention_layers") or []
+    count = keys.integer("num_hidden_layers")
+    if any(not 0 <= index < count for index in listed) or len(set(listed)) >= count:
+        raise CheckpointError(
+            f"{keys.path} has cross_attention_layers = {in_short(listed)}; some of {count} layers, from 0 on, are "
+            "needed."
+        )
+    return frozenset(listed)
+
+
 # RoPE: for each layer, given the layer types, whether it has RoPE.
 
 

@@ -42,7 +42,6 @@ REASONS: dict[str, str] = {
     **dict.fromkeys(("inkling_text", "inkling2_text", "inkling2_loop_text"), "convolutions within attention"),
     **dict.fromkeys(("dory", "hrm_text"), "layers that run several times"),
     **dict.fromkeys(("ctrl", "openai-gpt"), "norms of the sums of the residual stream"),
-    "mllama": "attention to images in some of its layers",
     "blt": "patches of bytes instead of tokens",
     "cpmant": "attention biased by relative positions",
     "diffllama": "differences of two softmaxes",

@@ -48,6 +48,24 @@ def listed_heads(keys: ConfigKeys, kinds: list[str]) -> list[Heads | None]:
     return [Heads(count, kv_heads, size, size) for count in counts]
 
 
+def mimo_heads(keys: ConfigKeys, kinds: list[str]) -> list[Heads | None]:
+    """MiMo-V2: values are smaller than keys, and windowed layers have twice the key-value heads unless stated."""
+    count, kv_count = keys.integer("num_attention_heads"), keys.integer("num_key_value_heads")
+    full = Heads(count, kv_count, keys.integer("head_dim"), keys.integer("v_head_dim"))
+    windowed = Heads(
+        keys.optional_integer("swa_num_attention_heads") or count,
+        keys.optional_integer("swa_num_key_value_heads") or 2 * kv_count,
+        keys.optional_integer("swa_head_dim") or full.key_dim,
+        keys.optional_integer("swa_v_head_dim") or full.value_dim,
+    )
+    for heads in (full, windowed):
+        if heads.count % heads.kv_count:
+            raise CheckpointError(
+                f"{keys.path}: {heads.count} attention heads cannot share {heads.kv_count} key-value heads evenly."
+            )
+    return [full if kind == FULL else windowed for kind in kinds]
+
+
 def _heads(keys: ConfigKeys, own: ConfigKeys) -> Heads:
     """The heads of a layer for which `own` keys replace those of all layers."""
     unknown = sorted(set(own.values) - {"head_dim", "num_key_value_heads"})
@@ -67,6 +85,14 @@ def _heads(keys: ConfigKeys, own: ConfigKeys) -> Heads:
 def no_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     """No further fields."""
     return [{} for _ in kinds]
+
+
+def mimo_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """MiMo-V2: sinks in windowed layers; published files state the window without the query itself."""
+    before = keys.optional_integer("sliding_window_size")
+    window = {} if before is None else {"window": before + 1}
+    full, windowed = keys.flag("add_full_attention_sink_bias"), keys.flag("add_swa_attention_sink_bias")
+    return [{"sinks": full} if kind == FULL else {"sinks": windowed, **window} for kind in kinds]
 
 
 def gemma4_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:

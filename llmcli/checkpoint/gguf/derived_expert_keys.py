@@ -118,6 +118,22 @@ def mellum_keys(keys: ArchitectureKeys) -> dict[str, Any]:
     }
 
 
+def mimo_keys(keys: ArchitectureKeys) -> dict[str, Any]:
+    """MiMo-V2: which layers have experts, the window without the query itself, and the factor on the values."""
+    kv_heads = keys.usual("attention.head_count_kv")
+    return {
+        "mlp_layer_types": sparse_layers(keys),
+        "sliding_window_size": keys.integer("attention.sliding_window"),
+        "v_head_dim": keys.integer("attention.value_length"),
+        # `gguf.config` replaces these by those of each layer.
+        "num_key_value_heads": kv_heads,
+        "swa_num_key_value_heads": kv_heads,
+        "attention_value_scale": keys.number("attention.value_scale", 0.0) or 1.0,
+        "rope_local_base_freq": keys.number("rope.freq_base_swa", keys.number("rope.freq_base", 1e4)),
+        "norm_topk_prob": True,
+    }
+
+
 def hy3_keys(keys: ArchitectureKeys) -> dict[str, Any]:
     """Hy3: which layers have experts, and the number of shared experts."""
     single = keys.integer("expert_feed_forward_length")

@@ -19,7 +19,7 @@ FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rop
 
 
 # Families whose sliding-window layers have another base.
-_OWN_BASES = ("gemma3_text", "gemma3n_text", "gemma4_text", "laguna", "mellum")
+_OWN_BASES = ("gemma3_text", "gemma3n_text", "gemma4_text", "laguna", "mellum", "mimo_v2_flash")
 
 
 def rope_parameters(keys: ArchitectureKeys, family: str, read: ReadValues) -> dict[str, Any]:

@@ -34,6 +34,7 @@ WRAPPERS = {
     "gemma4": "gemma4_text",
     "gemma4_unified": "gemma4_unified_text",
     "mistral3": "mistral",
+    "mllama": "mllama_text_model",
     "llama4": "llama4_text",
     **dict.fromkeys(("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "perception_lm"), "llama"),
     **dict.fromkeys(("idefics3", "smolvlm", "voxtral"), "llama"),
@@ -65,7 +66,9 @@ class FamilyConfig:
     model_type: str
     family: Family
     keys: ConfigKeys
-    """The keys, with the family's defaults and aliases."""
+    """The keys, with the family's defaults and aliases; `num_hidden_layers` counts only layers that are run."""
+    left_out: frozenset[int] = frozenset()
+    """Layers of the files that are not run."""
 
 
 def family_config(keys: ConfigKeys) -> FamilyConfig:
@@ -104,7 +107,11 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
         )
     if family.paired_key is not None and keys.get(family.paired_key) is False:
         family = replace(family, paired=False)
-    return FamilyConfig(model_type, family, keys)
+    left_out = family.left_out(keys)
+    if left_out:
+        run = {keys.spelled("num_hidden_layers"): keys.integer("num_hidden_layers") - len(left_out)}
+        keys = replace(keys, values=ChainMap(run, keys.values))  # type: ignore[arg-type]
+    return FamilyConfig(model_type, family, keys, left_out)
 
 
 def _with_layer_count(keys: ConfigKeys) -> ConfigKeys:
@@ -156,7 +163,6 @@ def model_config(description: FamilyConfig, names: TensorNames) -> ModelConfig:
         norm=family.norm,
         placement=family.placement,
         qk_norm=family.qk_norm,
-        sinks=family.sinks,
         qkv_bias=names.offers(attention, *qkv, *FUSED_QKV),
         o_bias=names.offers(attention, "self_attn.o_proj"),
         mlp_bias=names.offers(mlp, "mlp.down_proj"),
@@ -180,16 +186,14 @@ def with_usual_shape(config: ModelConfig) -> ModelConfig:
         return config
     shapes = [config.heads_of(layer) for layer in config.layers]
     widths = [None if layer.experts is not None else config.width_of(layer) for layer in config.layers]
-    # The model's one head size stands for keys and values.
-    found = Counter(shape for shape in shapes if shape.key_dim == shape.value_dim).most_common(1)
-    usual = found[0][0] if found else None
+    # The model's one head size stands for keys and values, so layers of which they differ always state their shape.
+    usual = Counter([shape for shape in shapes if shape.key_dim == shape.value_dim] or shapes).most_common(1)[0][0]
     width = Counter(size for size in widths if size is not None).most_common(1)[0][0] if any(widths) else None
-    if usual is not None:
-        config = replace(config, num_heads=usual.count, num_kv_heads=usual.kv_count, head_dim=usual.key_dim)
+    config = replace(config, num_heads=usual.count, num_kv_heads=usual.kv_count, head_dim=usual.key_dim)
     layers = tuple(
         replace(
             layer,
-            heads=None if shape == usual else shape,
+            heads=None if shape == usual and shape.key_dim == shape.value_dim else shape,
             intermediate_size=None if size == width else size,
         )
         for layer, shape, size in zip(config.layers, shapes, widths, strict=True)
@@ -249,13 +253,16 @@ def _layers(keys: ConfigKeys, family: Family, head_dim: int, context_length: int
     experts = family.experts(keys, count) if family.experts is not None else [None] * count
     scalings = family.query_scaling(keys, on)
     layers = tuple(
-        LayerConfig(
-            rope=ropes.get(kind) if rotates else None,
-            window=window if kind == SLIDING else None,
-            chunk=chunk if kind == CHUNKED else None,
-            experts=mixture,
-            query_scaling=scaling,
-            heads=shape,
+        replace(
+            LayerConfig(
+                rope=ropes.get(kind) if rotates else None,
+                window=window if kind == SLIDING else None,
+                chunk=chunk if kind == CHUNKED else None,
+                experts=mixture,
+                query_scaling=scaling,
+                heads=shape,
+                sinks=family.sinks,
+            ),
             **further,
         )
         for kind, rotates, mixture, scaling, shape, further in zip(
@@ -292,4 +299,4 @@ def mtp_layer_range(description: FamilyConfig) -> tuple[int, int]:
 
 def tensor_names(description: FamilyConfig, names: Mapping[str, object]) -> TensorNames:
     """A checkpoint's tensor names, with the family's names of norms."""
-    return TensorNames(names, description.family.own_names)
+    return TensorNames(names, description.family.own_names, description.left_out)

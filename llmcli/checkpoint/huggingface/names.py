@@ -179,7 +179,7 @@ FUSED_QKV = (
 _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
     "mlp.gate.scale": ("router.scale",),
     "mlp.gate.per_expert_scale": ("router.per_expert_scale",),
-    "self_attn.sinks": ("self_attn.softmax_offset",),
+    "self_attn.sinks": ("self_attn.softmax_offset", "self_attn.attention_sink_bias"),
     "mlp.activation.alpha_p": ("mlp.act_fn.alpha_p",),
     "mlp.activation.alpha_n": ("mlp.act_fn.alpha_n",),
     "mlp.gate.e_score_correction_bias": (
@@ -204,9 +204,15 @@ _EMBEDDINGS = {f"{name}.weight" for name in ("embed_tokens", *_SYNONYMS["embed_t
 class TensorNames:
     """The tensor names of a checkpoint, looked up by names inside the language model."""
 
-    def __init__(self, names: Iterable[str], own_names: Mapping[str, str]) -> None:
-        """`own_names` maps our name of a part to the family's name, for names that other families use differently."""
+    def __init__(
+        self, names: Iterable[str], own_names: Mapping[str, str], left_out: frozenset[int] = frozenset()
+    ) -> None:
+        """`own_names` maps our name of a part to the family's name, for names that other families use differently.
+
+        The layers `left_out` are in the files and not in the model.
+        """
         self._own_names = own_names
+        self._left_out = sorted(left_out)
         self._full: dict[str, str] = {}
         self._prefix = "model."
         for full in names:
@@ -234,7 +240,9 @@ class TensorNames:
         return self._full.get(name, name if name.startswith("lm_head.") else self._prefix + name)
 
     def layer(self, index: int) -> str:
-        """The prefix of the names of one layer."""
+        """The prefix of the names of one layer of the model."""
+        for skipped in self._left_out:
+            index += skipped <= index
         return f"{self._layers}{index}."
 
     def find(self, at: str, local: str) -> str:
@@ -285,6 +293,12 @@ def is_unread(full: str, config: ModelConfig) -> bool:
         return layer.kv_from is not None
     normed = any(other.experts is not None and other.experts.output_norm for other in config.layers)
     return normed and layer.experts is None
+
+
+def is_left_out(full: str, left_out: frozenset[int]) -> bool:
+    """Whether a tensor is part of one of the layers `left_out` of the model."""
+    match = re.search(r"\blayers\.(\d{1,5})\.", full)
+    return match is not None and int(match[1]) in left_out
 
 
 def is_extra_layer(full: str, first: int, count: int) -> bool:

@@ -76,6 +76,8 @@ class HFTensors:
             return Stacked(
                 tuple(Source(self.names.full(f"{_STREAMS[local]}.{index}.weight")) for index in range(count))
             )
+        if local == "embed_tokens.weight" and self.family.spare_embeddings:
+            return self._first_embeddings(self.names.find("", local))
         if layer is None:
             return Source(self.names.find("", local))
         at, of = self.names.layer(int(layer)), self.config.layers[int(layer)]
@@ -147,6 +149,12 @@ class HFTensors:
         if kind == "weight" and self._matrices_transposed():
             return Rearranged(fused, transposed=True, picks=(slice(start, start + count),))
         return Source(fused, pairs, ((start, start + count),), rows)
+
+    def _first_embeddings(self, name: str) -> Source:
+        """The embeddings of the tokens that the head knows."""
+        needed, stored = self.config.vocab_size, self.stored.get(name)
+        rows = needed if stored is None else stored.shape[0]
+        return Source(name, None, ((0, needed),), rows) if rows > needed else Source(name)
 
     def _positions(self, name: str) -> ParameterSource:
         """The vectors of positions: of a table whose first rows may belong to no token, or computed."""

@@ -13,7 +13,7 @@ SCORES = ("softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen", "sigmo
 SUPPORTED: SupportedFields = {
     ModelConfig: {
         **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
-        **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap sinks"),
+        **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap"),
         **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions attention_gate sub_norms embed_norm alibi"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
         **any_value("value_norm"),
@@ -21,7 +21,9 @@ SUPPORTED: SupportedFields = {
         "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
         "qk_norm": QK_NORMS,
     },
-    LayerConfig: any_value("rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value"),
+    LayerConfig: any_value(
+        "rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value sinks"
+    ),
     Heads: any_value("count kv_count key_dim value_dim"),
     ExpertsConfig: {
         **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen"),

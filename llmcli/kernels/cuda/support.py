@@ -26,14 +26,14 @@ QK_NORMS = {None: 0, "head": 1, "each_head": 1, "weightless": 1, "whole": 2, "ro
 SUPPORTED: SupportedFields = {
     ModelConfig: {
         **any_value("vocab_size hidden_size intermediate_size num_heads num_kv_heads head_dim context_length norm_eps"),
-        **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap sinks"),
+        **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap"),
         **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
         "activation": ACTIVATIONS,
         "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
         "qk_norm": QK_NORMS,
     },
-    LayerConfig: any_value("rope window chunk experts query_scaling"),
+    LayerConfig: any_value("rope window chunk experts query_scaling sinks"),
     # `unsupported` checks the groups: the kernels only choose from all groups.
     ExpertsConfig: {
         **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen group_score"),

@@ -34,8 +34,9 @@ LLAMA = ModelConfig(
 GPT = ModelConfig(
     vocab_size=112, hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=4, head_dim=16, context_length=128,
     norm_eps=1e-5, activation="gelu_tanh", gated=False, norm=NormStyle("layer", bias=True), placement="parallel",
-    sinks=True, qkv_bias=True, o_bias=True, mlp_bias=True, learned_positions=True, tie_embeddings=True,
-    attention_softcap=4.0, logit_softcap=5.0, layers=(LayerConfig(_PARTIAL), LayerConfig(_PARTIAL, chunk=8)),
+    qkv_bias=True, o_bias=True, mlp_bias=True, learned_positions=True, tie_embeddings=True,
+    attention_softcap=4.0, logit_softcap=5.0,
+    layers=(LayerConfig(_PARTIAL, sinks=True), LayerConfig(_PARTIAL, chunk=8, sinks=True)),
 )  # fmt: skip
 """Layer norms, biases everywhere, chunks, partial rotations, sinks, parallel blocks, a tied head."""
 

@@ -59,6 +59,7 @@ class Attention(nn.Module):
         self.kv_from, self.key_is_value = layer.kv_from, layer.key_is_value
         self.lends = any(other.kv_from == index for other in config.layers)
         self.value_norm_eps = config.norm_eps if config.value_norm else None
+        self.value_scale = config.value_scale
         hidden, bias = config.hidden_size, config.qkv_bias
         queries, keys, values = heads.rows
         self.q_proj = nn.Linear(hidden, queries, bias=bias)
@@ -88,7 +89,7 @@ class Attention(nn.Module):
             gates = heads.count if self.gate_per_head else heads.count * heads.value_dim
             self.gate_proj = nn.Linear(hidden, gates, bias=False)
         self.sub_norm = RMSNorm(heads.count * heads.value_dim, config.norm_eps) if config.sub_norms else None
-        self.sinks = nn.Parameter(torch.empty(heads.count)) if config.sinks else None
+        self.sinks = nn.Parameter(torch.empty(heads.count)) if layer.sinks else None
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
@@ -121,6 +122,8 @@ class Attention(nn.Module):
         v = self._split(projected if self.key_is_value else self.v_proj(x), self.heads.kv_count)  # (B, K, T, V)
         if self.value_norm_eps is not None:
             v = root_mean_square(v, self.value_norm_eps).to(v.dtype)
+        if self.value_scale != 1:
+            v = v * self.value_scale
         if cache is not None:
             k, v = cache.append(self.index, k, v)
         if self.lends:

@@ -68,6 +68,8 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append(_QK_NORMS[config.qk_norm])
     if config.value_norm:
         words.append("values normalized")
+    if config.value_scale != 1:
+        words.append(f"values times {config.value_scale:g}")
     if layer.key_is_value:
         words.append("values are the keys before norm and rotation")
     if layer.kv_from is not None:
@@ -85,7 +87,7 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append(f"a {config.attention_gate.activation} gate for each {each}")
     if config.sub_norms:
         words.append("normalized before the output projection")
-    if config.sinks:
+    if layer.sinks:
         words.append("a sink in each head")
     if layer.query_scaling is not None:
         words.append(f"queries grow from position {layer.query_scaling.interval} on")

@@ -59,6 +59,7 @@ OWN_VARIANTS = {
     "afmoe", "apertus1p5_text", "axk1", "cohere2_moe", "hyperclovax", "laguna", "phimoe",
     "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "jamba", "kimi_linear", "mamba", "mamba2", "nemotron_h",
     "aria_text", "codegen", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "falcon", "glm4_moe", "glm4_moe_lite",
+    "mimo_v2_flash",
     "gpt_bigcode", "gpt_neox_japanese", "gptj", "granitemoe_swa", "hy_v3", "mellum", "mpt", "opt", "persimmon",
     "sarvam_mla", "sarvam_moe",
 }  # fmt: skip

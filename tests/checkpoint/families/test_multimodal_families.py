@@ -51,6 +51,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fuyu": {"model_type": "persimmon"},
     "voxtral": {"model_type": "llama", "head_dim": 8},
     "mistral3": {"model_type": "mistral4", **LATENT_EXPERTS},
+    "mllama": {"cross_attention_layers": [1], "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
 }
 
 

@@ -131,7 +131,7 @@ def expected(patterns: torch.Tensor, repeats: Repeats, model: Transformer, block
         head=head,
         **{kind: score[0] for kind, score in scores.items()},
         **{f"{kind}_without_sink": score[1] for kind, score in scores.items() if kind != "sink"},
-        learned_sink=float(1 - patterns[:, head].sum(-1).mean()) if model.config.sinks else None,
+        learned_sink=float(1 - patterns[:, head].sum(-1).mean()) if model.config.layers[block].sinks else None,
     )
 
 

@@ -48,6 +48,7 @@ ARCHITECTURE_NAMES = {
     "bitnet": "bitnet-b1.58",
     "muse_glimmer_text": "muse-glimmer",
     "cohere2_moe": "cohere2moe",
+    "mimo_v2_flash": "mimo2",
 }
 
 
@@ -111,6 +112,8 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
         found |= latent_metadata(config, old=old)
     if architecture == "laguna":
         found |= laguna_metadata(config)
+    if architecture == "mimo2":
+        found |= mimo_metadata(config)
     if architecture == "phimoe":
         # Written under the key of another kind of norm.
         found["attention.layer_norm_rms_epsilon"] = values["rms_norm_eps"]
@@ -139,6 +142,21 @@ def laguna_metadata(config: Any) -> dict[str, Any]:
     if config.moe_router_logit_softcapping:
         found["router_logit_softcapping"] = config.moe_router_logit_softcapping
     return found
+
+
+def mimo_metadata(config: Any) -> dict[str, Any]:
+    """Heads of each layer, and the window without the query itself."""
+    slides = [kind == "sliding_attention" for kind in config.layer_types]
+    return {
+        "attention.value_length": config.v_head_dim,
+        "attention.head_count_kv": [config.num_key_value_heads * (2 if slide else 1) for slide in slides],
+        "attention.sliding_window": config.sliding_window - 1,
+        "attention.sliding_window_pattern": slides,
+        "attention.value_scale": config.attention_value_scale,
+        "expert_weights_scale": config.routed_scaling_factor,
+        "expert_gating_func": 2,
+        "rope.freq_base_swa": config.rope_parameters["sliding_attention"]["rope_theta"],
+    }
 
 
 def gemma3n_metadata(config: Any) -> dict[str, Any]:

@@ -70,6 +70,7 @@ NEWER_STORED = (
     "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx", "hunyuan", "hunyuan a13b", "trinity", "apertus",
     "mistral 4", "mellum 2", "hy 3", "granite, windows", "granite, windows and experts", "sarvam, experts",
     "phi-3.5-moe", "bitnet", "laguna", "laguna, a gate for each value", "muse glimmer", "command a+",
+    "mimo v2",
 )  # fmt: skip
 STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED]
 

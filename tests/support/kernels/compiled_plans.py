@@ -37,8 +37,8 @@ _GEMMA_2 = replace(
     activation="gelu_tanh", attention_softcap=50.0, logit_softcap=30.0, embed_scale=48.0, qk_norm="head",
 )  # fmt: skip
 _GPT_OSS = replace(
-    _LLAMA_8B, hidden_size=2880, num_heads=64, head_dim=64, sinks=True, qkv_bias=True, o_bias=True,
-    layers=(LayerConfig(RopeConfig(1e4, 64), window=128, experts=ExpertsConfig(
+    _LLAMA_8B, hidden_size=2880, num_heads=64, head_dim=64, qkv_bias=True, o_bias=True,
+    layers=(LayerConfig(RopeConfig(1e4, 64), window=128, sinks=True, experts=ExpertsConfig(
         32, 4, 2880, score="softmax_of_chosen", router_bias=True, bias=True, glu=ClampedGLU(1.7, 7.0), shared_size=512,
         shared_gate=True,
     )),),

@@ -145,6 +145,10 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
     "llama4_text": {"router_jitter_noise": _TRAINING},
     "minimax_m2": {"router_jitter_noise": _TRAINING},
     "mixtral": {"router_jitter_noise": _TRAINING},
+    "mllama_text_model": dict.fromkeys(
+        ("image_size", "max_aspect_ratio_id", "max_num_tiles"),
+        "of the part for images, whose source the text model shares",
+    ),
     "minicpm3": {"logits_scaling": "computed from dim_model_base, which is read"},
     "mpt": {
         "embedding_fraction": "of training only",

@@ -43,8 +43,8 @@ GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # Parts for images and sound, which text does not go through.
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
-NO_KERNEL = {"glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent", "a.x k1"}
-"""Cases that the C kernel does not compute: latent attention."""
+NO_KERNEL = {"glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent", "a.x k1", "mimo v2"}
+"""Cases that the C kernel does not compute: latent attention, a factor on the values."""
 
 EAGER_IS_WRONG = {"falcon rw"}
 """Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
@@ -268,6 +268,26 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "apertus 1.5": ("apertus1p5_text", {**EPS, "rope_parameters": ROPE}),
+    "apertus 1.5, a shorter head": (
+        "apertus1p5_text",
+        {**EPS, "rope_parameters": ROPE, "vocab_size": 300, "output_vocab_size": 261},
+    ),
+    "llama 3.2 vision": (
+        "mllama_text_model",
+        {**EPS, "num_hidden_layers": 5, "cross_attention_layers": [0, 3], "rope_parameters": ROPE},
+    ),
+    "mimo v2": (
+        "mimo_v2_flash",
+        {
+            **EPS,
+            **WINDOWS,
+            **ROUTED,
+            "n_group": 1,
+            "topk_group": 1,
+            "head_dim": 12,
+            "v_head_dim": 8,
+        },
+    ),
     "nanochat": ("nanochat", {**EPS, "final_logit_softcapping": 5.0}),
     "bitnet": ("bitnet", EPS),
     "command a+": (

@@ -76,7 +76,7 @@ _CONFIGS = (
         qk_norm="each_head",
         alibi=Alibi(),
     ),
-    replace(_PLAIN, sinks=True, layers=(LayerConfig(_ROPE, experts=_EXPERTS), LayerConfig(_ROPE, window=5))),
+    replace(_PLAIN, layers=(LayerConfig(_ROPE, experts=_EXPERTS, sinks=True), LayerConfig(_ROPE, window=5))),
     replace(
         _PLAIN,
         qk_norm="rotated",

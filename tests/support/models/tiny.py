@@ -92,9 +92,10 @@ def untrained(config: Any) -> Any:
     if config.model_type == "muse_glimmer":
         made = transformers.MuseGlimmerForConditionalGeneration
         return made._from_config(config, attn_implementation="eager").eval()
-    if config.model_type == "mistral4":
-        # A text model that `transformers` offers inside of a multimodal one only.
-        return transformers.Mistral4ForCausalLM._from_config(config, attn_implementation="eager").eval()
+    within = {"mistral4": transformers.Mistral4ForCausalLM, "mllama_text_model": transformers.MllamaForCausalLM}
+    if config.model_type in within:
+        # Text models that `transformers` offers inside of multimodal ones only.
+        return within[config.model_type]._from_config(config, attn_implementation="eager").eval()
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 

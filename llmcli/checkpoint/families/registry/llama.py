@@ -42,6 +42,19 @@ FAMILIES: dict[str, Family] = {
         paired=True,
         experts_transposed=True,
     ),
+    # The text model of Llama 3.2 Vision.
+    "mllama_text_model": Family(
+        {
+            **BASE,
+            "rope_theta": 5e5,
+            "rms_norm_eps": 1e-5,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+        },
+        left_out=layer_rules.image_layers,
+        spare_embeddings=True,
+    ),
     "smollm3": Family(
         {**BASE, "rope_theta": 2e6, "num_key_value_heads": 4, "no_rope_layer_interval": 4}
         | {"max_position_embeddings": 32768},

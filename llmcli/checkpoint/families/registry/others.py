@@ -58,7 +58,7 @@ FAMILIES: dict[str, Family] = {
     ),
     # Apertus, and the text model of Apertus 1.5.
     "apertus": _APERTUS,
-    "apertus1p5_text": replace(_APERTUS, supported_values={"output_vocab_size": ()}),
+    "apertus1p5_text": replace(_APERTUS, extras=extra_rules.apertus_extras, spare_embeddings=True),
     # Karpathy's nanochat.
     "nanochat": Family(
         {**BASE, "hidden_act": "relu2", "final_logit_softcapping": 15.0},

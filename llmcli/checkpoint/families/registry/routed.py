@@ -1,10 +1,11 @@
-"""Mixtures of experts: Ernie 4.5, MiniMax-M2, dots.llm1, Hunyuan and Hy3, Aria, Grok-1."""
+"""Mixtures of experts: Ernie 4.5, MiniMax-M2, dots.llm1, Hunyuan and Hy3, MiMo-V2, Aria, Grok-1."""
 
 from __future__ import annotations
 
-from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules, shape_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT
 
@@ -96,6 +97,40 @@ FAMILIES: dict[str, Family] = {
         },
         qk_norm="head",
         experts=expert_rules.hy3_experts,
+    ),
+    "mimo_v2_flash": Family(
+        {
+            **BASE,
+            "rope_theta": 5e6,
+            "partial_rotary_factor": 0.334,
+            "rms_norm_eps": 1e-5,
+            "num_key_value_heads": 4,
+            "head_dim": 192,
+            "v_head_dim": 128,
+            "sliding_window": 129,
+            "attention_value_scale": 0.707,
+            "add_swa_attention_sink_bias": True,
+            "num_experts": 256,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 2048,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0,
+            "max_position_embeddings": 131072,
+        },
+        aliases={
+            "num_experts": ("n_routed_experts", "num_local_experts"),
+            "rms_norm_eps": ("rms_norm_eps", "layernorm_epsilon"),
+            # Published files also state the rotations at top level, where transformers does not read them.
+            "rope_theta": (),
+            "partial_rotary_factor": (),
+        },
+        layer_types=layer_rules.mimo_types,
+        lists_layer_types=True,
+        heads=shape_rules.mimo_heads,
+        layer_extras=shape_rules.mimo_layer_extras,
+        rope=RopeRules(scaled_layers_only=FULL, local_theta=1e4, by_layer_type=True, partial=True),
+        experts=expert_rules.mimo_experts,
+        extras=extra_rules.mimo_extras,
     ),
     # Grok-1; Grok-2 adds a dense network to the experts, and scores that depend on the position.
     "grok-1": Family(
