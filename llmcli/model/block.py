@@ -49,13 +49,14 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__()
         normed_inside = layer.experts is not None and layer.experts.own_norms
-        both = config.placement != "parallel_shared" and not normed_inside
+        placement = config.placement_of(layer)
+        both = placement != "parallel_shared" and not normed_inside
         self.mixer_name = "mixers" if layer.beside is not None else mixer_module(layer.mixer)
         if layer.parts != "feed_forward":
-            self.input_layernorm = _norm(config, present=config.placement != "post")
+            self.input_layernorm = _norm(config, present=placement != "post")
             self.add_module(self.mixer_name, make_mixer(config, layer, index))
         if layer.parts != "mixer":
-            self.post_attention_layernorm = _norm(config, present=both and config.placement != "post")
+            self.post_attention_layernorm = _norm(config, present=both and placement != "post")
             self.mlp = _feed_forward(config, layer)
 
     @property
@@ -76,9 +77,9 @@ class OutputNormBlock(Block):
 
     def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
         super().__init__(config, layer, index)
-        self.attention_output_norm = _output_norm(config)
+        self.attention_output_norm = _output_norm(config, layer)
         normed = layer.experts is not None and layer.experts.output_norm
-        self.mlp_output_norm = _norm(config, present=True) if normed else _output_norm(config)
+        self.mlp_output_norm = _norm(config, present=True) if normed else _output_norm(config, layer)
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -182,7 +183,7 @@ _KINDS: dict[Placement, type[Block]] = {
 def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     """Make the block of a layer, of the kind that the configuration calls for."""
     normed = layer.experts is not None and layer.experts.output_norm
-    kind = OutputNormBlock if normed or config.residual_scale != 1 else _KINDS[config.placement]
+    kind = OutputNormBlock if normed or config.residual_scale != 1 else _KINDS[config.placement_of(layer)]
     if config.altup is not None:
         kind = AltUpBlock
     elif config.layer_scale:
@@ -222,9 +223,9 @@ def _norm(config: ModelConfig, *, present: bool) -> nn.Module:
     return make_norm(config.hidden_size, config.norm_eps, config.norm) if present else nn.Identity()
 
 
-def _output_norm(config: ModelConfig) -> nn.Module:
+def _output_norm(config: ModelConfig, layer: LayerConfig) -> nn.Module:
     """The norm of what attention or feed-forward adds, its factor, or both."""
-    if config.placement not in ("post", "sandwich"):
+    if config.placement_of(layer) not in ("post", "sandwich"):
         return nn.Identity() if config.residual_scale == 1 else Scale(config.residual_scale)
     eps = config.norm_eps if config.post_norm_eps is None else config.post_norm_eps
     if config.residual_scale == 1:

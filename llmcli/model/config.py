@@ -233,6 +233,9 @@ class LayerConfig:
     parts: Literal["both", "mixer", "feed_forward"] = "both"
     """Whether the layer has only attention, or what replaces it, or only a feed-forward network."""
 
+    placement: Placement | None = None
+    """Where the layer normalizes; None: as `ModelConfig` says."""
+
     @property
     def attends(self) -> bool:
         """Whether the layer has attention."""
@@ -367,6 +370,10 @@ class ModelConfig:
         """
         own = [index for index, layer in enumerate(self.layers) if layer.kv_from is None]
         return own[-1] + 1
+
+    def placement_of(self, layer: LayerConfig) -> Placement:
+        """Where a layer normalizes."""
+        return layer.placement or self.placement
 
     def heads_of(self, layer: LayerConfig) -> Heads:
         """The shape of a layer's attention."""

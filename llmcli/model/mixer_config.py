@@ -30,6 +30,8 @@ class DeltaConfig:
     """Activation of the gate on the normalized output."""
     gate_rank: int | None = None
     """Size between the two projections that make decays and gates each; None: they have one projection."""
+    norm_eps: float | None = None
+    """Of the norm of the output; None: that of the model's other norms."""
     tiled: bool = False
     """Value head h belongs to key head h modulo `key_heads`; otherwise neighbors share a key head."""
 

@@ -78,11 +78,12 @@ def _laurel(config: ModelConfig, rank: int) -> Named:
 
 
 def _block(config: ModelConfig, layer: LayerConfig) -> Named:
+    placement = config.placement_of(layer)
     if config.layer_scale:
         yield "layer_scalar", ParameterInfo((1,))
     norm = dict(norm_weights((config.hidden_size,), config.norm))
     if layer.parts != "feed_forward":
-        if config.placement != "post":
+        if placement != "post":
             yield from within("input_layernorm", iter(norm.items()))
         both = (layer.mixer,) if layer.beside is None else (layer.mixer, layer.beside)
         for mixer in both:
@@ -90,15 +91,15 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
             yield from within(name if len(both) == 1 else f"mixers.{name}", _mixer(config, layer, mixer))
     if layer.parts != "mixer":
         normed_inside = layer.experts is not None and layer.experts.own_norms
-        if config.placement not in ("post", "parallel_shared") and not normed_inside:
+        if placement not in ("post", "parallel_shared") and not normed_inside:
             yield from within("post_attention_layernorm", iter(norm.items()))
         if layer.experts is not None:
             yield from within("mlp", _mixture_of_experts(config, layer.experts))
         else:
             yield from within("mlp", _feed_forward(config, config.width_of(layer), gated=config.gated))
-    if config.placement in ("post", "sandwich"):
+    if placement in ("post", "sandwich"):
         yield from within("attention_output_norm", iter(norm.items()))
-    if config.placement in ("post", "sandwich") or (layer.experts is not None and layer.experts.output_norm):
+    if placement in ("post", "sandwich") or (layer.experts is not None and layer.experts.output_norm):
         yield from within("mlp_output_norm", iter(norm.items()))
     if config.altup is not None:
         yield from within("altup", _altup(config, config.altup))

@@ -61,6 +61,8 @@ class Family:
     """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
     paired_key: str | None = None
     """A key of `config.json` that is false if they are not."""
+    gate_in_queries: bool = False
+    """Whether the rows of attention's gate follow those of the queries, head by head, in one tensor."""
     matrices_transposed: bool = False
     """Whether matrices of attention and feed-forward are (in, out)."""
     qkv_order: Literal["joined", "by_head", "by_quarter"] = "joined"

@@ -40,3 +40,17 @@ def nemotron_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None
         shared_size=keys.integer("moe_shared_expert_intermediate_size"),
     )
     return [experts if has else None for has in sparse]
+
+
+def lfm2_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """LFM2: after the first layers; sigmoid scores, and perhaps a bias that affects only the choice."""
+    experts = make_experts(
+        keys,
+        "moe_intermediate_size",
+        score="sigmoid",
+        selection_bias=keys.flag("use_expert_bias"),
+        normalized=keys.flag("norm_topk_prob"),
+        scale=keys.number("routed_scaling_factor"),
+    )
+    dense = keys.integer("num_dense_layers", minimum=0)
+    return [None if index < dense else experts for index in range(layers)]

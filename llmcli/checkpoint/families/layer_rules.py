@@ -11,8 +11,10 @@ from llmcli.model import QueryScaling
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 ATTENTION = FULL, SLIDING, CHUNKED
-# Layers with a state instead of attention, and layers that are only a feed-forward network, dense or of experts.
-LINEAR, DENSE, SPARSE = "linear_attention", "mlp", "moe"
+# Layers with a state instead of attention, or with a short convolution.
+LINEAR, CONV = "linear_attention", "conv"
+# Layers that are only a feed-forward network, dense or of experts.
+DENSE, SPARSE = "mlp", "moe"
 
 
 # Layer types if the file does not list them; one name for each of `layers` layers.

@@ -9,7 +9,7 @@ from typing import get_args
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.layer_rules import ATTENTION, CHUNKED, LINEAR, SLIDING
+from llmcli.checkpoint.families.layer_rules import ATTENTION, CHUNKED, SLIDING
 from llmcli.checkpoint.families.refused_keys import OLD_LAYER_TYPES, refuse_unknown_values
 from llmcli.checkpoint.families.refused_models import refuse_unsupported
 from llmcli.checkpoint.families.registry import FAMILIES
@@ -29,6 +29,10 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
 }
 # Multimodal models, and the type of their text model if the file does not state it.
 WRAPPERS = {
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+    "lfm2_vl": "lfm2",
+    "lfm3_vl": "lfm3",
     "gemma3": "gemma3_text",
     "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
@@ -88,7 +92,7 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
         # Some conversions store a text model alone under the type of the multimodal model.
         model_type = WRAPPERS[model_type]
     family = FAMILIES.get(model_type or "")
-    refuse_unsupported(keys, model_type, recurrent=family is not None and LINEAR in family.kinds)
+    refuse_unsupported(keys, model_type, recurrent=family is not None and family.kinds != ATTENTION)
     if family is None or model_type is None:
         raise UnsupportedModelError(
             f"{keys.path} describes a model of type {model_type!r}, which is not supported; "

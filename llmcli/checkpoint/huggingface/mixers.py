@@ -24,13 +24,14 @@ _DELTA_PARTS = {
     "in_proj_z": ("g_proj",),
     "in_proj_z.linear_left": ("g_a_proj",),
     "in_proj_z.linear_right": ("g_b_proj",),
-    "in_proj_a": ("f_proj",),
+    "in_proj_a": ("f_proj", "a_proj"),
     "in_proj_a.linear_left": ("f_a_proj",),
     "in_proj_a.linear_right": ("f_b_proj",),
     "in_proj_b": ("b_proj",),
     "norm": ("o_norm",),
     "out_proj": ("o_proj", "dense"),
 }
+_DELTA_FUSED = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
 _DELTA_JOINED = {"in_proj_qkv": ("q_proj", "k_proj", "v_proj"), "conv1d": ("q_conv1d", "k_conv1d", "v_conv1d")}
 
 
@@ -61,6 +62,10 @@ class MixerTensors:
         owner, _, kind = part.rpartition(".")
         if part == "A":
             return NegatedExponential(self.names.full(f"{at}A_log"), shape)
+        if isinstance(self.mixer, DeltaConfig) and owner in _DELTA_FUSED:
+            fused = self.names.first_of(at, ("in_proj_qkvz", "in_proj_ba"), kind)
+            if fused is not None:
+                return self._by_key_head(at, owner, kind, self.mixer)
         apart = [f"{at}{name}.{kind}" for name in _DELTA_JOINED.get(owner, ())]
         if module == "linear_attn" and apart and self.names.has(apart[0]):
             return self._joined(apart, shape, reshaped=owner == "conv1d")
@@ -68,6 +73,23 @@ class MixerTensors:
             return Reshaped(self.names.full(f"{at}{part}"), shape)
         names = (owner, *_PARTS.get(owner, ()), *(_DELTA_PARTS.get(owner, ()) if module == "linear_attn" else ()))
         return Source(self.names.first_of(at, names, kind) or self.names.full(f"{at}{part}"))
+
+    def _by_key_head(self, at: str, owner: str, kind: str, delta: DeltaConfig) -> Source:
+        """Rows of a tensor that has, for each key head, all parts that belong to it and its value heads."""
+        shared = delta.value_heads // delta.key_heads
+        values = shared * delta.value_dim
+        name, sizes, wanted = {
+            "in_proj_qkv": ("in_proj_qkvz", (delta.key_dim, delta.key_dim, values, values), (0, 1, 2)),
+            "in_proj_z": ("in_proj_qkvz", (delta.key_dim, delta.key_dim, values, values), (3,)),
+            "in_proj_b": ("in_proj_ba", (shared, shared), (0,)),
+            "in_proj_a": ("in_proj_ba", (shared, shared), (1,)),
+        }[owner]
+        ranges = []
+        for part in wanted:
+            for head in range(delta.key_heads):
+                start = head * sum(sizes) + sum(sizes[:part])
+                ranges.append((start, start + sizes[part]))
+        return Source(self.names.full(f"{at}{name}.{kind}"), None, tuple(ranges), delta.key_heads * sum(sizes))
 
     def _joined(self, names: list[str], shape: tuple[int, ...], *, reshaped: bool) -> ParameterSource:
         """Queries, keys and values, or their convolutions, which files keep apart."""

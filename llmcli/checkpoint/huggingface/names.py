@@ -44,6 +44,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "lm_head": ("embed_out", "output_projection"),
     "input_layernorm": (
         "attention_layernorm",
+        "attention_layer_norm",
         "ln_1",
         "ln_attn",
         "self_attn_layer_norm",
@@ -54,6 +55,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "attention_output_norm": ("post_attn_norm", "rms_norm_1"),
     "post_attention_layernorm": (
         "feedforward_layernorm",
+        "feedforward_layer_norm",
         "pre_ff_layernorm",
         "ln_2",
         "ln_mlp",
@@ -137,6 +139,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "block_sparse_moe.router",
         "block_sparse_moe.router.layer",
         "feed_forward.router",
+        "feed_forward.gate",
         "ffn.router.layer",
         "router",
         "mixer.gate",
@@ -186,6 +189,7 @@ _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
         "mlp.moe_statics.e_score_correction_bias",
         "mlp.e_score_correction_bias",
         "mlp.expert_bias",
+        "feed_forward.expert_bias",
         "mlp.experts.e_score_correction_bias",
         "moe.router.expert_bias",
         "mlp.gate.expert_bias",

@@ -45,7 +45,7 @@ class DeltaNet(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(decays))  # float32
         self.norm = GatedRMSNorm(
             delta.value_dim,
-            config.norm_eps,
+            config.norm_eps if delta.norm_eps is None else delta.norm_eps,
             "norm_first",
             activation=delta.gate,
             round_first=delta.decay == "head",

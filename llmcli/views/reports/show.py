@@ -67,7 +67,7 @@ def model_tree(card: ModelCard) -> Tree:
         shape = f"{per_layer.vocab_size} tokens x {config.num_layers} blocks x {per_layer.size}"
         model.add(_line("per-layer embeddings", shape, share(card, vectors)))
     for indices, layer in layer_groups(config.layers):
-        block = model.add(_line(block_name(indices), f"{len(indices)} x, {norm_words(config)}"))
+        block = model.add(_line(block_name(indices), f"{len(indices)} x, {norm_words(config, layer)}"))
         if layer.attends:
             block.add(_line("attention", attention_words(config, layer)))
             block.add(_line("rotary positions", rope_words(layer.rope)))

@@ -42,14 +42,14 @@ _SCORES = {
 }
 
 
-def norm_words(config: ModelConfig) -> str:
+def norm_words(config: ModelConfig, layer: LayerConfig) -> str:
     """Kind and placement of the norms, and scaling of the residual stream."""
     kind = "RMSNorm" if config.norm.kind == "rms" else "LayerNorm"
     if not config.norm.weight:
         kind += " without weights"
     elif config.norm.plus_one:
         kind += " (1 + weight)"
-    words = [f"{kind} {_PLACEMENTS[config.placement]}, eps {config.norm_eps:g}"]
+    words = [f"{kind} {_PLACEMENTS[config.placement_of(layer)]}, eps {config.norm_eps:g}"]
     if config.residual_scale != 1:
         words.append(f"each part times {config.residual_scale:g}")
     if config.per_layer is not None:

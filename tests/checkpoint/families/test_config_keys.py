@@ -58,6 +58,7 @@ QUICK_FIRST = [
 OWN_VARIANTS = {
     "afmoe", "apertus1p5_text", "axk1", "cohere2_moe", "hyperclovax", "laguna", "phimoe",
     "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "jamba", "kimi_linear", "mamba", "mamba2", "nemotron_h",
+    "lfm2", "lfm2_moe", "lfm3",
     "aria_text", "codegen", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "falcon", "glm4_moe", "glm4_moe_lite",
     "mimo_v2_flash",
     "gpt_bigcode", "gpt_neox_japanese", "gptj", "granitemoe_swa", "hy_v3", "mellum", "mpt", "opt", "persimmon",

@@ -20,7 +20,7 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rwkv": ({"model_type": "rwkv"}, "recurrent state"),
-    "qwen3-next": ({"model_type": "qwen3_next"}, "recurrent state"),
+    "qwen 4": ({"model_type": "qwen4_exp"}, "recurrent state"),
     "hybrid with one recurrent layer": (
         {"model_type": "llama", "layer_types": ["attention", "mamba", "attention"]},
         r"recurrent state of another kind \(mamba in block 1\)",

@@ -137,6 +137,11 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
         "mtp_loss_scaling_factor": _TRAINING,
         "rope_theta": "read from rope_parameters, which the class always writes",
     },
+    "lfm3": {"_rope_type_labels": "the types of layers with rotations, of a class and not of a file"},
+    "olmo_hybrid": {
+        **dict.fromkeys(("linear_a_log_max", "linear_a_log_min", "linear_dt_init_floor"), _TRAINING),
+        **dict.fromkeys(("linear_dt_max", "linear_dt_min"), _TRAINING),
+    },
     "hy_v3": {"enable_moe_fp32_combine": "the type in which two outputs are added, which is rounding"},
     "mellum": {
         "mtp_layer_types": "of layers for multi-token prediction",

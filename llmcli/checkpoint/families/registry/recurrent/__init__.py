@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.registry.recurrent import hybrid, kimi, mamba
+from llmcli.checkpoint.families.registry.recurrent import delta, hybrid, kimi, liquid, mamba
 
-FAMILIES: dict[str, Family] = {**mamba.FAMILIES, **hybrid.FAMILIES, **kimi.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **mamba.FAMILIES,
+    **hybrid.FAMILIES,
+    **kimi.FAMILIES,
+    **delta.FAMILIES,
+    **liquid.FAMILIES,
+}
