@@ -31,7 +31,7 @@ def editable_layers(config: ModelConfig, name: str) -> list[int]:
         raise UnsupportedModelError(
             f"{name} cannot be edited: {reason}, so an edit cannot be computed from one block's output."
         )
-    dense = [index for index, layer in enumerate(config.layers) if layer.experts is None]
+    dense = [index for index, layer in enumerate(config.layers) if layer.experts is None and layer.parts != "mixer"]
     if not dense:
         raise UnsupportedModelError(
             f"{name} cannot be edited: all its feed-forward networks are mixtures of experts. A fact is then spread "
@@ -41,12 +41,13 @@ def editable_layers(config: ModelConfig, name: str) -> list[int]:
 
 
 def check_layer(config: ModelConfig, name: str, layer: int) -> None:
-    """Raise `UsageError` if there is no such block, or its feed-forward network is a mixture of experts."""
+    """Raise `UsageError` if there is no such block, or it has no dense feed-forward network."""
     if not 0 <= layer < config.num_layers:
         raise UsageError(f"There is no block {layer}: the model has {config.num_layers}, numbered from 0.")
     dense = editable_layers(config, name)
     if layer not in dense:
-        raise UsageError(f"Block {layer} is a mixture of experts; blocks {dense[0]} to {dense[-1]} can be edited.")
+        what = "has no feed-forward network" if config.layers[layer].parts == "mixer" else "is a mixture of experts"
+        raise UsageError(f"Block {layer} {what}; blocks {dense[0]} to {dense[-1]} can be edited.")
 
 
 def network_of(model: Transformer, layer: int) -> FeedForward | PlainFeedForward:

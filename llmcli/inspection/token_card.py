@@ -16,7 +16,7 @@ from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.ablation import without_heads, without_neurons
 from llmcli.inspection.core.activations import Trace, trace
 from llmcli.inspection.core.distributions import entropy
-from llmcli.inspection.core.hooks import AttentionCall, blocks, head_count, on_attention
+from llmcli.inspection.core.hooks import AttentionCall, attention_blocks, blocks, head_count, on_attention, parts_of
 from llmcli.inspection.core.tokens import Token, TokenProb, token
 from llmcli.inspection.residual.logit_attribution import Attribution, HeadLogit, LookedAt, attribution
 from llmcli.inspection.residual.logit_lens import LensPosition, lens_of, log_probabilities
@@ -181,7 +181,10 @@ class _Reading:
                 parts=True,
                 progress=None if progress is None else lambda done, total: progress("Reading", done, total),
             )
-        self.row = rows.taken(loaded.tokenizer, context, len(context) - 1, top=top)[None]
+        self.row: AttentionRow | None = None
+        """None if no block has attention."""
+        if attention_blocks(loaded.config):
+            self.row = rows.taken(loaded.tokenizer, context, len(context) - 1, top=top)[None]
 
     def looked_at(self, head: HeadLogit) -> LookedAt | None:
         """The token a head attends to most, except the first; None if there is no other."""
@@ -243,12 +246,12 @@ def _controls(
     """The same numbers of random heads and neurons, from any block, other than the given ones."""
     config = loaded.config
     every_head = [
-        HeadName(block, head) for block in range(config.num_layers) for head in range(head_count(config, block))
+        HeadName(block, head) for block in attention_blocks(config) for head in range(head_count(config, block))
     ]
     every_neuron = [
         NeuronName(index, neuron)
         for index, block in enumerate(blocks(loaded.model))
-        if not isinstance(block.mlp, MixtureOfExperts)
+        if "feed_forward" in parts_of(config, index) and not isinstance(block.mlp, MixtureOfExperts)
         for neuron in range(config.width_of(config.layers[index]))
     ]
     return _others(every_head, heads, drawn), _others(every_neuron, neurons, drawn)

@@ -78,7 +78,7 @@ class RequestLog:
             raise LlmcliError(f"The log {path} cannot be written: {error.strerror}.") from None
 
     def write(self, request: LoggedRequest, seconds: float) -> None:
-        """Append the line of a request that has taken so many `seconds`; an error does not stop the server."""
+        """Append the line of a request that took `seconds`; an error does not stop the server."""
         stats = [reply.stats for reply in request.replies]
         value: dict[str, object] = {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),

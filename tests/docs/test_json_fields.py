@@ -25,6 +25,7 @@ from llmcli.model import ModelConfig
 from llmcli.server.registry import Identity
 from tests.support.canned_server import OK, canned_server
 from tests.support.manual import json_fields, json_keys, json_tables, undocumented
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
@@ -69,12 +70,18 @@ def outputs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """What each command prints or writes, by its schema or, without one, by its command."""
     folder = tmp_path_factory.mktemp("home")
     experts = tiny_checkpoint(folder / "experts", "mixtral")
+    model_type, changes = RECURRENT["bamba"]
+    recurrent = tiny_checkpoint(folder / "recurrent", model_type, **changes)
     # From the shared cache, before the folders change.
     load_library()
     with pytest.MonkeyPatch.context() as environment:
         for name in ("DATA", "CONFIG", "CACHE"):
             environment.setenv(f"XDG_{name}_HOME", str(folder / name))
         found = {schema: printed(*run, "-m", model, "--json") for schema, run in RUNS.items()}
+        found["llmcli.state/1"] = printed("inspect", "state", TEXT, "-m", recurrent, "--json")
+        found["llmcli.state-routes/1"] = printed(
+            "inspect", "state", TEXT, "-m", recurrent, "--hide", "cat", "--answer", "b", "--json"
+        )
         found["llmcli.experts/1"] = printed("inspect", "experts", TEXT, "-m", experts, "--json")
         found["llmcli.templates/1"] = printed("show", model, "--template", "--json")
         found["llm show"] = [printed("show", each, "--json") for each in (model, experts)]

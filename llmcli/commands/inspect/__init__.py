@@ -12,6 +12,7 @@ from llmcli.commands.inspect.lens import lens
 from llmcli.commands.inspect.moe_routing import experts
 from llmcli.commands.inspect.needle import needle
 from llmcli.commands.inspect.neurons import neurons
+from llmcli.commands.inspect.state import state
 from llmcli.commands.inspect.token import token
 from llmcli.commands.inspect.tokens import tokens
 from llmcli.commands.inspect.without import without
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "lens": lens,
     "needle": needle,
     "neurons": neurons,
+    "state": state,
     "token": token,
     "tokens": tokens,
     "without": without,

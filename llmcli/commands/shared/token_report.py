@@ -102,6 +102,8 @@ def with_attention(reading: AttentionReading, steps: Sequence[Step], token_bytes
         for step, logprob in zip(steps, reading.logprobs, strict=False)
         if (own := probability(step)) is not None
     ]
+    if not (reading.rows or interrupted or failed):
+        terminal.note("This model has no attention: its layers remember the text in states.")
     if (note := difference_note(compared)) is not None:
         terminal.note(note)
     with_rows = [replace(step, attention=row) for step, row in zip(steps, reading.rows, strict=False)]
@@ -148,7 +150,7 @@ def _views(
         views.append(token_table(steps, report.top, token_bytes))
     if report.probs or report.top:
         views.append(reply_summary(steps))
-    if report.attention:
-        rows = [(step.index, token_bytes(step.id), step.attention) for step in steps if step.attention]
+    rows = [(step.index, token_bytes(step.id), step.attention) for step in steps if step.attention]
+    if rows:
         views += [read_table(rows), Text(NOTE, style="dim")]
     return views

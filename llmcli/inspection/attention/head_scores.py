@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.core.ablation import logprobs_from, without_heads
-from llmcli.inspection.core.hooks import AttentionCall, on_attention
+from llmcli.inspection.core.hooks import AttentionCall, check_attends, on_attention
 from llmcli.loaded_model import LoadedModel
 from llmcli.text.tokenizer import Tokenizer
 
@@ -168,7 +168,11 @@ def head_atlas(
     """Score every head in one pass over the repeats; `progress` is called with (blocks done, all blocks).
 
     At most `weights_at_once` attention weights are held at a time.
+
+    Raises:
+        UsageError: the model has no attention.
     """
+    check_attends(loaded.config)
     found: list[HeadScores] = []
 
     def see(call: AttentionCall) -> None:

@@ -14,7 +14,7 @@ from llmcli.engine import AttentionRow
 from llmcli.engine.context_limit import memory_for_text
 from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.activations import passes
-from llmcli.inspection.core.hooks import on_attention, on_residual
+from llmcli.inspection.core.hooks import attention_blocks, on_attention, on_residual
 from llmcli.inspection.core.text_spans import Spans
 from llmcli.loaded_model import LoadedModel
 
@@ -49,12 +49,12 @@ class ReplyAttention:
 
     @torch.inference_mode()
     def read(self, progress: Callable[[int, int], None]) -> None:
-        """Run the pass; `progress` is called after every block with (tokens done, all tokens).
+        """Run the pass, if any block has attention; `progress` is called with (tokens done, all tokens).
 
         Raises:
             OutOfMemoryError: the pass needs too much memory.
         """
-        if not self._reply:
+        if not self._reply or not attention_blocks(self._loaded.config):
             return
         model = self._loaded.model
         # The last token predicts nothing in the reply, so it is left out.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llmcli.engine import AttentionRow, Read
-from llmcli.inspection.core.hooks import AttentionCall
+from llmcli.inspection.core.hooks import AttentionCall, attention_blocks
 from llmcli.inspection.core.text_spans import TextSpan
 from llmcli.inspection.core.value_norms import ValueLengths
 from llmcli.model import Transformer
@@ -45,7 +45,7 @@ class AttentionRows:
     ) -> None:
         """`positions` and the blocks in `only` are ascending; `head` selects one head of each block."""
         self._positions = positions
-        self._blocks = range(model.config.num_layers) if only is None else only
+        self._blocks = attention_blocks(model.config) if only is None else only
         self._head, self._each_block = head, each_block
         self._lengths = ValueLengths(model)
         self._device = model.device

@@ -11,7 +11,7 @@ from llmcli.engine import AttentionRow
 from llmcli.errors import UsageError
 from llmcli.inspection.attention.rows import AttentionRows
 from llmcli.inspection.core.activations import passes
-from llmcli.inspection.core.hooks import check_head, on_attention
+from llmcli.inspection.core.hooks import attention_blocks, check_attends, check_head, on_attention
 from llmcli.inspection.core.text_spans import TextSpan
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.loaded_model import LoadedModel
@@ -64,12 +64,13 @@ def read_at(
         UsageError: there is no text, or no such position, block or head.
     """
     model, config = loaded.model, loaded.config
-    chosen = sorted(range(config.num_layers) if only is None else only)
+    check_attends(config)
+    chosen = sorted(attention_blocks(config) if only is None else only)
     if not positions or positions[0] < 0 or positions[-1] >= len(ids):
         raise UsageError(f"There is no such position: the text has {len(ids)} tokens, numbered from 0.")
     if not chosen or chosen[0] < 0 or chosen[-1] >= config.num_layers:
         raise UsageError(f"There is no such block: the model has {config.num_layers}, numbered from 0.")
-    for block in chosen if head is not None else ():
+    for block in chosen:
         check_head(config, block, head)
     rows = AttentionRows(model, positions, only=chosen, head=head, each_block=each_block)
     found: list[Reading] = []

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.errors import PromptTooLongError, UnsupportedModelError, UsageError
 from llmcli.inspection.core.hooks import Part, adder, blocks, on_added, on_residual, removed
 from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
 from llmcli.loaded_model import LoadedModel
@@ -76,9 +76,15 @@ def causal_trace(
         NotFiniteError: the model's output is not a number.
         UsageError: nothing comes after the subject, or there is no subject.
         PromptTooLongError: the text is longer than the model's context.
+        UnsupportedModelError: layers remember the text in states.
     """
     if not subject:
         raise UsageError("There is no subject to trace.")
+    if loaded.config.has_state:
+        raise UnsupportedModelError(
+            "A model with recurrent layers cannot be traced: a pass that begins in the middle of the text would need "
+            "their state at that place."
+        )
     if len(ids) > loaded.config.context_length:
         raise PromptTooLongError(
             f"The text has {len(ids)} tokens, but the model's context holds {loaded.config.context_length}."

@@ -1,6 +1,7 @@
 """Prompt ablation: how much an answer's probability depends on a part of the prompt.
 
-A part is ablated in two ways. *Hidden*: it keeps its place, but no later token attends to it, in any block.
+A part is ablated in two ways. *Hidden*: it keeps its place, but no later token attends to it, in any block, and the
+states of recurrent layers pass over it.
 *Removed*: its tokens are deleted, and the shorter prompt is read again.
 """
 
@@ -19,7 +20,7 @@ import torch
 
 from llmcli.engine import SamplingParams, Step
 from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.inspection.core.ablation import ROWS_AT_ONCE, logprobs_from, without_keys
+from llmcli.inspection.core.ablation import ROWS_AT_ONCE, logprobs_from, without_tokens
 from llmcli.inspection.core.distributions import change
 from llmcli.inspection.core.text_spans import words
 from llmcli.inspection.core.tokens import Token, TokenProb, token_prob, tokens
@@ -278,7 +279,7 @@ def _read(
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     logprobs: list[float] = []
     first = None
-    with without_keys(model, hidden) if hidden else nullcontext():
+    with without_tokens(model, hidden) if hidden else nullcontext():
         for rows in logprobs_from(model, ids, len(prompt), loaded.tokenizer.vocab_size, rows_at_once=rows_at_once):
             if first is None:
                 best, token = rows[0, 0].max(-1)

@@ -13,11 +13,15 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from llmcli.errors import UsageError
-from llmcli.inspection.core.hooks import attention_of, blocks, by_head, on_residual, removed
+from llmcli.inspection.core.hooks import attention_blocks, attention_of, blocks, by_head, on_residual, removed
+from llmcli.inspection.core.recurrences import skipping
 from llmcli.model import Transformer
 from llmcli.model.mixture_of_experts import MixtureOfExperts
+from llmcli.model.recurrent.causal_conv import CausalConv
+from llmcli.model.recurrent.recurrence import Recurrence
 
 # Rows of logits computed at a time: 128 MiB in float32 for a vocabulary of 128k.
 ROWS_AT_ONCE = 256
@@ -97,9 +101,10 @@ def without_neurons(model: Transformer, neurons: Iterable[tuple[int, int]]) -> I
 
 @contextmanager
 def without_keys(model: Transformer, positions: Collection[int]) -> Iterator[None]:
-    """Hide the tokens at `positions` from all later tokens, in every block; each token still sees itself.
+    """Let no later token attend to the tokens at `positions`, in any block; each token still sees itself.
 
-    Works for passes over a whole text without a cache.
+    States of recurrent layers still hold them, see `without_states`. Works for passes over a whole text without a
+    cache.
     """
     hidden = torch.tensor(sorted(positions), dtype=torch.long, device=model.device)
 
@@ -115,6 +120,39 @@ def without_keys(model: Transformer, positions: Collection[int]) -> Iterator[Non
         return (q, k, v, mask, *rest)
 
     with removed(
-        attention_of(model, block).attend.register_forward_pre_hook(hide) for block in range(model.config.num_layers)
+        attention_of(model, block).attend.register_forward_pre_hook(hide) for block in attention_blocks(model.config)
     ):
+        yield
+
+
+@contextmanager
+def without_states(model: Transformer, positions: Collection[int]) -> Iterator[None]:
+    """Keep the tokens at `positions` out of the states of recurrent layers, and out of their convolutions.
+
+    States pass over them unchanged. Works for passes over a whole text without a cache.
+    """
+
+    def skip(module: nn.Module, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        assert isinstance(module, Recurrence)
+        return skipping(module.rule, inputs, positions)
+
+    def silence(_module: nn.Module, inputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        x = inputs[0].clone()  # (B, T, C)
+        x[:, sorted(positions)] = 0
+        return (x, inputs[1])
+
+    handles: list[RemovableHandle] = []
+    for module in model.modules():
+        if isinstance(module, Recurrence):
+            handles.append(module.register_forward_pre_hook(skip))
+        elif isinstance(module, CausalConv):
+            handles.append(module.register_forward_pre_hook(silence))
+    with removed(handles):
+        yield
+
+
+@contextmanager
+def without_tokens(model: Transformer, positions: Collection[int]) -> Iterator[None]:
+    """Hide the tokens at `positions` from all later tokens: neither attention nor states carry them."""
+    with without_keys(model, positions), without_states(model, positions):
         yield

@@ -28,11 +28,15 @@ class Trace:
     """(L + 1, P, C): the residual stream after 0, 1, ... L blocks; 0 is the embedding."""
     added: dict[Part, Tensor]
     """(L, P, C) each: outputs of attention and feed-forward, as added to the residual stream. Empty unless requested.
+
+    What a block has instead of attention counts as its attention. A part that a block lacks adds zero.
     """
     heads: Tensor
-    """(L, P, H, V): output of each head before the output projection. Empty unless requested."""
+    """(L, P, H, V): output of each head before the output projection; zero in blocks without attention. Empty unless
+    requested.
+    """
     feed_forward_inputs: Tensor
-    """(L, P, C): inputs of the feed-forward networks. Empty unless requested."""
+    """(L, P, C): inputs of the feed-forward networks, zero in blocks without one. Empty unless requested."""
 
 
 def trace(
@@ -79,12 +83,13 @@ def trace(
             here = slice(*torch.searchsorted(wanted, torch.tensor([start, stop])).tolist())
             rows = wanted[here] - start
     nothing = torch.empty(0)
+    stream = _joined(residuals, nothing)
     return Trace(
         positions=tuple(positions),
-        residuals=_joined(residuals),
-        added={part: _joined(kept) for part, kept in added.items()} if parts else {},
-        heads=_joined(heads) if parts else nothing,
-        feed_forward_inputs=_joined(inputs) if parts else nothing,
+        residuals=stream,
+        added={part: _joined(kept, stream[0]) for part, kept in added.items()} if parts else {},
+        heads=_joined(heads, nothing) if parts else nothing,
+        feed_forward_inputs=_joined(inputs, stream[0]) if parts else nothing,
     )
 
 
@@ -123,5 +128,8 @@ def passes(
             next(chunks)
 
 
-def _joined(kept: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.cat(chunks) for chunks in kept])
+def _joined(kept: list[list[Tensor]], like: Tensor) -> Tensor:
+    """Stack what was kept of each block; zeros for blocks without it, in the shape of `like` if no block has it."""
+    found = [torch.cat(chunks) if chunks else None for chunks in kept]
+    like = next((values for values in found if values is not None), like)
+    return torch.stack([torch.zeros_like(like) if values is None else values for values in found])

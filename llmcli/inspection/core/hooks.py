@@ -25,9 +25,12 @@ from llmcli.model.attention.attention import Attention
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
 from llmcli.model.block import Block, OutputNormBlock
+from llmcli.model.mixer_config import mixer_name
 from llmcli.model.mixture_of_experts import MixtureOfExperts
+from llmcli.model.recurrent.two_mixers import TwoMixers
 
 Part: TypeAlias = Literal["attention", "feed_forward"]
+"""A part of a block. What a block has instead of attention counts as its attention."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def on_residual(model: Transformer, see: Callable[[int, Tensor], None]) -> Itera
 
 @contextmanager
 def on_added(model: Transformer, see: Callable[[int, Part, Tensor], None]) -> Iterator[None]:
-    """`see(block, part, x)`: what each block's attention and feed-forward add to the residual stream, (B, T, C)."""
+    """`see(block, part, x)`: what the parts of each block add to the residual stream, (B, T, C)."""
 
     def seeing(index: int, part: Part) -> Callable[[nn.Module, object, Tensor], None]:
         return lambda _module, _inputs, output: see(index, part, output)
@@ -102,7 +105,7 @@ def on_added(model: Transformer, see: Callable[[int, Part, Tensor], None]) -> It
     with removed(
         adder(block, part).register_forward_hook(seeing(index, part))
         for index, block in enumerate(blocks(model))
-        for part in ("attention", "feed_forward")
+        for part in parts_of(model.config, index)
     ):
         yield
 
@@ -111,7 +114,11 @@ def on_added(model: Transformer, see: Callable[[int, Part, Tensor], None]) -> It
 def on_attention(
     model: Transformer, see: Callable[[AttentionCall], None], *, only: Iterable[int] | None = None
 ) -> Iterator[None]:
-    """`see(call)`: queries, keys and values of the attention of all blocks, or of the blocks in `only`."""
+    """`see(call)`: queries, keys and values of the attention of all blocks that have any, or of the blocks in `only`.
+
+    Raises:
+        UsageError: a block in `only` has no attention.
+    """
 
     def seeing(index: int, attention: Attention | LatentAttention) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -120,7 +127,7 @@ def on_attention(
 
         return look
 
-    chosen = range(model.config.num_layers) if only is None else only
+    chosen = attention_blocks(model.config) if only is None else only
     with removed(
         attention_of(model, index).attend.register_forward_pre_hook(seeing(index, attention_of(model, index)))
         for index in chosen
@@ -130,26 +137,30 @@ def on_attention(
 
 @contextmanager
 def on_heads(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """`see(block, z)`: the output of each head before the output projection, (B, T, H, V)."""
+    """`see(block, z)`: the output of each head before the output projection, (B, T, H, V), in blocks with attention."""
 
     def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _module, inputs: see(index, by_head(model, index, inputs[0]))
 
     with removed(
         attention_of(model, index).o_proj.register_forward_pre_hook(seeing(index))
-        for index in range(model.config.num_layers)
+        for index in attention_blocks(model.config)
     ):
         yield
 
 
 @contextmanager
 def on_feed_forward(model: Transformer, see: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """`see(block, x)`: the input of each block's feed-forward network, dense or mixture of experts, (B, T, C)."""
+    """`see(block, x)`: the input of each feed-forward network, dense or mixture of experts, (B, T, C)."""
 
     def seeing(index: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _module, inputs: see(index, inputs[0])
 
-    with removed(block.mlp.register_forward_pre_hook(seeing(index)) for index, block in enumerate(blocks(model))):
+    with removed(
+        block.mlp.register_forward_pre_hook(seeing(index))
+        for index, block in enumerate(blocks(model))
+        if "feed_forward" in parts_of(model.config, index)
+    ):
         yield
 
 
@@ -164,18 +175,36 @@ def on_router(model: Transformer, see: Callable[[int, Tensor, Tensor, Tensor], N
         return lambda _module, inputs, outputs: see(index, inputs[0], *outputs)
 
     with removed(
-        block.mlp.gate.register_forward_hook(seeing(index))
+        network.gate.register_forward_hook(seeing(index))
         for index, block in enumerate(blocks(model))
-        if isinstance(block.mlp, MixtureOfExperts)
+        if isinstance(network := getattr(block, "mlp", None), MixtureOfExperts)
     ):
         yield
 
 
 def attention_of(model: Transformer, block: int) -> Attention | LatentAttention:
-    """The attention module of a block."""
-    attention = blocks(model)[block].self_attn
-    assert isinstance(attention, Attention | LatentAttention)
-    return attention
+    """The attention module of a block.
+
+    Raises:
+        UsageError: it has none.
+    """
+    mixer = blocks(model)[block].mixer if "attention" in parts_of(model.config, block) else None
+    found = [mixer, *mixer.children()] if isinstance(mixer, TwoMixers) else [mixer]
+    for module in found:
+        if isinstance(module, Attention | LatentAttention):
+            return module
+    raise _no_attention(model.config, block)
+
+
+def attention_blocks(config: ModelConfig) -> list[int]:
+    """The blocks that have attention."""
+    return [block for block, layer in enumerate(config.layers) if layer.attends]
+
+
+def parts_of(config: ModelConfig, block: int) -> tuple[Part, ...]:
+    """The parts that a block has."""
+    only: dict[str, tuple[Part, ...]] = {"mixer": ("attention",), "feed_forward": ("feed_forward",)}
+    return only.get(config.layers[block].parts, ("attention", "feed_forward"))
 
 
 def by_head(model: Transformer, block: int, values: Tensor) -> Tensor:
@@ -188,8 +217,17 @@ def head_count(config: ModelConfig, block: int) -> int:
     return config.heads_of(config.layers[block]).count
 
 
+def check_attends(config: ModelConfig) -> None:
+    """Raise `UsageError` if no block has attention."""
+    if not attention_blocks(config):
+        kinds = dict.fromkeys(mixer_name(mixer) for layer in config.layers for mixer in layer.mixers)
+        raise UsageError(f"This model has no attention: its blocks remember the text by {' and '.join(kinds)}.")
+
+
 def check_head(config: ModelConfig, block: int, head: int | None) -> None:
-    """Raise `UsageError` if the block has no such query head; None means all heads."""
+    """Raise `UsageError` if the block has no such query head, or no attention; None means all heads."""
+    if not config.layers[block].attends:
+        raise _no_attention(config, block)
     count = head_count(config, block)
     if head is not None and not 0 <= head < count:
         raise UsageError(f"There is no head {head}: block {block} has {count}, numbered from 0.")
@@ -205,7 +243,8 @@ def check_additive(config: ModelConfig) -> None:
             "The logits of this model cannot be split into contributions of its parts: its blocks also multiply the "
             "residual stream, or add embeddings of their own."
         )
-    if len({(heads.count, heads.value_dim) for heads in map(config.heads_of, config.layers)}) > 1:
+    attending = [config.heads_of(layer) for layer in config.layers if layer.attends]
+    if len({(heads.count, heads.value_dim) for heads in attending}) > 1:
         raise UnsupportedModelError(
             "The logits of this model cannot be split into contributions of its parts: its blocks have heads of "
             "different numbers or sizes."
@@ -216,7 +255,13 @@ def adder(block: Block, part: Part) -> nn.Module:
     """The module whose output is what that part of the block adds to the residual stream."""
     if isinstance(block, OutputNormBlock):
         return block.attention_output_norm if part == "attention" else block.mlp_output_norm
-    return block.self_attn if part == "attention" else block.mlp
+    return block.mixer if part == "attention" else block.mlp
+
+
+def _no_attention(config: ModelConfig, block: int) -> UsageError:
+    mixers = config.layers[block].mixers
+    what = f"{mixer_name(mixers[0])} is in its place" if mixers else "only a feed-forward network"
+    return UsageError(f"Block {block} has no attention: {what}.")
 
 
 @contextmanager

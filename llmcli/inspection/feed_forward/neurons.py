@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import passes, trace
-from llmcli.inspection.core.hooks import blocks, on_feed_forward
+from llmcli.inspection.core.hooks import blocks, on_feed_forward, parts_of
 from llmcli.inspection.core.neuron_values import Expert, activations, promotion, width, written
 from llmcli.inspection.core.tokens import Token, TokenProb, token, token_prob
 from llmcli.inspection.residual.logit_attribution import Direction, NeuronLogit, strongest_neurons
@@ -135,6 +135,8 @@ def _check(loaded: LoadedModel, block: int, neuron: int, expert: Expert) -> None
     layers = loaded.config.num_layers
     if not 0 <= block < layers:
         raise UsageError(f"There is no block {block}: the model has {layers}, numbered from 0.")
+    if "feed_forward" not in parts_of(loaded.config, block):
+        raise UsageError(f"Block {block} has no feed-forward network, and so no neurons.")
     network = blocks(loaded.model)[block].mlp
     count = width(network, expert)
     if count is None and isinstance(network, MixtureOfExperts):

@@ -11,6 +11,7 @@ Dimension letters: L blocks, C hidden size, H query heads, Z size of a value hea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import Trace
-from llmcli.inspection.core.hooks import Part, adder, attention_of, blocks
+from llmcli.inspection.core.hooks import Part, adder, attention_blocks, attention_of, blocks, parts_of
 from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.neuron_values import Expert, Firing, firing, promotion
 from llmcli.inspection.core.tokens import Token, token
@@ -33,7 +34,10 @@ _ROWS_AT_ONCE = 1 << 12
 
 @dataclass(frozen=True)
 class BlockLogit:
-    """What one block adds to the logit, including the biases of its projections."""
+    """What one block adds to the logit, including the biases of its projections.
+
+    What a block has instead of attention counts as its attention.
+    """
 
     block: int
     attention: float
@@ -136,15 +140,18 @@ class Direction:
         ]
 
     def heads(self) -> Tensor:
-        """Contribution of each head, (L, H)."""
+        """Contribution of each head of the blocks with attention, (blocks, H)."""
         logits = []
-        for block, z in enumerate(self._traced.heads[:, self._row]):  # (H, Z)
+        for block in attention_blocks(self._model.config):
+            z = self._traced.heads[block, self._row]  # (H, Z)
             weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * Z)
             logits.append((z * (self._in_front(block, "attention") @ weight).view_as(z)).sum(-1))
-        return torch.stack(logits)
+        return torch.stack(logits) if logits else torch.empty(0, 0)
 
     def neurons(self, block: int) -> list[tuple[Firing, Tensor]]:
         """The active networks of a block, each with the contributions of its neurons, (I,)."""
+        if "feed_forward" not in parts_of(self._model.config, block):
+            return []
         direction = self._in_front(block, "feed_forward")
         return [
             (fired, fired.weight * fired.activations * (direction @ fired.down.float()))
@@ -185,7 +192,7 @@ def attribution(
         rounding=direction.logit - direction.mean_logit - written,
         softcap=loaded.config.logit_softcap,
         blocks=tuple(parts),
-        heads=_strongest_heads(direction.heads(), strongest),
+        heads=_strongest_heads(direction.heads(), attention_blocks(loaded.config), strongest),
         neurons=strongest_neurons(loaded, direction, strongest, top=top),
     )
 
@@ -233,7 +240,9 @@ def single_token(tokenizer: Tokenizer, text: str) -> int:
     )
 
 
-def _strongest_heads(logits: Tensor, count: int) -> tuple[HeadLogit, ...]:
+def _strongest_heads(logits: Tensor, blocks_with_heads: Sequence[int], count: int) -> tuple[HeadLogit, ...]:
     heads = logits.shape[1]
     best = logits.flatten().abs().topk(min(count, logits.numel())).indices.tolist()
-    return tuple(HeadLogit(index // heads, index % heads, float(logits.flatten()[index])) for index in best)
+    return tuple(
+        HeadLogit(blocks_with_heads[index // heads], index % heads, float(logits.flatten()[index])) for index in best
+    )

@@ -17,6 +17,7 @@ from llmcli.model.mixer_config import DeltaConfig
 from llmcli.model.recurrent.causal_conv import CausalConv
 from llmcli.model.recurrent.delta_rule import delta_rule
 from llmcli.model.recurrent.gated_norm import GatedRMSNorm
+from llmcli.model.recurrent.recurrence import Recurrence
 
 # Inside the root of the sum of squares by which queries and keys are divided.
 _UNIT_EPS = 1e-6
@@ -43,6 +44,7 @@ class DeltaNet(nn.Module):
         self.conv1d = CausalConv(sum(self.sizes), delta.conv_width, bias=False, activation=F.silu)
         self.A = nn.Parameter(torch.empty(heads))  # negative; float32
         self.dt_bias = nn.Parameter(torch.empty(decays))  # float32
+        self.recurrence = Recurrence(delta_rule)
         self.norm = GatedRMSNorm(
             delta.value_dim,
             config.norm_eps if delta.norm_eps is None else delta.norm_eps,
@@ -59,7 +61,7 @@ class DeltaNet(nn.Module):
         q, k, v = mixed.float().split(self.sizes, dim=-1)
         q, k = (self._per_value_head(_unit(part.unflatten(-1, (-1, self.delta.key_dim)))) for part in (q, k))
         beta = torch.sigmoid(self.in_proj_b(x).float()) * self.delta.beta_scale  # (B, T, H)
-        output, memory = delta_rule(
+        output, memory = self.recurrence(
             q * self.delta.key_dim**-0.5,
             k,
             v.unflatten(-1, (-1, self.delta.value_dim)),

@@ -15,6 +15,7 @@ from llmcli.model.config import ModelConfig
 from llmcli.model.mixer_config import MambaConfig
 from llmcli.model.norm import RMSNorm, WeightlessRMSNorm
 from llmcli.model.recurrent.causal_conv import CausalConv
+from llmcli.model.recurrent.recurrence import Recurrence
 
 # Tokens whose decays are in memory at a time.
 _BLOCK = 32
@@ -61,6 +62,7 @@ class Mamba(nn.Module):
         self.dt_proj = nn.Linear(mamba.step_rank, width)
         self.A = nn.Parameter(torch.empty(width, mamba.state))  # negative; float32, as the next
         self.D = nn.Parameter(torch.empty(width))
+        self.recurrence = Recurrence(selective_scan)
         norms: list[nn.Module] = [nn.Identity() for _ in self.sizes]
         if mamba.norms == "weights":
             norms = [RMSNorm(size, config.norm_eps) for size in self.sizes]
@@ -78,7 +80,8 @@ class Mamba(nn.Module):
         step = F.softplus(self.dt_proj(self.dt_norm(step)).float())
         write, read = self.b_norm(write).float(), self.c_norm(read).float()
         values = mixed.float()
-        output, memory = selective_scan(values, step, self.A, write, read, None if before is None else before.sum)
+        memory = None if before is None else before.sum
+        output, memory = self.recurrence(values, step, self.A, write, read, memory)
         if cache is not None:
             cache.store(self.index, State(tail, memory))
         gated = (output + self.D * values) * F.silu(gate.float())

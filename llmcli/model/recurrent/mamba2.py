@@ -16,6 +16,7 @@ from llmcli.model.config import ModelConfig
 from llmcli.model.mixer_config import Mamba2Config
 from llmcli.model.recurrent.causal_conv import CausalConv
 from llmcli.model.recurrent.gated_norm import GatedRMSNorm
+from llmcli.model.recurrent.recurrence import Recurrence
 from llmcli.model.recurrent.ssd import ssd
 
 
@@ -33,6 +34,7 @@ class Mamba2(nn.Module):
         self.A = nn.Parameter(torch.empty(mamba.heads))  # negative; float32, as the next two
         self.D = nn.Parameter(torch.empty(mamba.heads))
         self.dt_bias = nn.Parameter(torch.empty(mamba.heads))
+        self.recurrence = Recurrence(ssd)
         self.norm = None
         if mamba.norm is not None:
             groups, late = mamba.groups, mamba.norm == "norm_first"
@@ -48,7 +50,7 @@ class Mamba2(nn.Module):
         values = values.view(*x.shape[:2], self.mamba.heads, -1)  # (B, T, H, P)
         write, read = (part.view(*x.shape[:2], self.mamba.groups, -1) for part in (write, read))  # (B, T, G, N)
         step = F.softplus(step.float() + self.dt_bias).clamp(self.mamba.min_step, self.mamba.max_step)  # (B, T, H)
-        output, memory = ssd(values, step, self.A, write, read, None if before is None else before.sum)
+        output, memory = self.recurrence(values, step, self.A, write, read, None if before is None else before.sum)
         if cache is not None:
             cache.store(self.index, State(tail, memory))
         output = (output + self.D[:, None] * values).flatten(2)

@@ -1,0 +1,83 @@
+"""`llm inspect state`: what recurrent layers remember of a text, and what reaches the answer through them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
+from llmcli.commands.shared.options.flags import SAMPLING, SHOW, flag, text
+from llmcli.errors import UsageError
+
+
+@inspect_command()
+def state(
+    context: InspectContext,
+    position: Annotated[
+        int,
+        flag(
+            "--position",
+            metavar="N",
+            env=False,
+            panel=SHOW,
+            help="What this token wrote, counted from 0, or from the end if negative.",
+        ),
+    ] = -1,
+    hide: Annotated[
+        str | None,
+        flag(
+            "--hide",
+            metavar="SPAN",
+            callback=text,
+            env=False,
+            panel=SHOW,
+            help="Words of TEXT: how much of the answer depends on them through states, and through attention?",
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        flag(
+            "--answer",
+            metavar="TEXT",
+            callback=text,
+            env=False,
+            panel=SHOW,
+            help="With --hide: the answer to measure, with its leading space. Default: the model's own.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int,
+        flag(
+            "--max-tokens",
+            "-n",
+            metavar="N",
+            min=1,
+            env=False,
+            panel=SAMPLING,
+            help="With --hide: end the model's own answer after N tokens.",
+        ),
+    ] = 5,
+) -> InspectResult:
+    """How long do recurrent layers remember? With --hide: what reached the answer through their states?"""
+    if answer is not None and hide is None:
+        raise UsageError("--answer needs --hide.")
+    loaded, ids = context.loaded, context.ids
+
+    from llmcli.inspection.causal.prompt_ablation import answer_ids, find_text, own_answer
+    from llmcli.inspection.recurrent.memory import memories
+    from llmcli.inspection.recurrent.routes import routes
+    from llmcli.views.inspect import state as views
+
+    at = position + len(ids) if position < 0 else position
+    if hide is None:
+        with context.progress("Reading", "blocks") as progress:
+            found = memories(loaded, ids, at, progress)
+        return InspectResult(views.memories_view(found), views.SCHEMA, found, views.NOTE)
+    hidden = find_text(loaded.tokenizer, ids, hide, within=context.content if context.chat else None)
+    if answer is None:
+        with context.progress("Answering") as progress:
+            said = own_answer(loaded, ids, max_tokens, progress)
+    else:
+        said = answer_ids(loaded.tokenizer, answer)
+    with context.progress("Reading", "passes") as progress:
+        result = routes(loaded, ids, said, hidden, progress)
+    return InspectResult(views.routes_view(result), views.ROUTES_SCHEMA, result, views.ROUTES_NOTE)

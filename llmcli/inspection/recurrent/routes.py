@@ -1,0 +1,77 @@
+"""Through what an answer depends on a part of the prompt: attention, or the states of recurrent layers.
+
+The part is hidden from later tokens in three ways: attention cannot reach it, states pass over it, or both. A state
+pass over it: at these tokens nothing is written into it, and it does not fade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from llmcli.errors import PromptTooLongError, UsageError
+from llmcli.inspection.core.ablation import logprobs_from, without_keys, without_states, without_tokens
+from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.loaded_model import LoadedModel
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The log-probability of an answer in nats, with a part of the prompt in reach and hidden."""
+
+    positions: tuple[int, ...]
+    """The part's tokens."""
+    text: str
+    answer: tuple[Token, ...]
+    before: float
+    """With the whole prompt in reach."""
+    without_attention: float
+    """Attention cannot reach the part; states hold it."""
+    without_states: float
+    """States and convolutions pass over the part; attention reaches it."""
+    without_both: float
+
+
+@torch.inference_mode()
+def routes(
+    loaded: LoadedModel,
+    ids: Sequence[int],
+    answer: Sequence[int],
+    positions: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> Routes:
+    """Measure `answer` after `ids` four times; `progress` is called with (passes done, all passes).
+
+    Raises:
+        PromptTooLongError: prompt and answer are longer than the model's context.
+        UsageError: the answer is empty.
+    """
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if not answer:
+        raise UsageError("The answer is empty.")
+    if len(ids) + len(answer) > loaded.config.context_length:
+        raise PromptTooLongError(
+            f"Text and answer have {len(ids) + len(answer)} tokens, but the model's context holds "
+            f"{loaded.config.context_length}."
+        )
+    text = torch.tensor([[*ids, *answer]], device=model.device)
+    ways: list[AbstractContextManager[None]] = [
+        nullcontext(), without_keys(model, positions), without_states(model, positions),
+        without_tokens(model, positions),
+    ]  # fmt: skip
+    totals = []
+    for done, way in enumerate(ways, 1):
+        total, place = 0.0, len(ids)
+        with way:
+            for rows in logprobs_from(model, text, place, tokenizer.vocab_size):
+                targets = text[0, place : place + rows.shape[1], None]
+                total += float(rows[0].gather(1, targets).sum())
+                place += rows.shape[1]
+        totals.append(total)
+        if progress is not None:
+            progress(done, len(ways))
+    said = tokenizer.decode([ids[at] for at in positions], skip_special=False)
+    return Routes(tuple(positions), said, tokens(tokenizer, answer), *totals)
