@@ -140,7 +140,7 @@ def _open_gguf(path: Path, ahead: PreloadedGGUF | None = None) -> Checkpoint:
     mtp_layers = (keys.layers(), keys.mtp_layers())
     sources, notes = match_tensors(
         _parameter_shapes(config),
-        GGUFTensors(header, config, architecture.paired, architecture.names).source,
+        GGUFTensors(header, config, architecture.paired, architecture.paired_index, architecture.names).source,
         header.tensors,
         ignored=lambda name: is_ignored_gguf_tensor(name, *mtp_layers) or is_unread_gguf_kv(name, config),
         belongs=lambda name: True,

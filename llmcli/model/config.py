@@ -110,6 +110,17 @@ class LatentConfig:
 
 
 @dataclass(frozen=True)
+class KeyIndexConfig:
+    """An index that chooses the keys which a token of latent attention sees (DeepSeek-V3.2, arXiv:2512.02556)."""
+
+    heads: int
+    size: int
+    """Dimensions of a query and of the one key of the index; keys are cached beside the latent."""
+    chosen: int
+    """The most keys that a token sees."""
+
+
+@dataclass(frozen=True)
 class PerLayerConfig:
     """Per-layer embeddings: a table with a small vector of each token for every layer (Gemma 3n and 4)."""
 
@@ -220,6 +231,10 @@ class LayerConfig:
     """Of the feed-forward network that is not experts; None: that of `ModelConfig`."""
     kv_from: int | None = None
     """An earlier layer, whose keys and values this layer reads instead of computing and caching its own."""
+    index: KeyIndexConfig | None = None
+    """None: a token sees all keys that the mask allows, or those that `index_from` chose."""
+    index_from: int | None = None
+    """An earlier layer, whose choice of keys this layer uses."""
     key_is_value: bool = False
     """Values are the projected keys, before their norm and rotation."""
     sinks: bool = False
@@ -343,6 +358,8 @@ class ModelConfig:
         """Why blocks cannot be run on a residual stream alone, as words after a colon; None: they can."""
         if self.per_layer is not None:
             return "its blocks also read embeddings of their own"
+        if any(layer.index_from is not None for layer in self.layers):
+            return "some blocks see the keys that earlier blocks chose"
         shared = any(layer.kv_from is not None for layer in self.layers)
         return "some blocks read keys and values of earlier blocks" if shared else None
 
@@ -387,15 +404,15 @@ class ModelConfig:
         """The shape of a layer's cache for one position: heads, size of a key, size of a value.
 
         A layer that reads another layer's keys and values, or has no attention, caches nothing: 0 heads. Latent
-        attention caches one row for all heads, the latent and the rotated key, and no separate values. A short
-        convolution caches its inputs in place of keys.
+        attention caches one row for all heads, the latent and the rotated key, and in place of values the keys of its
+        index. A short convolution caches its inputs in place of keys.
         """
         if isinstance(layer.mixer, ShortConvConfig):
             return 1, self.hidden_size, 0
         if not layer.attends:
             return 0, 0, 0
         if self.latent is not None:
-            return 1, self.latent.rank + self.latent.rope_dim, 0
+            return 1, self.latent.rank + self.latent.rope_dim, 0 if layer.index is None else layer.index.size
         heads = self.heads_of(layer)
         return heads.kv_count if layer.kv_from is None else 0, heads.key_dim, heads.value_dim
 

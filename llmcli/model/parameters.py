@@ -11,6 +11,7 @@ from __future__ import annotations
 from llmcli.model.config import (
     AltupConfig,
     ExpertsConfig,
+    KeyIndexConfig,
     LatentConfig,
     LayerConfig,
     ModelConfig,
@@ -111,7 +112,7 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
 def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None) -> Named:
     if mixer is not None:
         return mixer_parameters(config, mixer)
-    return _attention(config, layer) if config.latent is None else _latent_attention(config, config.latent)
+    return _attention(config, layer) if config.latent is None else _latent_attention(config, layer, config.latent)
 
 
 def _attention(config: ModelConfig, layer: LayerConfig) -> Named:
@@ -140,7 +141,7 @@ def _attention(config: ModelConfig, layer: LayerConfig) -> Named:
         yield "sub_norm.weight", ParameterInfo((shape.count * shape.value_dim,))
 
 
-def _latent_attention(config: ModelConfig, latent: LatentConfig) -> Named:
+def _latent_attention(config: ModelConfig, layer: LayerConfig, latent: LatentConfig) -> Named:
     hidden, heads = config.hidden_size, config.num_heads
     rms = NormStyle()
     if latent.query_rank is None:
@@ -156,6 +157,15 @@ def _latent_attention(config: ModelConfig, latent: LatentConfig) -> Named:
     if config.attention_gate is not None:
         yield from within("gate_proj", linear(hidden, heads))
     yield from within("o_proj", linear(heads * latent.value_dim, hidden, bias=config.o_bias))
+    if layer.index is not None:
+        yield from within("indexer", _key_index(config, layer.index, latent.query_rank or 0))
+
+
+def _key_index(config: ModelConfig, index: KeyIndexConfig, query_rank: int) -> Named:
+    yield from within("q_proj", linear(query_rank, index.heads * index.size))
+    yield from within("k_proj", linear(config.hidden_size, index.size))
+    yield from within("k_norm", norm_weights((index.size,), NormStyle("layer", bias=True)))
+    yield "weight_proj.weight", ParameterInfo((index.heads, config.hidden_size), float32=True)
 
 
 def _feed_forward(config: ModelConfig, size: int, *, gated: bool) -> Named:

@@ -148,9 +148,12 @@ class Transformer(nn.Module):
         positions that `cache` returns are visible, (1, S).
         """
         lent: dict[int, tuple[Tensor, Tensor]] = {}
+        chosen: dict[int, Tensor | None] = {}
         x, per_layer = self._embed(ids, position)
         places = [
-            Positions(position, None if layer.rope is None else rotations[layer.rope], mask(layer), lent, per_layer)
+            Positions(
+                position, None if layer.rope is None else rotations[layer.rope], mask(layer), lent, chosen, per_layer
+            )
             for layer in self._kinds
         ]
         return self._head(self._run_blocks(x, places, cache))
@@ -209,12 +212,14 @@ class Transformer(nn.Module):
             for config, rope in zip(self._distinct_ropes, self.ropes, strict=True)
         }
         lent: dict[int, tuple[Tensor, Tensor]] = {}
+        chosen: dict[int, Tensor | None] = {}
         return [
             Positions(
                 positions,
                 None if layer.rope is None else rotations[layer.rope],
                 visible_keys(layer, start, new, self.device),
                 lent,
+                chosen,
                 per_layer,
             )
             for layer in self._kinds

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.model import AttentionGate, ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
+from llmcli.model import AttentionGate, ExpertsConfig, KeyIndexConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, ShortConvConfig
 from llmcli.model.parameters import parameters_of
@@ -70,6 +70,9 @@ def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: 
         changed(learned_positions=True, gated=False, layers=(LayerConfig(None, sinks=True), DENSE), **BIASES),
         changed(latent=LATENT, **BIASES),
         changed(latent=replace(LATENT, query_rank=None)),
+        changed(
+            latent=LATENT, layers=(LayerConfig(None, index=KeyIndexConfig(3, 4, 2)), LayerConfig(None, index_from=0))
+        ),
         mixture(),
         changed(attention_gate=AttentionGate(), sub_norms=True, qk_norm="rotated_head"),
         changed(attention_gate=AttentionGate(per_head=True), qk_norm="weightless", embed_norm=NormStyle(weight=False)),

@@ -8,7 +8,7 @@ from typing import Any
 from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
 from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model import Heads
+from llmcli.model import Heads, KeyIndexConfig
 
 # Heads: for each layer, given the layer types, its heads, or None for those of `ModelConfig`.
 
@@ -93,6 +93,34 @@ def mimo_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]
     window = {} if before is None else {"window": before + 1}
     full, windowed = keys.flag("add_full_attention_sink_bias"), keys.flag("add_swa_attention_sink_bias")
     return [{"sinks": full} if kind == FULL else {"sinks": windowed, **window} for kind in kinds]
+
+
+def index_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """DeepSeek-V3.2 and GLM-5: an index of keys, which in GLM-5 some layers share with an earlier one."""
+    index = KeyIndexConfig(keys.integer("index_n_heads"), keys.integer("index_head_dim"), keys.integer("index_topk"))
+    if index.size < keys.integer("qk_rope_head_dim"):
+        raise CheckpointError(f"{keys.path}: index_head_dim must be at least qk_rope_head_dim.")
+    extras: list[dict[str, Any]] = []
+    last: int | None = None
+    for layer, shared in enumerate(_shared_indexes(keys, len(kinds))):
+        if shared and last is None:
+            raise CheckpointError(f"{keys.path}: the first layer cannot share an index of keys with an earlier one.")
+        last = last if shared else layer
+        extras.append({"index_from": last} if shared else {"index": index})
+    return extras
+
+
+def _shared_indexes(keys: ConfigKeys, layers: int) -> list[bool]:
+    """Which layers use the choice of the last layer before them that has an index."""
+    listed = keys.get("indexer_types") or keys.get("index_topk_pattern")
+    if listed is None:
+        period = max(1, keys.optional_integer("index_topk_freq", minimum=0) or 1)
+        offset = keys.integer("index_skip_topk_offset", minimum=0)
+        return [max(layer - offset + 1, 0) % period != 0 for layer in range(layers)]
+    known = {"F": False, "full": False, "S": True, "shared": True}
+    if not isinstance(listed, list | str) or len(listed) != layers or any(kind not in known for kind in listed):
+        raise CheckpointError(f"{keys.path}: indexer_types must say full or shared for each of {layers} layers.")
+    return [known[kind] for kind in listed]
 
 
 def gemma4_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:

@@ -66,6 +66,19 @@ def deepseek_keys(keys: ArchitectureKeys) -> dict[str, Any]:
     }
 
 
+def index_keys(keys: ArchitectureKeys) -> dict[str, Any]:
+    """DeepSeek-V3.2 and GLM-5: like DeepSeek-V3, and the index of keys, which only some layers may have."""
+    # A list of 1 for layers with an index of their own, missing in older files.
+    keys.has("attention.indexer.types")
+    own = [f"blk.{index}.indexer.attn_k.weight" in keys.header.tensors for index in range(keys.layers())]
+    return deepseek_keys(keys) | {
+        "index_n_heads": keys.integer("attention.indexer.head_count"),
+        "index_head_dim": keys.integer("attention.indexer.key_length"),
+        "index_topk": keys.integer("attention.indexer.top_k"),
+        "indexer_types": ["full" if has else "shared" for has in own],
+    }
+
+
 def mistral4_keys(keys: ArchitectureKeys) -> dict[str, Any]:
     """Mistral 4: like DeepSeek; the weights of experts are always normalized."""
     # The router's weights are always divided by their sum; the files say so too.

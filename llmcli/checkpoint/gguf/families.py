@@ -18,6 +18,7 @@ from llmcli.checkpoint.gguf.derived_expert_keys import (
     ernie_keys,
     grok_keys,
     hy3_keys,
+    index_keys,
     laguna_keys,
     llama4_keys,
     mellum_keys,
@@ -65,6 +66,8 @@ class Architecture:
     """The corresponding `model_type`, or a function that chooses it from the metadata."""
     paired: bool = False
     """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
+    paired_index: bool = False
+    """Whether the same holds for queries and keys of an index of keys."""
     window: bool = False
     """Whether the `sliding_window` in the file applies."""
     dense_size: bool = False
@@ -116,6 +119,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "command-r": Architecture("cohere", paired=True, derived=cohere_keys),
     "dbrx": Architecture("dbrx", names={"post_attention_layernorm": "attn_output_norm"}, derived=olmo_keys),
     "deepseek2": Architecture(_deepseek2, paired=True, dense_size=True, derived=deepseek_keys),
+    "deepseek32": Architecture("deepseek_v32", paired=True, dense_size=True, derived=index_keys),
     "dots1": Architecture("dots1", dense_size=True, derived=routed_keys),
     "ernie4_5": Architecture("ernie4_5", paired=True),
     "ernie4_5-moe": Architecture("ernie4_5_moe", paired=True, dense_size=True, derived=ernie_keys),
@@ -128,6 +132,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3": Architecture("gemma3_text", window=True, derived=gemma_keys),
     "gemma3n": Architecture("gemma3n_text", window=True, derived=gemma3n_keys),
     "gemma4": Architecture("gemma4_text", window=True, dense_size=True, window_heads=True, derived=gemma4_keys),
+    "glm-dsa": Architecture("glm_moe_dsa", paired=True, paired_index=True, dense_size=True, derived=index_keys),
     "glm4": Architecture("glm4", paired=True),
     "glm4moe": Architecture("glm4_moe", dense_size=True, derived=routed_keys),
     "gpt-oss": Architecture("gpt_oss", window=True),

@@ -19,6 +19,8 @@ FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rop
 
 
 # Families whose sliding-window layers have another base.
+# Families with latent attention, whose scores YaRN scales.
+_LATENT = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "mistral4", "youtu")
 _OWN_BASES = ("gemma3_text", "gemma3n_text", "gemma4_text", "laguna", "mellum", "mimo_v2_flash")
 
 
@@ -116,7 +118,7 @@ def _yarn(keys: ArchitectureKeys, family: str, factor: float) -> dict[str, Any]:
             f"{keys.header.path} has {keys.architecture}.rope.scaling.yarn_log_multiplier = {multiplier}, "
             "which no model has."
         )
-    if family in ("deepseek_v2", "deepseek_v3", "mistral4", "youtu") and multiplier:
+    if family in _LATENT and multiplier:
         # The file stores a tenth of it. It scales the scores, so cos and sin are not scaled.
         found |= {"mscale_all_dim": 10 * multiplier, "attention_factor": given}
     elif family == "olmo3" and keys.has("rope.scaling.attn_factor"):

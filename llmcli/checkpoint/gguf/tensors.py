@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.tensors.computed_sources import Constant
 from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
+from llmcli.checkpoint.tensors.latent_pairs import latent_pairs
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
 from llmcli.errors import CheckpointError
 from llmcli.model import LayerConfig, ModelConfig
@@ -38,6 +39,10 @@ _NAMES = {
     "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
     "self_attn.kv_a_layernorm": "attn_kv_a_norm",
     "self_attn.kv_b_proj": "attn_kv_b",
+    "self_attn.indexer.q_proj": "indexer.attn_q_b",
+    "self_attn.indexer.k_proj": "indexer.attn_k",
+    "self_attn.indexer.k_norm": "indexer.k_norm",
+    "self_attn.indexer.weight_proj": "indexer.proj",
     "self_attn.sub_norm": "attn_sub_norm",
     "mlp.sub_norm": "ffn_sub_norm",
     "per_layer_embeddings.embed_tokens": "per_layer_token_embd",
@@ -108,6 +113,8 @@ class GGUFTensors:
     config: ModelConfig
     paired: bool
     """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
+    paired_index: bool = False
+    """Whether the same holds for queries and keys of an index of keys."""
     own_names: Mapping[str, str] = field(default_factory=dict)
     """Our names of parts -> the architecture's, where they differ from those of most."""
 
@@ -141,9 +148,11 @@ class GGUFTensors:
             return KeysAndValues(f"{at}attn_k_b.weight", f"{at}attn_v_b.weight")
         if module == "mlp.shared_expert_gate":
             return SingleRow(name)
+        if module == "self_attn.indexer.k_norm":
+            return Source(name, self._latent_pairs(module, layer))
         if module.endswith("norm"):
             return self._norm(name, module, kind)
-        return Source(name, self._latent_pairs(module))
+        return Source(name, self._latent_pairs(module, layer))
 
     def _number(self, key: str, layer: int) -> Constant:
         """A parameter of one value, which the metadata list for each layer."""
@@ -192,15 +201,9 @@ class GGUFTensors:
         size = self.config.heads_of(layer).key_dim
         return PairedRows(size, 0, rope.rotary_dim) if self.paired and rope is not None else None
 
-    def _latent_pairs(self, module: str) -> PairedRows | None:
-        latent = self.config.latent
-        if latent is None or not self.paired:
-            return None
-        if module in ("self_attn.q_proj", "self_attn.q_b_proj"):
-            return PairedRows(latent.query_dim, latent.nope_dim, latent.rope_dim)
-        if module == "self_attn.kv_a_proj_with_mqa":
-            return PairedRows(latent.rank + latent.rope_dim, latent.rank, latent.rope_dim)
-        return None
+    def _latent_pairs(self, module: str, layer: str | None) -> PairedRows | None:
+        of = None if layer is None else self.config.layers[int(layer)]
+        return latent_pairs(self.config.latent, of, module, paired=self.paired, paired_index=self.paired_index)
 
     def _experts(self, at: str, what: str, layer: int) -> ParameterSource:
         """The source of one of the four expert stacks: `gate_up_proj`, `down_proj` and their biases."""

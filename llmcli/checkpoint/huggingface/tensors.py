@@ -15,6 +15,7 @@ from llmcli.checkpoint.huggingface.mixers import MixerTensors, mixer_of
 from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
 from llmcli.checkpoint.tensors.computed_sources import Sinusoids, Turned, Zeros
 from llmcli.checkpoint.tensors.gguf_parameter_sources import KeysAndValues
+from llmcli.checkpoint.tensors.latent_pairs import latent_pairs
 from llmcli.checkpoint.tensors.parameter_sources import (
     Joined,
     OneRow,
@@ -125,7 +126,7 @@ class HFTensors:
             if module == "self_attn.kv_b_proj" and self.names.has(f"{at}self_attn.embed_q.weight"):
                 # As MLX stores it.
                 return KeysAndValues(*(self.names.full(f"{at}self_attn.{part}.weight") for part in _KEYS_AND_VALUES))
-            return Source(name, self._latent_pairs(module))
+            return Source(name, self._latent_pairs(module, of))
         if kind == "weight" and module in _TRANSPOSED_MATRICES and self._matrices_transposed():
             return Rearranged(name, transposed=True)
         return Source(name)
@@ -134,7 +135,7 @@ class HFTensors:
         """The source of queries, keys or values: their own tensor, or their rows of a fused one."""
         config = self.config
         if config.latent is not None:
-            return Source(self.names.find(at, f"{module}.{kind}"), self._latent_pairs(module))
+            return Source(self.names.find(at, f"{module}.{kind}"), self._latent_pairs(module, layer))
         shape = config.heads_of(layer)
         pairs = self._pairs(layer) if module != "self_attn.v_proj" else None
         fused = self.names.first_of(at, FUSED_QKV, kind)
@@ -210,15 +211,9 @@ class HFTensors:
             return None
         return PairedRows(self.config.heads_of(layer).key_dim, 0, rope.rotary_dim)
 
-    def _latent_pairs(self, module: str) -> PairedRows | None:
-        latent = self.config.latent
-        if latent is None or not self.family.paired:
-            return None
-        if module in ("self_attn.q_proj", "self_attn.q_b_proj"):
-            return PairedRows(latent.query_dim, latent.nope_dim, latent.rope_dim)
-        if module == "self_attn.kv_a_proj_with_mqa":
-            return PairedRows(latent.rank + latent.rope_dim, latent.rank, latent.rope_dim)
-        return None
+    def _latent_pairs(self, module: str, layer: LayerConfig) -> PairedRows | None:
+        paired, paired_index = self.family.paired, self.family.paired_index
+        return latent_pairs(self.config.latent, layer, module, paired=paired, paired_index=paired_index)
 
     def _gate_or_up(self, fused: str, module: str, layer: LayerConfig) -> ParameterSource:
         """Gate or up projection in a fused tensor, which has the rows of gate before those of up."""

@@ -31,6 +31,9 @@ class Positions:
     """The keys each token sees, as a mask (T, S); None: causal."""
     lent: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Keys and values that layers of this pass lend to later ones, by layer; one dictionary for all kinds of layers."""
+    chosen: dict[int, Tensor | None] = field(default_factory=dict)
+    """The keys that indexes of this pass chose, (B, T, S), by layer; None: all in `mask`. One dictionary, like `lent`.
+    """
     per_layer: Tensor | None = None
     """The tokens' per-layer embeddings, (B, T, L, P) for L layers."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.model.attention.attention import Positions, query_factors
+from llmcli.model.attention.key_index import KeyIndex
 from llmcli.model.attention.rope import rotate
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
 from llmcli.model.cache.kv_cache import LayerCache
@@ -45,11 +46,15 @@ class LatentAttention(nn.Module):
                 raise ValueError("latent attention has a sigmoid gate for each head, or none")
             self.gate_proj = nn.Linear(hidden, config.num_heads, bias=False)
         self.o_proj = nn.Linear(config.num_heads * latent.value_dim, hidden, bias=config.o_bias)
+        self.indexer = None if layer.index is None else KeyIndex(config, latent, layer.index)
+        self.index_from = layer.index_from
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
         sizes = self.latent
-        q = self._queries(x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, T, N + R)
+        compressed = x if sizes.query_rank is None else self.q_a_layernorm(self.q_a_proj(x))
+        q = (self.q_proj if sizes.query_rank is None else self.q_b_proj)(compressed)
+        q = q.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, T, N + R)
         q_nope, q_rope = q[..., : sizes.nope_dim], q[..., sizes.nope_dim :]
         row = self.kv_a_proj_with_mqa(x).unsqueeze(1)  # (B, 1, T, L + R)
         latent, k_rope = row[..., : sizes.rank], row[..., sizes.rank :]
@@ -57,14 +62,19 @@ class LatentAttention(nn.Module):
         if place.rotation is not None:
             q_rope, k_rope = rotate(q_rope, *place.rotation), rotate(k_rope, *place.rotation)
         rows = torch.cat((latent, k_rope), dim=-1)  # (B, 1, T, L + R)
+        index_keys = rows[..., :0] if self.indexer is None else self.indexer.keys(x, place.rotation)  # (B, 1, T, E)
         if cache is not None:
-            rows, _ = cache.append(self.index, rows, rows[..., :0])  # (B, 1, S, L + R)
+            rows, index_keys = cache.append(self.index, rows, index_keys)  # (B, 1, S, L + R) and (B, 1, S, E)
         # Instead of computing every key W c from its latent c, project the query into the space of latents:
         # q . (W c) = (W' q) . c. Likewise mix the latents first, then project the mixture to a value.
         q = torch.cat((q_nope @ self.key_weight, q_rope), dim=-1)  # (B, H, T, L + R)
         if self.query_scaling is not None:
             q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
-        mixed = self.attend(q, rows, rows[..., : sizes.rank], place.mask)  # (B, H, T, L)
+        chosen = None if self.index_from is None else place.chosen[self.index_from]
+        if self.indexer is not None:
+            chosen = self.indexer.choose(x, compressed, index_keys, place.mask, place.rotation)
+            place.chosen[self.index] = chosen
+        mixed = self._attend(q, rows, place.mask, chosen)  # (B, H, T, L)
         values = mixed @ self.value_weight.transpose(1, 2)  # (B, H, T, V)
         values = values.transpose(1, 2)  # (B, T, H, V)
         if self.gate_proj is not None:
@@ -86,10 +96,11 @@ class LatentAttention(nn.Module):
     def _from_latent(self) -> Tensor:
         return self.kv_b_proj.weight.view(self.num_heads, -1, self.latent.rank)
 
-    def _queries(self, x: Tensor) -> Tensor:
-        queries: Tensor
-        if self.latent.query_rank is None:
-            queries = self.q_proj(x)
-        else:
-            queries = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        return queries
+    def _attend(self, q: Tensor, rows: Tensor, mask: Tensor | None, chosen: Tensor | None) -> Tensor:
+        """Mix the latents in `rows` (B, 1, S, L + R) that `mask` (T, S) shows, or of each text `chosen` (B, T, S)."""
+        latents = rows[..., : self.latent.rank]
+        if chosen is None:
+            mixed: Tensor = self.attend(q, rows, latents, mask)
+            return mixed
+        texts = (slice(text, text + 1) for text in range(len(q)))
+        return torch.cat([self.attend(q[one], rows[one], latents[one], chosen[one][0]) for one in texts])

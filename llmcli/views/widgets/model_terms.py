@@ -91,7 +91,11 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append("a sink in each head")
     if layer.query_scaling is not None:
         words.append(f"queries grow from position {layer.query_scaling.interval} on")
-    if layer.window is not None:
+    if layer.index is not None:
+        words.append(f"sees the {layer.index.chosen} keys that an index of {layer.index.heads} heads chooses")
+    elif layer.index_from is not None:
+        words.append(f"sees the keys that block {layer.index_from} chose")
+    elif layer.window is not None:
         words.append(f"sees the last {layer.window} tokens")
     elif layer.chunk is not None:
         words.append(f"sees its own chunk of {layer.chunk} tokens")

@@ -49,7 +49,10 @@ ARCHITECTURE_NAMES = {
     "muse_glimmer_text": "muse-glimmer",
     "cohere2_moe": "cohere2moe",
     "mimo_v2_flash": "mimo2",
+    "deepseek_v32": "deepseek32",
+    "glm_moe_dsa": "glm-dsa",
 }
+LATENT = ("deepseek2", "deepseek32", "glm-dsa", "mistral4")
 
 
 def architecture_name(config: Any) -> str:
@@ -108,7 +111,7 @@ def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     found |= window_metadata(architecture, values)
     found |= expert_metadata(architecture, values)
     found |= scale_metadata(architecture, values)
-    if architecture in ("deepseek2", "mistral4"):
+    if architecture in LATENT:
         found |= latent_metadata(config, old=old)
     if architecture == "laguna":
         found |= laguna_metadata(config)
@@ -218,7 +221,7 @@ def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dic
         return {"rope.dimension_count": config.qk_rope_head_dim}
     nested = values["rope_parameters"]
     rope = nested.get("full_attention", nested)
-    size = config.qk_rope_head_dim if architecture in ("deepseek2", "mistral4") else head_size(config)
+    size = config.qk_rope_head_dim if architecture in LATENT else head_size(config)
     found: dict[str, Any] = {"rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0))}
     if architecture == "mistral4":
         # The share of a whole head, which the size already says.
@@ -242,7 +245,7 @@ def rope_metadata(config: Any, architecture: str, values: dict[str, Any]) -> dic
         found["rope.scaling.original_context_length"] = original
         if architecture == "olmo2":
             found["rope.scaling.attn_factor"] = rope["attention_factor"]
-        if architecture in ("deepseek2", "mistral4"):
+        if architecture in LATENT:
             found["rope.scaling.yarn_log_multiplier"] = 0.1 * rope["mscale_all_dim"]
         if architecture == "mistral3":
             found["rope.scaling.yarn_log_multiplier"] = rope["mscale_all_dim"]
@@ -348,7 +351,7 @@ def expert_metadata(architecture: str, values: dict[str, Any]) -> dict[str, Any]
     shared = values.get("shared_expert_intermediate_size") or values.get("shared_intermediate_size")
     if shared:
         found["expert_shared_feed_forward_length"] = shared
-    if architecture in ("deepseek2", "mistral4"):
+    if architecture in LATENT:
         third = values["model_type"] != "deepseek_v2"
         found |= {
             "expert_shared_count": values["n_shared_experts"],
@@ -409,6 +412,14 @@ def latent_metadata(config: Any, *, old: bool) -> dict[str, Any]:
         "attention.kv_lora_rank": config.kv_lora_rank,
         "attention.q_lora_rank": config.q_lora_rank,
     }
+    if hasattr(config, "index_topk"):
+        found |= {
+            "attention.indexer.head_count": config.index_n_heads,
+            "attention.indexer.key_length": config.index_head_dim,
+            "attention.indexer.top_k": config.index_topk,
+        }
+    if hasattr(config, "indexer_types"):
+        found["attention.indexer.types"] = [int(kind == "full") for kind in config.indexer_types]
     if old:
         return found | {"attention.key_length": key, "attention.value_length": value}
     return found | {

@@ -46,6 +46,7 @@ IMPLIED: dict[str, dict[str, Any]] = {
         },
     },
     "hunyuan a13b": {"moe_topk": 2},
+    "deepseek v3.2": {"rope_parameters": {**NEWER["deepseek v3.2"][1]["rope_parameters"], "mscale": 0.9}},
     "mistral 4": {"rope_parameters": {**NEWER["mistral 4"][1]["rope_parameters"], "mscale": 0.9}},
     "granite, windows": {"layer_rope_theta": [1e4, 0, 1e4]},
     "granite, windows and experts": {"layer_rope_theta": [0, 1e4, 1e4]},
@@ -70,7 +71,7 @@ NEWER_STORED = (
     "falcon 40b", "falcon 11b", "bloom", "mpt", "dbrx", "hunyuan", "hunyuan a13b", "trinity", "apertus",
     "mistral 4", "mellum 2", "hy 3", "granite, windows", "granite, windows and experts", "sarvam, experts",
     "phi-3.5-moe", "bitnet", "laguna", "laguna, a gate for each value", "muse glimmer", "command a+",
-    "mimo v2",
+    "mimo v2", "deepseek v3.2", "glm 5",
 )  # fmt: skip
 STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED]
 

@@ -18,7 +18,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
-from tests.support.gguf.facts import architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
+from tests.support.gguf.facts import LATENT, architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
 from tests.support.kernels.packed_blocks import sound_blocks
 
 # Architectures whose converter reorders rows from halves to pairs.
@@ -35,6 +35,7 @@ SAME_NAMES = {
     "laguna": "afmoe",
     "muse-glimmer": "afmoe",
     "cohere2moe": "deepseek2",
+    "deepseek32": "glm-dsa",
     "bitnet-b1.58": "bitnet",
 }
 ROUTERS = (
@@ -188,7 +189,7 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
                 yield f"{at}ffn_{target}{suffix}.weight", half
         elif part == "shared_mlp.output_linear.weight":
             yield f"{at}ffn_down{'' if architecture == 'granite' else '_shexp'}.weight", tensor
-        elif part == "self_attn.kv_b_proj.weight" and architecture in ("deepseek2", "mistral4") and not old:
+        elif part == "self_attn.kv_b_proj.weight" and architecture in LATENT and not old:
             both = tensor.view(heads, config.qk_nope_head_dim + config.v_head_dim, -1)
             keys, values = both.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
             yield f"{at}attn_k_b.weight", keys.transpose(1, 2)

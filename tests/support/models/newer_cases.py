@@ -30,6 +30,7 @@ YARN = {
 }
 ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4}
+INDEX = {"index_topk": 8, "index_head_dim": 8, "index_n_heads": 8}
 MULTIPLIERS = {
     "embedding_multiplier": 6.0,
     "attention_multiplier": 0.2,
@@ -43,7 +44,17 @@ GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # Parts for images and sound, which text does not go through.
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
-NO_KERNEL = {"glm 4.7 flash", "youtu", "minicpm 3", "mistral 4", "sarvam, latent", "a.x k1", "mimo v2"}
+NO_KERNEL = {
+    "glm 4.7 flash",
+    "youtu",
+    "minicpm 3",
+    "mistral 4",
+    "sarvam, latent",
+    "a.x k1",
+    "mimo v2",
+    "deepseek v3.2",
+    "glm 5",
+}
 """Cases that the C kernel does not compute: latent attention, a factor on the values."""
 
 EAGER_IS_WRONG = {"falcon rw"}
@@ -356,6 +367,14 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
     "laguna, a gate for each value": (
         "laguna",
         {**EPS, **EXPERTS, "num_experts": 8, "head_dim": 8, "gating": "per-element"},
+    ),
+    "deepseek v3.2": (
+        "deepseek_v32",
+        {**LATENT, **ROUTED, **INDEX, "first_k_dense_replace": 1, "rope_parameters": {**YARN, "mscale_all_dim": 0.9}},
+    ),
+    "glm 5": (
+        "glm_moe_dsa",
+        {**LATENT, **ROUTED, **INDEX, "first_k_dense_replace": 1, "indexer_types": ["full", "shared", "full"]},
     ),
     "laguna, equal layers": (
         "laguna",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules, shape_rules
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE
@@ -47,6 +47,23 @@ _DEEPSEEK_V3 = Family(
     paired_key="rope_interleave",
 )
 
+# Their `layer_types` say of every layer that it has an index.
+_INDEXED = replace(
+    _DEEPSEEK_V3,
+    defaults={
+        **_DEEPSEEK_V3.defaults,
+        "index_n_heads": 64,
+        "index_head_dim": 128,
+        "index_topk": 2048,
+        "index_topk_freq": 1,
+        "index_skip_topk_offset": 2,
+        "max_position_embeddings": 163840,
+    },
+    aliases={**_LATENT_ALIASES, "layer_types": (), "indexer_types": (), "index_topk_pattern": ()},
+    layer_extras=shape_rules.index_layer_extras,
+    paired_key=None,
+)
+
 FAMILIES: dict[str, Family] = {
     "deepseek_v2": Family(
         _DEEPSEEK,
@@ -57,7 +74,25 @@ FAMILIES: dict[str, Family] = {
         paired=True,
     ),
     "deepseek_v3": _DEEPSEEK_V3,
+    "deepseek_v32": _INDEXED,
     "kimi_k2": _DEEPSEEK_V3,
+    # GLM-5.
+    "glm_moe_dsa": replace(
+        _INDEXED,
+        defaults={
+            **_INDEXED.defaults,
+            "rms_norm_eps": 1e-5,
+            "q_lora_rank": 2048,
+            "qk_nope_head_dim": 192,
+            "v_head_dim": 256,
+            "n_group": 1,
+            "topk_group": 1,
+            "index_n_heads": 32,
+            "max_position_embeddings": 202752,
+        },
+        aliases={**_LATENT_ALIASES, "layer_types": ()},
+        paired_index=True,
+    ),
     "glm4_moe_lite": replace(
         _DEEPSEEK_V3,
         defaults={
