@@ -64,7 +64,7 @@ class Family:
     gate_in_queries: bool = False
     """Whether the rows of attention's gate follow those of the queries, head by head, in one tensor."""
     paired_index: bool = False
-    """Whether the same holds for queries and keys of an index of keys."""
+    """Whether the two rows of a rotated pair, of queries and keys of an index, are stored next to each other."""
     matrices_transposed: bool = False
     """Whether matrices of attention and feed-forward are (in, out)."""
     qkv_order: Literal["joined", "by_head", "by_quarter"] = "joined"

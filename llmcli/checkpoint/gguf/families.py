@@ -67,7 +67,7 @@ class Architecture:
     paired: bool = False
     """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
     paired_index: bool = False
-    """Whether the same holds for queries and keys of an index of keys."""
+    """Whether the two rows of a rotated pair, of queries and keys of an index, are stored next to each other."""
     window: bool = False
     """Whether the `sliding_window` in the file applies."""
     dense_size: bool = False

@@ -114,7 +114,7 @@ class GGUFTensors:
     paired: bool
     """Whether the two rows of a rotated pair, of queries and keys, are stored next to each other."""
     paired_index: bool = False
-    """Whether the same holds for queries and keys of an index of keys."""
+    """Whether the two rows of a rotated pair, of queries and keys of an index, are stored next to each other."""
     own_names: Mapping[str, str] = field(default_factory=dict)
     """Our names of parts -> the architecture's, where they differ from those of most."""
 

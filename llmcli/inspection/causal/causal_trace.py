@@ -27,7 +27,7 @@ _NOISE = 3.0
 """Scale of the noise, in standard deviations of the text's embeddings."""
 # Share of all blocks whose attention or feed-forward output is restored together (10 of 48 in the paper).
 _WINDOW_SHARE = 0.2
-_PARTS: tuple[Part, ...] = ("feed_forward", "attention")
+_PARTS: tuple[Literal["feed_forward", "attention"], ...] = ("feed_forward", "attention")
 # Tokens per pass: enough to keep the cores busy, few enough for the processor's caches.
 _TOKENS_AT_ONCE = 1024
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmcli.engine.prefill import read_chunks
@@ -27,13 +28,14 @@ class Trace:
     residuals: Tensor
     """(L + 1, P, C): the residual stream after 0, 1, ... L blocks; 0 is the embedding."""
     added: dict[Part, Tensor]
-    """(L, P, C) each: outputs of attention and feed-forward, as added to the residual stream. Empty unless requested.
+    """(L, P, C) each: outputs of attention, feed-forward and per-layer embeddings, as added to the residual stream.
+    Empty unless requested.
 
     What a block has instead of attention counts as its attention. A part that a block lacks adds zero.
     """
     heads: Tensor
-    """(L, P, H, V): output of each head before the output projection; zero in blocks without attention. Empty unless
-    requested.
+    """(L, P, H, V): output of each head before the output projection; zero in blocks without attention, and where a
+    block has fewer or smaller heads than others. Empty unless requested.
     """
     feed_forward_inputs: Tensor
     """(L, P, C): inputs of the feed-forward networks, zero in blocks without one. Empty unless requested."""
@@ -64,6 +66,7 @@ def trace(
     added: dict[Part, list[list[Tensor]]] = {
         "attention": [[] for _ in range(layers)],
         "feed_forward": [[] for _ in range(layers)],
+        "per_layer": [[] for _ in range(layers)],
     }
     heads: list[list[Tensor]] = [[] for _ in range(layers)]
     inputs: list[list[Tensor]] = [[] for _ in range(layers)]
@@ -88,7 +91,7 @@ def trace(
         positions=tuple(positions),
         residuals=stream,
         added={part: _joined(kept, stream[0]) for part, kept in added.items()} if parts else {},
-        heads=_joined(heads, nothing) if parts else nothing,
+        heads=_joined(_alike(heads), nothing) if parts else nothing,
         feed_forward_inputs=_joined(inputs, stream[0]) if parts else nothing,
     )
 
@@ -126,6 +129,13 @@ def passes(
 
         with nullcontext() if progress is None else on_residual(model, see):
             next(chunks)
+
+
+def _alike(heads: list[list[Tensor]]) -> list[list[Tensor]]:
+    """Heads (P, H, V) of each block, in as many and as large ones as any block has."""
+    shapes = [x.shape[1:] for chunks in heads for x in chunks]
+    count, size = (max(shape[part] for shape in shapes) for part in (0, 1)) if shapes else (0, 0)
+    return [[F.pad(x, (0, size - x.shape[2], 0, count - x.shape[1])) for x in chunks] for chunks in heads]
 
 
 def _joined(kept: list[list[Tensor]], like: Tensor) -> Tensor:

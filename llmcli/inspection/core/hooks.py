@@ -24,12 +24,12 @@ from llmcli.model import ModelConfig, Transformer
 from llmcli.model.attention.attention import Attention
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
-from llmcli.model.block import Block, OutputNormBlock
+from llmcli.model.block import Block, OutputNormBlock, ScaledBlock
 from llmcli.model.mixer_config import mixer_name
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.recurrent.two_mixers import TwoMixers
 
-Part: TypeAlias = Literal["attention", "feed_forward"]
+Part: TypeAlias = Literal["attention", "feed_forward", "per_layer"]
 """A part of a block. What a block has instead of attention counts as its attention."""
 
 
@@ -204,7 +204,20 @@ def attention_blocks(config: ModelConfig) -> list[int]:
 def parts_of(config: ModelConfig, block: int) -> tuple[Part, ...]:
     """The parts that a block has."""
     only: dict[str, tuple[Part, ...]] = {"mixer": ("attention",), "feed_forward": ("feed_forward",)}
-    return only.get(config.layers[block].parts, ("attention", "feed_forward"))
+    parts = only.get(config.layers[block].parts, ("attention", "feed_forward"))
+    # With several residual streams, the vectors of tokens are added to the others.
+    return parts if config.per_layer is None or config.altup is not None else (*parts, "per_layer")
+
+
+def scales(model: Transformer) -> list[float]:
+    """The factor on what each block adds, and last 1, until the last residual stream.
+
+    That is the product of the numbers by which the block and later ones multiply the stream.
+    """
+    found = [1.0]
+    for block in reversed(blocks(model)):
+        found.append(found[-1] * (float(block.layer_scalar) if isinstance(block, ScaledBlock) else 1.0))
+    return found[::-1]
 
 
 def by_head(model: Transformer, block: int, values: Tensor) -> Tensor:
@@ -238,21 +251,18 @@ def check_additive(config: ModelConfig) -> None:
 
     That is the embedding and the outputs of all attention and feed-forward networks in most models.
     """
-    if config.layer_scale or config.per_layer is not None:
+    if config.altup is not None:
         raise UnsupportedModelError(
-            "The logits of this model cannot be split into contributions of its parts: its blocks also multiply the "
-            "residual stream, or add embeddings of their own."
-        )
-    attending = [config.heads_of(layer) for layer in config.layers if layer.attends]
-    if len({(heads.count, heads.value_dim) for heads in attending}) > 1:
-        raise UnsupportedModelError(
-            "The logits of this model cannot be split into contributions of its parts: its blocks have heads of "
-            "different numbers or sizes."
+            "The logits of this model cannot be split into contributions of its parts: it has several residual "
+            "streams, which change each other."
         )
 
 
 def adder(block: Block, part: Part) -> nn.Module:
     """The module whose output is what that part of the block adds to the residual stream."""
+    if part == "per_layer":
+        assert isinstance(block, ScaledBlock) and block.per_layer_input is not None
+        return block.per_layer_input
     if isinstance(block, OutputNormBlock):
         return block.attention_output_norm if part == "attention" else block.mlp_output_norm
     return block.mixer if part == "attention" else block.mlp

@@ -9,7 +9,7 @@ Dimension letters: N tokens, C hidden size, I neurons of a network, V vocabulary
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.errors import UnsupportedModelError
-from llmcli.inspection.core.hooks import blocks
+from llmcli.inspection.core.hooks import blocks, scales
 from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.loaded_model import LoadedModel
@@ -38,7 +38,7 @@ class Firing:
     activations: Tensor
     """(I,), signed; float32."""
     down: Tensor
-    """(C, I): what each neuron writes at an activation of 1."""
+    """(C, I): what each neuron writes at an activation of 1, behind a norm of its own with that norm's actual scale."""
     weight: float
     """A factor on the output: the expert's weight, or 1."""
 
@@ -68,7 +68,19 @@ def firing(network: nn.Module, x: Tensor) -> list[Firing]:
         gate = network.shared_expert_gate
         weight = 1.0 if gate is None else float(torch.sigmoid(gate(rows)))
         found.append(Firing("shared", _fired(shared, network.shared_input(rows))[0], shared.down_proj.weight, weight))
-    return found
+    return _normed(network, found) if isinstance(network, ExpertsBesideDense) else found
+
+
+def _normed(network: ExpertsBesideDense, found: list[Firing]) -> list[Firing]:
+    """The same neurons behind the norms of the experts' sum and of the dense network."""
+    normed = []
+    for fired in found:
+        shared = fired.expert == "shared"
+        alike = [other for other in found if (other.expert == "shared") == shared]
+        output = torch.stack([other.weight * (other.down.float() @ other.activations) for other in alike]).sum(0)
+        norm = FrozenNorm(network.shared_output_norm if shared else network.experts_output_norm, output)
+        normed.append(replace(fired, down=norm.apply(fired.down.float().T).T))
+    return normed
 
 
 def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> list[float | None]:
@@ -131,7 +143,8 @@ def promotion(loaded: LoadedModel, block: int, vector: Tensor, top: int) -> Prom
     if loaded.config.altup is not None:
         raise UnsupportedModelError("This model has several residual streams, so a neuron promotes no tokens directly.")
     model, tokenizer, place = loaded.model, loaded.tokenizer, blocks(loaded.model)[block]
-    vector = vector.float()
+    # Only the sign matters for the order of tokens.
+    vector = vector.float() * scales(model)[block]
     added = _through(place.mlp_output_norm, vector) if isinstance(place, OutputNormBlock) else vector
     direction = _through(model.norm, added).to(model.dtype)
     logits = F.linear(direction, model.lm_head.weight)[: tokenizer.vocab_size].float()  # (V,)

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmcli.errors import UsageError
 from llmcli.inspection.core.activations import Trace
-from llmcli.inspection.core.hooks import Part, adder, attention_blocks, attention_of, blocks, parts_of
+from llmcli.inspection.core.hooks import Part, adder, attention_blocks, attention_of, blocks, parts_of, scales
 from llmcli.inspection.core.linearized_norm import FrozenNorm
 from llmcli.inspection.core.neuron_values import Expert, Firing, firing, promotion
 from llmcli.inspection.core.tokens import Token, token
@@ -42,6 +43,8 @@ class BlockLogit:
     block: int
     attention: float
     feed_forward: float
+    per_layer: float = 0.0
+    """Of the token's vector for this block, in models with per-layer embeddings."""
 
 
 @dataclass(frozen=True)
@@ -118,35 +121,45 @@ class Direction:
         mean = torch.stack([rows.float().sum(0) for rows in pieces]).sum(0) / known  # (C,)
         above_mean = (weight[target].float() - mean) * scale
         self._direction = norm.pull_back(above_mean)  # (C,)
+        self._scales = scales(model)
         logits = model.lm_head(model.norm(last.to(model.dtype)))[:known].float() * scale
         self.logit, self.mean_logit = float(logits[target]), float(logits.mean())
         self.bias = 0.0 if norm.bias is None else float(norm.bias @ above_mean)
         if bias is not None:
             self.bias += scale * float(bias[target].float() - bias[:known].float().mean())
-        self.embedding = float(self.of(traced.residuals[0, row]))
+        self.embedding = float(self.of(traced.residuals[0, row], 0))
 
-    def of(self, added: Tensor) -> Tensor:
-        """Contributions (...) to the logit of vectors (..., C) that are added to the residual stream."""
-        return added.float() @ self._direction
+    def of(self, added: Tensor, block: int = -1) -> Tensor:
+        """Contributions (...) to the logit of vectors (..., C) that a block adds to the residual stream.
+
+        -1: of vectors that are added after the last block.
+        """
+        return added.float() @ (self._direction * self._scales[block])
 
     def blocks(self) -> list[BlockLogit]:
         """Contributions of attention and feed-forward of each block."""
-        attention, feed_forward = (
-            self.of(self._traced.added[part][:, self._row]).tolist() for part in ("attention", "feed_forward")
-        )
+        added = self._traced.added
         return [
-            BlockLogit(block, of_attention, of_network)
-            for block, (of_attention, of_network) in enumerate(zip(attention, feed_forward, strict=True))
+            BlockLogit(block, **{part: float(self.of(added[part][block, self._row], block)) for part in added})
+            for block in range(self._model.config.num_layers)
         ]
 
     def heads(self) -> Tensor:
-        """Contribution of each head of the blocks with attention, (blocks, H)."""
+        """Contribution of each head of the blocks with attention, (blocks, H); 0 for heads that others have more."""
         logits = []
         for block in attention_blocks(self._model.config):
-            z = self._traced.heads[block, self._row]  # (H, Z)
+            z = self._heads(block)  # (H, Z)
             weight = attention_of(self._model, block).o_proj.weight.float()  # (C, H * Z)
-            logits.append((z * (self._in_front(block, "attention") @ weight).view_as(z)).sum(-1))
+            of_heads = (z * (self._in_front(block, "attention") @ weight).view_as(z)).sum(-1)
+            logits.append(F.pad(of_heads, (0, self._traced.heads.shape[2] - len(of_heads))))
         return torch.stack(logits) if logits else torch.empty(0, 0)
+
+    def _heads(self, block: int) -> Tensor:
+        """The outputs of a block's own heads, (H, Z)."""
+        shape = self._model.config.heads_of(self._model.config.layers[block])
+        latent = self._model.config.latent
+        size = shape.value_dim if latent is None else latent.value_dim
+        return self._traced.heads[block, self._row, : shape.count, :size]
 
     def neurons(self, block: int) -> list[tuple[Firing, Tensor]]:
         """The active networks of a block, each with the contributions of its neurons, (I,)."""
@@ -161,15 +174,16 @@ class Direction:
     def _in_front(self, block: int, part: Part) -> Tensor:
         """The direction before the block's output norm, if it has one; (C,)."""
         place, dtype = blocks(self._model)[block], self._model.dtype
+        behind = self._direction * self._scales[block]
         if not isinstance(place, OutputNormBlock):
-            return self._direction
+            return behind
         if part == "attention":
-            mixed = self._traced.heads[block, self._row].flatten().to(dtype)
+            mixed = self._heads(block).flatten().to(dtype)
             added = attention_of(self._model, block).o_proj(mixed)
         else:
             read = self._traced.feed_forward_inputs[block, self._row].to(dtype)
             added = place.mlp(read[None, None])[0, 0]
-        return FrozenNorm(adder(place, part), added).pull_back(self._direction)
+        return FrozenNorm(adder(place, part), added).pull_back(behind)
 
 
 @torch.inference_mode()
@@ -182,7 +196,8 @@ def attribution(
     """
     direction = Direction(loaded, traced, row, target)
     parts = direction.blocks()
-    written = direction.embedding + direction.bias + sum(part.attention + part.feed_forward for part in parts)
+    added = sum(part.attention + part.feed_forward + part.per_layer for part in parts)
+    written = direction.embedding + direction.bias + added
     return Attribution(
         token=token(loaded.tokenizer, target),
         logit=direction.logit,

@@ -120,13 +120,14 @@ def _sum(found: Attribution) -> Text:
         ("embedding", found.embedding),
         ("attention", attention),
         ("feed-forward", feed_forward),
+        ("per-layer embeddings", sum(block.per_layer for block in found.blocks)),
         ("bias", found.bias),
         ("rounding", found.rounding),
     ]
     line = Text(f"{found.logit:.2f} =", overflow="fold")
     for name, value in parts:
-        # Most models have no biases, and the rounding error of float32 is usually below the digits shown.
-        if name in ("bias", "rounding") and abs(value) < 0.005:
+        # Few models have these, and the rounding error of float32 is usually below the digits shown.
+        if name in ("per-layer embeddings", "bias", "rounding") and abs(value) < 0.005:
             continue
         line.append(f" {value:+.2f} ")
         line.append(name, "dim")
@@ -137,23 +138,25 @@ def _sum(found: Attribution) -> Text:
 
 def _block_table(blocks: Sequence[BlockLogit], width: int) -> Table:
     """The blocks with the largest contributions, in order, and the sum of the others."""
-    strength = {block.block: max(abs(block.attention), abs(block.feed_forward)) for block in blocks}
+    # Without per-layer embeddings there are two columns.
+    names = {"attention": "attention", "feed_forward": "feed-fwd", "per_layer": "per-layer"}
+    parts = [part for part in names if part != "per_layer" or any(block.per_layer for block in blocks)]
+    values = {block.block: [float(getattr(block, part)) for part in parts] for block in blocks}
+    strength = {block: max(map(abs, row)) for block, row in values.items()}
     named = sorted(sorted(strength, key=lambda index: strength[index], reverse=True)[:_BLOCKS])
-    others = [block for block in blocks if block.block not in named]
-    rows = [(str(index), blocks[index].attention, blocks[index].feed_forward) for index in named]
+    others = [row for block, row in values.items() if block not in named]
+    rows = [(str(index), values[index]) for index in named]
     if others:
-        rest = (sum(block.attention for block in others), sum(block.feed_forward for block in others))
-        rows.append((f"{len(others)} more", *rest))
+        rows.append((f"{len(others)} more", [sum(column) for column in zip(*others, strict=True)]))
     most = max(strength.values(), default=0.0) or 1.0
-    reach = min(_LONGEST_BAR, max(1, (width - _BESIDE_BARS) // 4))
+    reach = min(_LONGEST_BAR, max(1, (width - _BESIDE_BARS * len(parts) // 2) // (2 * len(parts))))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("block", justify="right", style="dim", no_wrap=True)
-    for name in ("attention", "feed-fwd"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for part in parts:
+        table.add_column(names[part], justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
-    for label, attention, feed_forward in rows:
-        bars = [signed_bar(value / most, reach) for value in (attention, feed_forward)]
-        table.add_row(label, f"{attention:+.2f}", bars[0], f"{feed_forward:+.2f}", bars[1])
+    for label, row in rows:
+        table.add_row(label, *(cell for value in row for cell in (f"{value:+.2f}", signed_bar(value / most, reach))))
     return table
 
 

@@ -25,7 +25,16 @@ IDS = random_ids(20)
 TARGET = 65
 TOKENS = 261  # the byte tokenizer's
 # The scale of an output norm changes if a part is missing.
-OUTPUT_NORMS = ("gemma 2", "gemma 3, linear on full layers", "olmo 2", "trinity", "hyperclovax", "a.x k1")
+OUTPUT_NORMS = (
+    "gemma 2",
+    "gemma 3, linear on full layers",
+    "olmo 2",
+    "trinity",
+    "hyperclovax",
+    "a.x k1",
+    "gemma 4, small",
+    "gemma 4, experts",
+)
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -53,7 +62,7 @@ def test_the_parts_sum_to_the_logit_and_heads_and_neurons_to_their_parts(loaded:
     for row, position in enumerate(traced.positions):
         found = attribution(loaded, traced, row, TARGET)
         total = found.mean_logit + found.embedding + found.bias
-        total += sum(block.attention + block.feed_forward for block in found.blocks)
+        total += sum(block.attention + block.feed_forward + block.per_layer for block in found.blocks)
         assert total == pytest.approx(found.logit, rel=1e-4, abs=1e-4)
         assert abs(found.rounding) < 1e-4
         theirs = loaded.logits(IDS)[position, :TOKENS]
@@ -67,10 +76,10 @@ def test_the_parts_sum_to_the_logit_and_heads_and_neurons_to_their_parts(loaded:
         heads = direction.heads().sum(1)
         for block, part in enumerate(found.blocks):
             bias = attention_of(model, block).o_proj.bias
-            rest = 0.0 if bias is None else float(direction.of(bias))
+            rest = 0.0 if bias is None else float(direction.of(bias, block))
             assert float(heads[block]) + rest == pytest.approx(part.attention, rel=1e-4, abs=1e-5)
             neurons = sum(float(logits.sum()) for _, logits in direction.neurons(block))
-            rest = float(direction.of(bias_of(blocks(model)[block].mlp, traced.feed_forward_inputs[block, row])))
+            rest = float(direction.of(bias_of(blocks(model)[block].mlp, traced.feed_forward_inputs[block, row]), block))
             assert neurons + rest == pytest.approx(part.feed_forward, rel=1e-4, abs=1e-5)
 
 

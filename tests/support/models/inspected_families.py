@@ -33,6 +33,9 @@ FAMILIES = (
     "hyperclovax",
     "a.x k1",
     "bitnet",
+    "gemma 4, small",
+    "gemma 4, experts",
+    "laguna",
 )
 
 

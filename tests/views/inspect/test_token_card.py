@@ -78,6 +78,16 @@ def test_token_card_lists_the_strongest_blocks_and_sums_the_others() -> None:
     assert float(rest[2]) == pytest.approx(sum(block.attention for block in others), abs=0.006)
 
 
+def test_per_layer_embeddings_have_a_column_where_a_model_has_them() -> None:
+    blocks = (BlockLogit(0, 0.5, 0.25, -0.75), BlockLogit(1, 1.0, 0.25, 0.5))
+    view = drawn(CardView(replace(CARD, attribution=replace(CARD.attribution, blocks=blocks))), 140)
+    assert "-0.25 per-layer embeddings" in view
+    lines = [line.split() for line in view.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line[:2] == ["block", "attention"]) + 1
+    assert "per-layer" in lines[first - 1]
+    assert [value for value in lines[first] if "." in value] == ["+0.50", "+0.25", "-0.75"]
+
+
 def test_token_card_names_unusual_cases() -> None:
     made_of = replace(CARD.attribution, bias=0.31, rounding=-0.02, softcap=30.0)
     token = CardToken(6, 9, " Rome", b" Rome", 0.0002, 41, stands=False)
