@@ -55,15 +55,14 @@ class Service:
         self,
         *,
         strict_model: bool = False,
-        metrics: bool = False,
         tell: Callable[[str], None] = lambda line: None,
         stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `strict_model`, a request must name the model that is served; with `metrics`, there are /metrics.
+        """With `strict_model`, a request must name the model that is served.
 
         `tell` is called with a sentence about a failure of the program itself, `stop` to end the server.
         """
-        self.strict_model, self.metrics, self.tell, self.stop = strict_model, metrics, tell, stop
+        self.strict_model, self.tell, self.stop = strict_model, tell, stop
         self.ready: Ready | None = None
         self.requests = 0
         """Requests for work so far."""

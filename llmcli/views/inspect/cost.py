@@ -27,7 +27,7 @@ NOTE = (
 _BOXES = {
     "embeddings": "embeddings",
     "attention": "attention",
-    "recurrent": "instead of attention",
+    "recurrent": "recurrent",
     "feed_forward": "feed-forward",
     "norms": "norms",
     "output_head": "output head",
@@ -92,7 +92,7 @@ def _blocks(result: ModelCost) -> Iterator[str]:
         kinds.setdefault(kind, []).append(block.block)
     for (attention, recurrent, feed_forward, active, window), indices in kinds.items():
         name = block_name(indices)
-        parts = {"attention": attention, "instead of attention": recurrent, "feed-forward": feed_forward}
+        parts = {"attention": attention, "recurrent": recurrent, "feed-forward": feed_forward}
         words = [f"{part} {count(parameters)}" for part, parameters in parts.items() if parameters]
         if active < feed_forward:
             words[-1] += f" ({count(active)} active)"

@@ -77,7 +77,7 @@ def model_tree(card: ModelCard) -> Tree:
             block.add(_line("feed-forward" if layer.experts is None else "experts", feed_forward_words(config, layer)))
     model.add(_line("all attention", "", share(card, account.attention)))
     if account.recurrent:
-        model.add(_line("all instead of attention", "", share(card, account.recurrent)))
+        model.add(_line("all recurrent", "", share(card, account.recurrent)))
     model.add(_line("all feed-forward", "", share(card, account.feed_forward)))
     head = ("tied to the embedding" if config.tie_embeddings else "a separate matrix") + logit_words(config)
     model.add(_line("output head", head, share(card, account.output_head) if account.output_head else ""))
