@@ -19,6 +19,8 @@ from tests.support.models.tiny import SIZES
 CHOSEN = {
     "llama": ("llama", "mixtral"),
     "olmo2": ("olmo2", "olmo3"),
+    "granitehybrid": ("granitemoehybrid", "bamba"),
+    "mamba": ("mamba", "falcon_mamba"),
     "deepseek2": ("deepseek_v2", "deepseek_v3", "youtu"),
     "granite-swa": ("granite_swa", "granitemoe_swa"),
 }

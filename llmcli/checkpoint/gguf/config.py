@@ -26,7 +26,7 @@ from llmcli.model import ExpertsConfig, FrequencyFactors, Heads, LayerConfig, Mo
 _GATING = {1: ("softmax", "softmax_of_chosen"), 2: ("sigmoid", "sigmoid_of_chosen"), 3: ("softmax_of_chosen",)}
 _LARGEST_HEAD = 1 << 16
 _MOST_EXPERTS = 10_000
-# Biases in Hugging Face's names, and the GGUF tensors of layer 0 that show that a model has them.
+# Biases in Hugging Face's names, and the GGUF tensors that show that a model has them.
 _BIASES = {
     "self_attn.q_proj": ("attn_q", "attn_qkv", "attn_q_a", "attn_kv_a_mqa"),
     "self_attn.o_proj": ("attn_output",),
@@ -47,7 +47,7 @@ def gguf_model_config(header: GGUFHeader, read: ReadValues) -> ModelConfig:
     if architecture.qk_norm is not None:
         family = replace(family, qk_norm=architecture.qk_norm)
     description = FamilyConfig(model_type, family, ConfigKeys(values, header.path, family.defaults))
-    config = model_config(description, _names(header))
+    config = model_config(description, _names(header, keys))
     layers = tuple(_layer(header, keys, layer, index) for index, layer in enumerate(config.layers))
     divided = [layer for layer in layers if not (architecture.window_heads and layer.is_windowed)]
     rope = next((layer.rope for layer in divided if layer.rope is not None), None)
@@ -94,16 +94,16 @@ def _config_values(architecture: Architecture, keys: ArchitectureKeys, read: Rea
 def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str, family: Family) -> dict[str, Any]:
     """The metadata in the terms of the family's `config.json`; only constants are left to the family's defaults."""
     header = keys.header
-    hidden, heads = keys.integer("embedding_length"), keys.usual("attention.head_count")
-    head_dim = _key_size(keys)
+    hidden, heads = keys.integer("embedding_length"), _heads(keys, architecture)
+    head_dim = _key_size(keys, heads)
     if head_dim > _LARGEST_HEAD:
         raise CheckpointError(f"{header.path} has heads of {head_dim} values, which no model has.")
     experts = keys.optional_integer("expert_count", maximum=_MOST_EXPERTS)
-    dense = keys.usual("feed_forward_length", 0, minimum=0)
+    dense = keys.usual_positive("feed_forward_length", 0)
     single = keys.optional_integer("expert_feed_forward_length") or dense
     inner = dense if architecture.dense_size or not keys.optional_integer("expert_count") else single
     inner = inner or single
-    if not inner:
+    if not inner and not architecture.recurrent:
         # Both are missing or 0: raise the error for a missing size.
         inner = keys.integer("feed_forward_length")
     kinds = ("layer_norm_rms_epsilon", "layer_norm_epsilon")
@@ -119,7 +119,7 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
         "hidden_size": hidden,
         "num_hidden_layers": keys.layers(),
         "num_attention_heads": heads,
-        "num_key_value_heads": keys.usual("attention.head_count_kv", heads),
+        "num_key_value_heads": _heads(keys, architecture, "attention.head_count_kv", heads),
         "head_dim": head_dim,
         "max_position_embeddings": keys.integer("context_length"),
         "rms_norm_eps": keys.number(f"attention.{eps}"),
@@ -128,14 +128,21 @@ def _values(keys: ArchitectureKeys, architecture: Architecture, model_type: str,
         "moe_intermediate_size": single,
         "shared_expert_intermediate_size": 0 if shared is None else shared.rows,
         "shared_intermediate_size": 0 if shared is None else shared.rows,
-        "intermediate_size": inner,
+        "intermediate_size": inner or None,
         **_windows(keys, architecture, model_type),
     }
 
 
-def _key_size(keys: ArchitectureKeys) -> int:
-    """The size of a key, which defaults to the first layer's share of the hidden size."""
-    hidden, heads = keys.integer("embedding_length"), keys.integers("attention.head_count")[0]
+def _heads(
+    keys: ArchitectureKeys, architecture: Architecture, key: str = "attention.head_count", default: int | None = None
+) -> int:
+    """The number of heads that most layers with attention have; 1 if no layer has any."""
+    return keys.usual_positive(key, default or 1) if architecture.recurrent else keys.usual(key, default)
+
+
+def _key_size(keys: ArchitectureKeys, heads: int) -> int:
+    """The size of a key, which defaults to the share of the hidden size that one of `heads` heads has."""
+    hidden = keys.integer("embedding_length")
     return keys.integer("attention.key_length", None if hidden % heads else hidden // heads)
 
 
@@ -145,9 +152,10 @@ def _with_shapes(
     """The model with its `layers`, and with the file's sizes of each of them."""
     if config.latent is not None:
         return replace(config, layers=tuple(layers))
-    counts = keys.integers("attention.head_count")
-    kv_counts = keys.integers("attention.head_count_kv", config.num_heads)
-    key_dim = _key_size(keys)
+    least = 0 if architecture.recurrent else 1
+    counts = keys.integers("attention.head_count", minimum=least)
+    kv_counts = keys.integers("attention.head_count_kv", config.num_heads, minimum=least)
+    key_dim = _key_size(keys, counts[0] or config.num_heads)
     usual = sliding = key_dim, keys.integer("attention.value_length", key_dim)
     if architecture.window_heads:
         size = keys.integer("attention.key_length_swa", key_dim)
@@ -157,12 +165,16 @@ def _with_shapes(
         widths = keys.integers("feed_forward_length", minimum=0)
     shaped = []
     for layer, count, kv_count, width in zip(layers, counts, kv_counts, widths, strict=True):
-        if count % kv_count:
+        if not layer.attends:
+            shaped.append(replace(layer, intermediate_size=None if layer.parts == "mixer" else width))
+            continue
+        if count % max(1, kv_count):
             raise CheckpointError(
                 f"{keys.header.path}: {count} attention heads cannot share {kv_count} key-value heads evenly."
             )
         heads = Heads(count, kv_count, *(sliding if layer.is_windowed else usual))
-        shaped.append(replace(layer, heads=heads, intermediate_size=None if layer.experts is not None else width))
+        dense = layer.experts is None and layer.parts != "mixer"
+        shaped.append(replace(layer, heads=heads, intermediate_size=width if dense else None))
     return with_usual_shape(replace(config, layers=tuple(shaped)))
 
 
@@ -207,11 +219,12 @@ def _share(size: int, head_dim: int) -> float:
     return size / head_dim if size == head_dim else math.nextafter(size / head_dim, math.inf)
 
 
-def _names(header: GGUFHeader) -> TensorNames:
+def _names(header: GGUFHeader, keys: ArchitectureKeys) -> TensorNames:
     """Names of the optional parts that the file holds, as `model_config` looks them up."""
     names = [f"lm_head.{kind}" for kind in ("weight", "bias") if f"output.{kind}" in header.tensors]
     for theirs, ours in _BIASES.items():
-        if any(f"blk.0.{name}.bias" in header.tensors for name in ours):
+        layers = range(keys.layers())
+        if any(f"blk.{index}.{name}.bias" in header.tensors for name in ours for index in layers):
             names.append(f"model.layers.0.{theirs}.bias")
     return TensorNames(names, {})
 

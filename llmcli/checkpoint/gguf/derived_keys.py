@@ -9,6 +9,7 @@ import math
 from statistics import NormalDist
 from typing import Any
 
+from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.errors import UnsupportedModelError
 
@@ -79,7 +80,7 @@ def granite_keys(keys: ArchitectureKeys) -> dict[str, Any]:
     """Granite: its four factors."""
     hidden, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
     head_dim = keys.integer("attention.key_length", max(hidden // heads, 1))
-    derived = {
+    derived: dict[str, Any] = {
         "embedding_multiplier": keys.number("embedding_scale", 1.0) or 1.0,
         "attention_multiplier": keys.number("attention.scale", 0.0) or head_dim**-0.5,
         "residual_multiplier": keys.number("residual_scale", 1.0) or 1.0,
@@ -87,6 +88,8 @@ def granite_keys(keys: ArchitectureKeys) -> dict[str, Any]:
         # The file marks a model with RoPE only by the key that its context was extended by training.
         "position_embedding_type": "rope" if keys.flag("rope.scaling.finetuned", True) else "nope",
     }
+    if keys.architecture in ("granite", "granitemoe"):
+        derived["layer_types"] = [FULL] * keys.layers()
     if not keys.optional_integer("expert_count"):
         derived["shared_intermediate_size"] = keys.integer("feed_forward_length")
     return derived

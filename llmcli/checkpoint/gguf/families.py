@@ -44,6 +44,15 @@ from llmcli.checkpoint.gguf.derived_keys import (
     stablelm_keys,
     starcoder_keys,
 )
+from llmcli.checkpoint.gguf.derived_recurrent_keys import (
+    falcon_h1_keys,
+    granite_hybrid_keys,
+    jamba_keys,
+    kimi_linear_keys,
+    mamba2_keys,
+    mamba_keys,
+    nemotron_keys,
+)
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.checkpoint.gguf.model_files import refuse_companion
@@ -74,6 +83,8 @@ class Architecture:
     """Whether the file states the size of dense feed-forward layers beside that of its experts."""
     qk_norm: QKNorm | None = None
     """How queries and keys are normalized, if the file holds weights that the family does without."""
+    recurrent: bool = False
+    """Whether layers without heads, or beside attention, are recurrent."""
     window_heads: bool = False
     """Whether heads of sliding-window layers have another size, and `rope_freqs` is for the other layers."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -100,6 +111,15 @@ def _deepseek2(keys: ArchitectureKeys) -> str:
     return "deepseek_v3" if keys.optional_integer("expert_gating_func") == 2 else "deepseek_v2"
 
 
+def _granite_hybrid(keys: ArchitectureKeys) -> str:
+    return "bamba" if keys.flag("rope.scaling.finetuned", False) else "granitemoehybrid"
+
+
+def _mamba(keys: ArchitectureKeys) -> str:
+    return "falcon_mamba" if keys.flag("ssm.dt_b_c_rms", False) else "mamba"
+
+
+_ONE_NORM = {"post_attention_layernorm": "attn_norm"}
 _GROK_NORMS = {"attention_output_norm": "attn_output_norm", "mlp_output_norm": "layer_output_norm"}
 # The norm before attention of models with two: the other one has the usual name.
 _FALCON_NORMS = {"input_layernorm": "attn_norm_2", "post_attention_layernorm": "attn_norm"}
@@ -126,6 +146,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "exaone": Architecture("exaone"),
     "exaone-moe": Architecture("exaone_moe", window=True, dense_size=True, derived=routed_keys),
     "exaone4": Architecture("exaone4", window=True),
+    "falcon-h1": Architecture("falcon_h1", recurrent=True, derived=falcon_h1_keys),
     "falcon": Architecture("falcon", names=_FALCON_NORMS, derived=falcon_keys),
     "gemma": Architecture("gemma"),
     "gemma2": Architecture("gemma2", window=True, derived=gemma_keys),
@@ -140,10 +161,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gptneox": Architecture("gpt_neox", derived=gptneox_keys),
     # All Granite models without recurrent layers have this form, whatever their architecture's name.
     "granite": Architecture("granitemoehybrid", paired=True, derived=granite_keys),
+    "granitehybrid": Architecture(_granite_hybrid, paired=True, recurrent=True, derived=granite_hybrid_keys),
     "granitemoe": Architecture("granitemoehybrid", paired=True, derived=granite_keys),
     "granite-swa": Architecture(_granite_windows, paired=True, window=True, derived=granite_swa_keys),
     "grok": Architecture("grok-1", names=_GROK_NORMS, derived=grok_keys),
     "jais2": Architecture("jais2"),
+    "jamba": Architecture("jamba", recurrent=True, derived=jamba_keys),
+    "kimi-linear": Architecture("kimi_linear", dense_size=True, recurrent=True, derived=kimi_linear_keys),
     # The converter multiplies the base of the rotations by Hunyuan's fixed factor.
     "hunyuan-dense": Architecture("hunyuan_v1_dense"),
     "hunyuan-moe": Architecture("hunyuan_v1_moe"),
@@ -151,6 +175,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "laguna": Architecture("laguna", window=True, dense_size=True, derived=laguna_keys),
     "llama": Architecture(_llama, paired=True),
     "llama4": Architecture("llama4_text", paired=True, derived=llama4_keys),
+    "mamba": Architecture(_mamba, recurrent=True, derived=mamba_keys),
+    "mamba2": Architecture("mamba2", recurrent=True, derived=mamba2_keys),
     "mellum": Architecture("mellum", window=True, dense_size=True, derived=mellum_keys),
     "mimo2": Architecture("mimo_v2_flash", window=True, dense_size=True, derived=mimo_keys),
     "minicpm3": Architecture("minicpm3", derived=minicpm3_keys),
@@ -160,6 +186,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mpt": Architecture("mpt", derived=mpt_keys),
     "muse-glimmer": Architecture("muse_glimmer_text", paired=True, window=True, qk_norm="head", derived=muse_keys),
     "nemotron": Architecture("nemotron"),
+    "nemotron_h": Architecture("nemotron_h", recurrent=True, names=_ONE_NORM, derived=nemotron_keys),
+    "nemotron_h_moe": Architecture("nemotron_h", recurrent=True, names=_ONE_NORM, derived=nemotron_keys),
     "olmo": Architecture("olmo", paired=True, derived=olmo_keys),
     "olmo2": Architecture(_olmo2, window=True),
     "olmoe": Architecture("olmoe", derived=olmo_keys),
@@ -189,7 +217,8 @@ def architecture_of(header: GGUFHeader) -> tuple[Architecture, ArchitectureKeys]
     """
     refuse_companion(header.path, header.metadata)
     keys = ArchitectureKeys(header, header.get_str("general.architecture"))
-    refuse_unsupported_gguf(keys)
+    known = ARCHITECTURES.get(keys.architecture)
+    refuse_unsupported_gguf(keys, recurrent=known is not None and known.recurrent)
     if keys.architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"{header.path} describes a model of architecture {keys.architecture!r}, which is not supported; "

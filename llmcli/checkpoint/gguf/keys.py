@@ -81,6 +81,11 @@ class ArchitectureKeys:
         """The number that most layers have; see `integers`."""
         return Counter(self.integers(key, default, minimum=minimum)).most_common(1)[0][0]
 
+    def usual_positive(self, key: str, default: int) -> int:
+        """The number that most layers have of those that have none of 0; `default` if all have 0."""
+        numbers = [number for number in self.integers(key, default, minimum=0) if number]
+        return Counter(numbers).most_common(1)[0][0] if numbers else default
+
     def optional_integer(self, key: str, *, maximum: int = LARGEST) -> int | None:
         """Like `integer`, but None if the key is missing or 0."""
         return self.integer(key, 0, minimum=0, maximum=maximum) or None

@@ -7,21 +7,13 @@ import re
 from llmcli.checkpoint.gguf.keys import ArchitectureKeys
 from llmcli.errors import UnsupportedModelError
 
-_RECURRENT = "layers with a recurrent state"
+_RECURRENT = "layers with a recurrent state of another kind"
 _REASONS: dict[str, str] = {
     **dict.fromkeys(
         (
             "arwkv7",
-            "falcon-h1",
-            "granitehybrid",
-            "jamba",
-            "kimi-linear",
             "lfm2",
             "lfm2moe",
-            "mamba",
-            "mamba2",
-            "nemotron_h",
-            "nemotron_h_moe",
             "plamo2",
             "qwen35",
             "qwen35moe",
@@ -46,8 +38,10 @@ _STATE_TENSOR = re.compile(r"blk\.\d+\.(ssm|shortconv|time_mix|kda)[._].+")
 _KEYS_WITHOUT_LAYERS = ("granite", "granitemoe")
 
 
-def refuse_unsupported_gguf(keys: ArchitectureKeys) -> None:
+def refuse_unsupported_gguf(keys: ArchitectureKeys, *, recurrent: bool) -> None:
     """Refuse a model whose metadata or tensor names show a feature that this program lacks.
+
+    `recurrent` architectures have layers with a state that it does not lack.
 
     Raises:
         UnsupportedModelError: names the feature.
@@ -55,15 +49,15 @@ def refuse_unsupported_gguf(keys: ArchitectureKeys) -> None:
     if keys.architecture in _REASONS:
         raise _unsupported(keys, _REASONS[keys.architecture])
     heads = keys.header.metadata.get(f"{keys.architecture}.attention.head_count_kv")
-    if isinstance(heads, list) and 0 in heads:
+    if isinstance(heads, list) and 0 in heads and not recurrent:
         layers = [index for index, count in enumerate(heads) if count == 0]
         some = ", ".join(map(str, layers[:4])) + (", ..." if len(layers) > 4 else "")
         raise _unsupported(keys, f"layers without attention heads (block {some})")
-    if keys.architecture not in _KEYS_WITHOUT_LAYERS:
+    if keys.architecture not in _KEYS_WITHOUT_LAYERS and not recurrent:
         for name in keys.header.metadata:
             if match := _STATE_KEY.fullmatch(name):
                 raise _unsupported(keys, f"{_RECURRENT} ({match[1]})")
-    for name in keys.header.tensors:
+    for name in keys.header.tensors if not recurrent else ():
         if _STATE_TENSOR.fullmatch(name):
             raise _unsupported(keys, f"{_RECURRENT} ({name})")
     if keys.header.metadata.get(f"{keys.architecture}.attention.causal") is False:
@@ -76,5 +70,5 @@ def refuse_unsupported_gguf(keys: ArchitectureKeys) -> None:
 def _unsupported(keys: ArchitectureKeys, what: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{keys.header.path} describes a model of architecture {keys.architecture!r}, which has {what}; "
-        "this program runs decoders with attention layers only."
+        "this is not supported."
     )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmcli.checkpoint.gguf.header import GGUFHeader
+from llmcli.checkpoint.gguf.mixers import gguf_mixer_source
+from llmcli.checkpoint.huggingface.mixers import mixer_of
 from llmcli.checkpoint.tensors.computed_sources import Constant
 from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
 from llmcli.checkpoint.tensors.latent_pairs import latent_pairs
@@ -66,6 +68,8 @@ _NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp",
+    "mlp.latent_in": "ffn_latent_down",
+    "mlp.latent_out": "ffn_latent_up",
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
@@ -128,19 +132,27 @@ class GGUFTensors:
             return Source(at + _WHOLE_NAMES[local])
         if local.startswith("mlp.experts."):
             return self._experts(at, local.removeprefix("mlp.experts."), int(layer))
-        experts = None if layer is None else self.config.layers[int(layer)].experts
+        of = None if layer is None else self.config.layers[int(layer)]
+        # Of two networks beside each other.
+        local = local.removeprefix("mixers.")
+        mixer = None if of is None else mixer_of(of, local)
+        if mixer is not None:
+            return gguf_mixer_source(self.header, at, local, self.config, mixer)
+        experts = None if of is None else of.experts
         if experts is not None and experts.own_norms:
             # The dense network beside the experts has the names of an ordinary one.
             local = local.replace("mlp.shared_expert.", "mlp.")
         module, _, kind = local.rpartition(".")
-        name = f"{at}{self._name(at, module)}.{kind}"
+        bare = f"{at}{self._name(at, module)}"
+        # The second norms of Falcon-H1 have no suffix.
+        name = bare if self._has(bare) else f"{bare}.{kind}"
         if module in _QKV and self.config.latent is None:
             return self._projection(at, module, kind, self.config.layers[int(layer)])
         if module in ("mlp.gate_proj", "mlp.up_proj") and self.config.gated and not self._has(f"{at}ffn_gate.weight"):
             size = self.config.width_of(self.config.layers[int(layer)])
             start = 0 if module == "mlp.gate_proj" else size
             return Source(f"{at}ffn_up.{kind}", None, ((start, start + size),), 2 * size)
-        if module in _SHARED and not self._has(f"{at}ffn_gate_shexp.weight"):
+        if module in _SHARED and (experts is None or experts.gated) and not self._has(f"{at}ffn_gate_shexp.weight"):
             size = 0 if experts is None else experts.shared_size
             start = 0 if module == _SHARED[0] else size
             return Source(f"{at}ffn_up_shexp.{kind}", None, ((start, start + size),), 2 * size)
@@ -199,7 +211,10 @@ class GGUFTensors:
         rope = layer.rope or next((layer.rope for layer in self.config.layers if layer.rope is not None), None)
         # Without RoPE the order does not matter: it is the same for queries and keys.
         size = self.config.heads_of(layer).key_dim
-        return PairedRows(size, 0, rope.rotary_dim) if self.paired and rope is not None else None
+        if not self.paired or rope is None:
+            return None
+        # In files of Bamba the rows of whole heads are paired, although only a part of each is rotated.
+        return PairedRows(size, 0, None if self.config.has_state else rope.rotary_dim)
 
     def _latent_pairs(self, module: str, layer: str | None) -> PairedRows | None:
         of = None if layer is None else self.config.layers[int(layer)]
@@ -208,7 +223,7 @@ class GGUFTensors:
     def _experts(self, at: str, what: str, layer: int) -> ParameterSource:
         """The source of one of the four expert stacks: `gate_up_proj`, `down_proj` and their biases."""
         kind = "bias" if what.endswith("_bias") else "weight"
-        parts = ("ffn_gate", "ffn_up") if what.startswith("gate_up_proj") else ("ffn_down",)
+        parts = ("ffn_gate", "ffn_up") if what.startswith("gate_up_proj") else (f"ffn_{what.partition('_')[0]}",)
         experts = self.config.layers[layer].experts
         if experts is not None and self._has(f"{at}{parts[0]}.0.{kind}"):
             # Older files have one matrix for each expert.
@@ -224,5 +239,5 @@ class GGUFTensors:
                 )
             )
         if len(parts) == 1 or self._has(f"{at}ffn_gate_up_exps.{kind}"):
-            return Source(f"{at}{'ffn_down_exps' if len(parts) == 1 else 'ffn_gate_up_exps'}.{kind}")
+            return Source(f"{at}{parts[0] if len(parts) == 1 else 'ffn_gate_up'}_exps.{kind}")
         return SideBySide(tuple(f"{at}{part}_exps.{kind}" for part in parts))

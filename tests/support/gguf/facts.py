@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tests.support.gguf.recurrent_parts import RECURRENT, is_recurrent, recurrent_metadata, recurrent_name
 from tests.support.models.tiny import SPECIALS, TEMPLATE, byte_tokenizer
 
 ARCHITECTURE_NAMES = {
@@ -57,6 +58,8 @@ LATENT = ("deepseek2", "deepseek32", "glm-dsa", "mistral4")
 
 def architecture_name(config: Any) -> str:
     """The value of `general.architecture`."""
+    if is_recurrent(config):
+        return recurrent_name(config)
     if config.model_type == "granitemoehybrid" and not config.num_local_experts:
         return "granite"
     return ARCHITECTURE_NAMES.get(config.model_type, str(config.model_type))
@@ -79,6 +82,8 @@ def kv_head_count(config: Any) -> int:
 
 def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     """The keys below the architecture's name."""
+    if architecture in RECURRENT:
+        return recurrent_metadata(config, architecture)
     values = config.to_dict()
     heads, hidden = config.num_attention_heads, config.hidden_size
     inner = values.get("intermediate_size_mlp") or values.get("intermediate_size")

@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from tests.support.models.newer_cases import NEWER
 from tests.support.models.parity_cases import CASES
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import SIZES, tiny_model
 
 # Files of these architectures state neither a sliding window nor a growing RoPE base.
@@ -73,16 +74,35 @@ NEWER_STORED = (
     "phi-3.5-moe", "bitnet", "laguna", "laguna, a gate for each value", "muse glimmer", "command a+",
     "mimo v2", "deepseek v3.2", "glm 5",
 )  # fmt: skip
-STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED]
+# The converter writes neither the order of Falcon-H1's norm and gate, nor the epsilon of Falcon Mamba's inner norms,
+# nor the size of dense networks that no layer has; it multiplies Falcon-H1's embeddings and head by their factors.
+_NO_LIMIT = {"max_position_embeddings": 1 << 20}
+RECURRENT_IMPLIED: dict[str, dict[str, Any]] = {
+    "mamba": _NO_LIMIT,
+    "mamba 2": _NO_LIMIT,
+    "falcon mamba": {"mixer_rms_eps": 1e-6, **_NO_LIMIT},
+    "granite 4": _NO_LIMIT,
+    "granite 4, dense": _NO_LIMIT,
+    "nemotron h": _NO_LIMIT,
+    "falcon h1": dict.fromkeys(("embedding_multiplier", "lm_head_multiplier"), 1.0),
+    "falcon h1, normalized": {"mamba_norm_before_gate": False},
+    "nemotron 3": {"intermediate_size": 24, **_NO_LIMIT},
+    "nemotron 3, latent": {"intermediate_size": 24, **_NO_LIMIT},
+}
+RECURRENT_STORED = (
+    "mamba", "falcon mamba", "mamba 2", "granite 4", "granite 4, dense", "bamba", "falcon h1", "falcon h1, normalized",
+    "nemotron h", "nemotron 3", "nemotron 3, latent", "jamba", "kimi linear",
+)  # fmt: skip
+STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED, *RECURRENT_STORED]
 
 
 def settings(name: str) -> dict[str, Any]:
-    return {**of_case(name)[1], **IMPLIED.get(name, {})}
+    return {**of_case(name)[1], **IMPLIED.get(name, {}), **RECURRENT_IMPLIED.get(name, {})}
 
 
 def of_case(name: str) -> tuple[str, dict[str, Any]]:
     """The model type of a case, and its changes to the tiny configuration."""
-    return {**CASES, **NEWER}[name]
+    return {**CASES, **NEWER, **RECURRENT}[name]
 
 
 def made(name: str, **overrides: Any) -> Any:

@@ -19,11 +19,13 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from tests.support.gguf.facts import LATENT, architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
+from tests.support.gguf.recurrent_parts import changed_tensors, multiplied, published_name
 from tests.support.kernels.packed_blocks import sound_blocks
 
 # Architectures whose converter reorders rows from halves to pairs.
 PERMUTED = (
-    "llama", "mistral3", "granite", "granitemoe", "granite-swa", "smollm3", "arcee", "olmo", "muse-glimmer",
+    "llama", "mistral3", "granite", "granitemoe", "granitehybrid", "granite-swa", "smollm3", "arcee", "olmo",
+    "muse-glimmer",
 )  # fmt: skip
 PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron", "muse-glimmer")
 NOT_PLUS_ONE: dict[str, tuple[str, ...]] = dict.fromkeys(PLUS_ONE, ()) | {"muse-glimmer": ("output_norm.weight",)}
@@ -44,6 +46,7 @@ ROUTERS = (
     "mlp.router",
     "block_sparse_moe.router",
     "feed_forward.router",
+    "mixer.gate",
     "router.proj",
 )
 EXPERTS = ("mlp.experts", "block_sparse_moe.experts", "feed_forward.experts", "experts")
@@ -151,12 +154,19 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
     for stack, target in (("altup_projections", "altup_proj"), ("altup_unembed_projections", "altup_unembd_proj")):
         if one_by_one := [state.pop(name) for name in list(state) if f".{stack}." in name]:
             yield f"{target}.weight", torch.stack(one_by_one)
-    for name, tensor in state.items():
+    for in_memory, tensor in state.items():
+        name = published_name(in_memory, architecture)
         at, part = "", name
         if ".layers." in name or ".h." in name or ".blocks." in name:
             index, part = split_layer(name)
             at = f"blk.{index}."
         module, _, kind = part.rpartition(".")
+        if architecture == "falcon-h1":
+            tensor = multiplied(part, tensor, config)
+        changed = changed_tensors(at, part, tensor, config, architecture)
+        if changed is not None:
+            yield from changed.items()
+            continue
         if part.startswith("mlp.act_fn."):
             # In the metadata.
             continue
@@ -184,11 +194,11 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
         elif part == "shared_mlp.input_linear.weight" and architecture == "granite-swa":
             yield f"{at}ffn_up_shexp.weight", tensor
         elif part == "shared_mlp.input_linear.weight":
-            suffix = "" if architecture == "granite" else "_shexp"
+            suffix = "_shexp" if config.num_local_experts else ""
             for target, half in zip(("gate", "up"), tensor.chunk(2), strict=True):
                 yield f"{at}ffn_{target}{suffix}.weight", half
         elif part == "shared_mlp.output_linear.weight":
-            yield f"{at}ffn_down{'' if architecture == 'granite' else '_shexp'}.weight", tensor
+            yield f"{at}ffn_down{'_shexp' if config.num_local_experts else ''}.weight", tensor
         elif part == "self_attn.kv_b_proj.weight" and architecture in LATENT and not old:
             both = tensor.view(heads, config.qk_nope_head_dim + config.v_head_dim, -1)
             keys, values = both.split((config.qk_nope_head_dim, config.v_head_dim), dim=1)
