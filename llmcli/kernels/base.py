@@ -39,6 +39,9 @@ class StepCapabilities:
     """`forward_device_token` works: the step reads a token that the host does not know yet."""
     sampling_filters: frozenset[str] = frozenset()
     """Filters that `forward_multi_step` supports; empty: not supported at all."""
+    prefill_tile: int = 0
+    """A prompt can be read up to any multiple of this many tokens, and later from there, with the bits of reading it
+    at once; 0: only up to multiples of the prefill chunk."""
     most_candidates: int = 0
     """The most candidates it draws from: `top_k` must be no more than this, except at temperature 0."""
 

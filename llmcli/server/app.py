@@ -15,8 +15,12 @@ from starlette.routing import Route
 from llmcli.server.http.errors import ApiError
 from llmcli.server.http.security import Access, AccessMiddleware, BodyLimitMiddleware
 from llmcli.server.internal import Internal
+from llmcli.server.metrics import CONTENT_TYPE
 from llmcli.server.openai.chat import ChatCompletions
+from llmcli.server.openai.completions import Completions
 from llmcli.server.openai.models import Models
+from llmcli.server.openai.tokens import Tokens
+from llmcli.server.request_log import RequestLog, RequestLogMiddleware
 from llmcli.server.service import Service
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -24,12 +28,12 @@ Path: TypeAlias = tuple[str, str, Endpoint]
 """A method, a path, and what answers it."""
 
 
-def public_app(service: Service, access: Access) -> Starlette:
+def public_app(service: Service, access: Access, log: RequestLog | None = None) -> Starlette:
     """The application for TCP."""
-    return _app(service, _paths(service), [Middleware(AccessMiddleware, access)])
+    return _app(service, _paths(service), [*_log(log), Middleware(AccessMiddleware, access)])
 
 
-def private_app(service: Service) -> Starlette:
+def private_app(service: Service, log: RequestLog | None = None) -> Starlette:
     """The application for the private socket, which has the protocol of the command line too."""
     internal = Internal(service)
     more = [
@@ -38,22 +42,36 @@ def private_app(service: Service) -> Starlette:
         ("GET", "/internal/status", internal.status),
         ("POST", "/internal/stop", internal.stop),
     ]
-    return _app(service, [*_paths(service), *more], [])
+    return _app(service, [*_paths(service), *more], _log(log))
+
+
+def _log(log: RequestLog | None) -> list[Middleware]:
+    return [] if log is None else [Middleware(RequestLogMiddleware, log)]
 
 
 def _paths(service: Service) -> list[Path]:
-    models = Models(service)
+    models, tokens = Models(service), Tokens(service)
 
     async def health(request: Request) -> Response:
         if service.ready is None:
             raise ApiError("The model is being loaded.", status=503, code="loading")
         return JSONResponse({"status": "ok"})
 
+    async def metrics(request: Request) -> Response:
+        scheduler = service.needed().scheduler
+        text = scheduler.counts.text(scheduler.load(), scheduler.kept.nbytes)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
     return [
         ("GET", "/health", health),
+        *([("GET", "/metrics", metrics)] if service.metrics else []),
         ("GET", "/v1/models", models.listed),
         ("GET", "/v1/models/{name:path}", models.one),
         ("POST", "/v1/chat/completions", ChatCompletions(service).answer),
+        ("POST", "/v1/completions", Completions(service).answer),
+        ("POST", "/tokenize", tokens.encode),
+        ("POST", "/detokenize", tokens.decode),
+        ("GET", "/tokenizer_info", tokens.info),
     ]
 
 

@@ -17,6 +17,7 @@ from llmcli.server.command_line.after import reply_attention, run_record
 from llmcli.server.command_line.reply import CommandReply
 from llmcli.server.http.streams import Channel, EventStream, json_object
 from llmcli.server.openai.forms import room_for
+from llmcli.server.request_log import log_saved
 from llmcli.server.scheduler.work import ReadSoFar, ReplyRequest, ReplyWork, Work
 from llmcli.server.service import Ready, Service
 from llmcli.server.wire import (
@@ -51,6 +52,8 @@ class Internal:
         work, channel = service.submit(reply.work)
         if asked.id is not None:
             self._named[asked.id] = work
+        if asked.saved:
+            log_saved()
         works: list[Work] = [work]
         pieces = self._lines(reply, works, channel)
         return EventStream(pieces, works, media_type="application/x-ndjson", failed=self._failed)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -27,6 +28,7 @@ from llmcli.server.http.listening import is_loopback, passed_sockets, private_so
 from llmcli.server.http.protocol import LARGEST_HEADERS, connection_class
 from llmcli.server.http.security import Access
 from llmcli.server.registry import Identity, Registration, ServerState
+from llmcli.server.request_log import RequestLog
 from llmcli.server.scheduler.scheduler import Scheduler, WorkLimits
 from llmcli.server.service import Ready, Service
 
@@ -45,6 +47,10 @@ class ServeSettings:
     api_key: str | None = None
     origins: tuple[str, ...] = ()
     strict_model: bool = False
+    metrics: bool = False
+    log: Path | None = None
+    """The file that gets a line for each request."""
+    log_bodies: bool = False
     keep_s: float | None = None
     """Seconds without work after which the server ends; None: never."""
     limits: WorkLimits = field(default_factory=WorkLimits)
@@ -87,10 +93,16 @@ class RunningServer:
             stack.callback(self.registration.close)
             private = private_socket(self.registration.socket)
             stack.callback(private.close)
-            self.service = Service(strict_model=settings.strict_model, tell=tell, stop=self.stop)
+            self.service = Service(
+                strict_model=settings.strict_model, metrics=settings.metrics, tell=tell, stop=self.stop
+            )
+            log = None
+            if settings.log is not None:
+                log = RequestLog(settings.log, name, bodies=settings.log_bodies, tell=tell)
+                stack.callback(log.close)
             access = Access.of(settings.host, settings.api_key, settings.origins)
             connection = connection_class(
-                public_app(self.service, access), private_app(self.service), request_s=settings.request_s
+                public_app(self.service, access, log), private_app(self.service, log), request_s=settings.request_s
             )
             self._server = uvicorn.Server(_config(connection))
             self._thread = threading.Thread(

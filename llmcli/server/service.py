@@ -55,14 +55,15 @@ class Service:
         self,
         *,
         strict_model: bool = False,
+        metrics: bool = False,
         tell: Callable[[str], None] = lambda line: None,
         stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """With `strict_model`, a request must name the model that is served.
+        """With `strict_model`, a request must name the model that is served; with `metrics`, there are /metrics.
 
         `tell` is called with a sentence about a failure of the program itself, `stop` to end the server.
         """
-        self.strict_model, self.tell, self.stop = strict_model, tell, stop
+        self.strict_model, self.metrics, self.tell, self.stop = strict_model, metrics, tell, stop
         self.ready: Ready | None = None
         self.requests = 0
         """Requests for work so far."""

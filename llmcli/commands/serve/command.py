@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli import __version__
+from llmcli.commands.serve.options import LimitOptions, ListeningOptions, LogOptions
 from llmcli.commands.shared.completion import MODELS
 from llmcli.commands.shared.load_model import find_checkpoint, load_model
-from llmcli.commands.shared.options.flags import flag, only, with_options, without
+from llmcli.commands.shared.options.flags import only, with_options, without
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
@@ -45,73 +46,22 @@ def serve(
     *,
     model_options: Annotated[ModelOptions, without("model", "readable", "server")],
     prompt_options: Annotated[PromptOptions, only("chat_template")],
-    port: Annotated[
-        int | None,
-        flag("--port", metavar="N", min=0, max=65535, panel=LISTENING, help="Also listen on this TCP port; 0: any."),
-    ] = None,
-    host: Annotated[
-        str,
-        flag("--host", metavar="NAME", panel=LISTENING, help="Listen on another address; needs --api-key."),
-    ] = "127.0.0.1",
-    api_key: Annotated[
-        str | None,
-        flag("--api-key", metavar="KEY", panel=LISTENING, help="Answer only requests with this key."),
-    ] = None,
-    cors_origin: Annotated[
-        list[str] | None,
-        flag("--cors-origin", metavar="URL", panel=LISTENING, help="Answer web pages of this origin; repeatable."),
-    ] = None,
-    strict_model: Annotated[
-        bool,
-        flag("--strict-model", panel=LISTENING, help="Refuse requests that name another model."),
-    ] = False,
-    keep: Annotated[
-        str,
-        flag(
-            "--keep",
-            metavar="TIME",
-            panel=LIMITS,
-            show_default=False,
-            help="End after TIME without requests, as 90s, 15m (default), 2h or forever.",
-        ),
-    ] = "15m",
-    parallel: Annotated[
-        int | None,
-        flag("--parallel", metavar="N", min=1, max=16, panel=LIMITS, help="Write up to N replies at the same time."),
-    ] = None,
-    queue: Annotated[
-        int,
-        flag(
-            "--queue",
-            metavar="N",
-            min=1,
-            panel=LIMITS,
-            help="Let up to N requests wait. Default: 64.",
-            show_default=False,
-        ),
-    ] = 64,
-    cache_mib: Annotated[
-        int,
-        flag(
-            "--cache-mib",
-            metavar="N",
-            min=0,
-            panel=LIMITS,
-            show_default=False,
-            help="Keep up to N MiB of keys and values of earlier texts. Default: 1024.",
-        ),
-    ] = 1024,
+    listening: ListeningOptions,
+    limits: LimitOptions,
+    logging: LogOptions,
     terminal_options: TerminalOptions,
 ) -> None:
     """Keep a model loaded and answer requests, until Ctrl-C or a time without requests.
 
     The other commands of this user find it by themselves. With --port, so do all clients of OpenAI's API.
     """
-    keep_s = seconds(keep)
+    keep_s = seconds(limits.keep)
+    if logging.log_bodies and logging.log_file is None:
+        raise UsageError("--log-bodies is for a --log, and none is given.")
     model_options = replace(model_options, model=model)
-    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+    if listening.host not in ("127.0.0.1", "localhost", "::1") and not listening.api_key:
         raise UsageError(
-            f"Other machines reach {host}, so the server needs a key: give --api-key, or set LLMCLI_API_KEY."
+            f"Other machines reach {listening.host}, so the server needs a key: give --api-key, or set LLMCLI_API_KEY."
         )
     checkpoint = find_checkpoint(model_options.model)
     try:
@@ -125,15 +75,18 @@ def serve(
         raise UsageError(
             f"llm serve needs the packages starlette and uvicorn. This installs them: {install_command('serve')}"
         ) from None
-    check_origins(cors_origin or ())
+    check_origins(listening.cors_origin or ())
     settings = ServeSettings(
-        host=host,
-        port=port,
-        api_key=api_key or None,
-        origins=tuple(cors_origin or ()),
-        strict_model=strict_model,
+        host=listening.host,
+        port=listening.port,
+        api_key=listening.api_key or None,
+        origins=tuple(listening.cors_origin or ()),
+        strict_model=listening.strict_model,
+        metrics=logging.metrics,
+        log=logging.log_file,
+        log_bodies=logging.log_bodies,
         keep_s=keep_s,
-        limits=WorkLimits(model_options.context, parallel, queue, cache_mib << 20),
+        limits=WorkLimits(model_options.context, limits.parallel, limits.queue, limits.cache_mib << 20),
     )
     started = time.perf_counter()
     server = RunningServer(checkpoint.name, settings, os.environ, tell=terminal.error)
@@ -143,7 +96,7 @@ def serve(
         return loaded, identity(checkpoint, model_options, prompt_options.chat_template)
 
     def told(state: ServerState) -> None:
-        _tell(state, time.perf_counter() - started, keep)
+        _tell(state, time.perf_counter() - started, limits.keep)
 
     run(server, checkpoint, load, told, model_options.threads)
 

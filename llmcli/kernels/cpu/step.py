@@ -7,6 +7,7 @@ import functools
 import os
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -42,8 +43,6 @@ _ROTATIONS_AHEAD = 256
 
 class CpuStep(FastStep):
     """Runs a model's forward passes in the C kernel; each instance has a separate context with its own threads."""
-
-    capabilities = _CAPABILITIES
 
     def __init__(self, model: Transformer, *, threads: int | None = None, library: Library | None = None) -> None:
         """`threads`: by default one for each physical core this process may use.
@@ -81,6 +80,12 @@ class CpuStep(FastStep):
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
         self._last: tuple[Tensor, int] | None = None
+
+    @property
+    def capabilities(self) -> StepCapabilities:
+        """See `FastStep`."""
+        # Tokens are multiplied by tiles: only the last tile of a pass can be another one if the pass begins elsewhere.
+        return _CAPABILITIES if self.dense else replace(_CAPABILITIES, prefill_tile=_TILE)
 
     @property
     def prefill_chunk(self) -> int:

@@ -103,7 +103,7 @@ class GuardedStep(FastStep):
                 # The pass itself is at fault, not the kernel.
                 raise error from None
             self._instead = instead
-            self._capabilities = replace(self._capabilities, sampling_filters=frozenset())
+            self._capabilities = replace(self._capabilities, sampling_filters=frozenset(), prefill_tile=0)
             self._failed(line)
             return result
         self._proven = proves

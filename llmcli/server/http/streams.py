@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmcli.engine.events import Finish
 from llmcli.server.http.errors import ApiError
+from llmcli.server.request_log import log_reply
 from llmcli.server.scheduler.work import Failed, Result, Work, WorkEvent
 from llmcli.text.chat_template.json_text import json_text
 
@@ -49,6 +50,8 @@ class Channel:
             for event in events:
                 if isinstance(event, Failed):
                     raise event.error
+                if isinstance(event, Finish):
+                    log_reply(event)
                 yield event
                 if isinstance(event, Finish | Result):
                     return

@@ -48,7 +48,7 @@ def read_chat(body: Mapping[str, Any], ready: Ready) -> ChatAsked:
     model, stream = fields.text("model"), fields.flag("stream")
     options = fields.inner("stream_options")
     include_usage = options is not None and options.flag("include_usage")
-    built, no_thinking = _prompt(fields, ready)
+    built, no_thinking = chat_prompt(fields, ready)
     most = [fields.integer(name, 1, _MOST_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
     params = sampling_params(fields, ready.loaded, max_tokens=most[0] if most[1] is None else most[1])
     logprobs, top = _logprobs(fields)
@@ -75,8 +75,8 @@ def read_chat(body: Mapping[str, Any], ready: Ready) -> ChatAsked:
     return ChatAsked(reply, model, stream, include_usage, logprobs, token_ids, built.notes)
 
 
-def _prompt(fields: Fields, ready: Ready) -> tuple[ChatPrompt, bool]:
-    """The prompt, and whether the reply is to have no thought."""
+def chat_prompt(fields: Fields, ready: Ready) -> tuple[ChatPrompt, bool]:
+    """The prompt of messages, and whether the reply is to have no thought."""
     loaded = ready.loaded
     if loaded.template is None:
         raise ApiError(f"{loaded.name} has no chat template; /v1/completions continues a text.", param="messages")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from llmcli import __version__
 from llmcli.engine.events import Candidate, Finish, FinishReason, Prefill, Stats, Step
+from llmcli.engine.logprobs import TokenLogprobs
 from llmcli.text.tokenizer import Tokenizer
 
+TokenValues: TypeAlias = Step | TokenLogprobs
+"""The log-probability of a token, and its most probable alternatives."""
 FINGERPRINT = f"llmcli-{__version__}"
 _REASONS: dict[FinishReason, str] = {
     "stop": "stop",
@@ -86,3 +90,37 @@ def _entry(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, object
     data = tokenizer.token_bytes(token)
     text = data.decode("utf-8", errors="replace")
     return {"token": text, "logprob": written_logprob(logprob), "bytes": list(data)}
+
+
+class TextLogprobs:
+    """The log-probabilities of tokens as completions of texts have them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._offset = tokenizer, 0
+
+    def value(self, tokens: Sequence[tuple[int, TokenValues | None]]) -> dict[str, object]:
+        """The next tokens, each with its values; None for the first of a text, which has none."""
+        texts = [self._tokenizer.token_text(token) for token, _ in tokens]
+        offsets = []
+        for text in texts:
+            offsets.append(self._offset)
+            self._offset += len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [
+                None if values is None else written_logprob(values.logprob or 0.0) for _, values in tokens
+            ],
+            "top_logprobs": [
+                None if values is None else _by_text(text, values)
+                for text, (_, values) in zip(texts, tokens, strict=True)
+            ],
+            "text_offset": offsets,
+        }
+
+
+def _by_text(text: str, values: TokenValues) -> dict[str, float]:
+    """The candidates and the token itself by their texts; of two with one text, the more probable."""
+    found: dict[str, float] = {}
+    for name, logprob in [*((each.text, each.logprob) for each in values.top), (text, values.logprob or 0.0)]:
+        found[name] = max(written_logprob(logprob), found.get(name, _LEAST_LOGPROB))
+    return found

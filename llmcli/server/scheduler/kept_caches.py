@@ -1,8 +1,8 @@
 """KV caches of texts that are complete, kept so that a prompt that begins alike is read in part only.
 
 Only such a part is reused that gives the reply the bits it would have without: passes over several tokens and over one
-sum in different orders. A prompt is read in chunks of `FastStep.prefill_chunk` tokens, so whole chunks of an earlier
-prompt are the same chunks of this one.
+sum in different orders. So the reply of an earlier prompt is not reused, and of the prompt only whole chunks, or with
+some kernels whole tiles (`StepCapabilities.prefill_tile`).
 """
 
 from __future__ import annotations

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from llmcli.device import peak_memory_bytes
+from llmcli.device import one_thread, peak_memory_bytes
 from llmcli.engine.context_limit import check_prompt, memory_for_text
 from llmcli.engine.decoders.single_step import choose_token
 from llmcli.engine.events import Event, Finish, FinishReason, Prefill, Step
-from llmcli.engine.prefill import read_chunks
+from llmcli.engine.logprobs import TokenLogprobs, token_logprobs
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
 from llmcli.engine.reply_timer import ReplyTimer
 from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.engine.step_logprobs import with_probabilities
 from llmcli.kernels.base import FastStep
 from llmcli.loaded_model import LoadedModel
+from llmcli.model.finite import check_logits
 from llmcli.server.scheduler.kept_caches import CachedText, KeptCaches
-from llmcli.server.scheduler.work import ReadSoFar, ReplyWork
+from llmcli.server.scheduler.work import PromptLogprobs, ReadSoFar, ReplyWork
 from llmcli.text.reply_start import reply_start
 
 
@@ -35,6 +36,7 @@ class ReplyRow:
         self._prompt = (*request.ids, *request.begun)
         check_prompt(self._prompt, rules.context_length)
         self.work, self._loaded, self._kept = work, loaded, kept
+        self._vocab_size = min(tokenizer.vocab_size, loaded.config.vocab_size)
         start = request.start if request.is_chat else None
         if start is None and request.is_chat:
             start = reply_start(tokenizer, request.ids)
@@ -64,20 +66,34 @@ class ReplyRow:
 
     def read(self, step: FastStep) -> Iterator[Tensor | None]:
         """Read the prompt chunk by chunk: None after each but the last, whose logits (V,) come at the end."""
-        ids = self._prompt
-        self.text, self._cached = self._kept.take(ids, self.builder.longest)
-        self.text.ids = list(ids[: self._cached])
+        ids, top = self._prompt, self.work.request.prompt_top
+        # Where the log-probabilities of all its tokens are wanted, all of it is read.
+        self.text, self._cached = self._kept.take(ids if top is None else (), self.builder.longest)
         cache = self.text.cache
+        scores: list[TokenLogprobs | None] = [None]
         with memory_for_text(self._loaded.model, len(ids)):
             cache.reserve(len(ids))
-            for logits in read_chunks(step, cache, ids):  # noqa: B007
+            for piece in pieces(len(ids), self._cached, step.prefill_chunk):
+                logits = step.forward(ids[piece.start : piece.stop], cache, only_last=top is None)
+                if top is not None:
+                    # Operations on one row are short: waking torch's other threads would take longer.
+                    with one_thread():
+                        scores += self._scored(check_logits(logits), piece, top)
                 self.text.ids = list(ids[: cache.length])
                 if cache.length < len(ids):
                     self.work.deliver([ReadSoFar(cache.length, len(ids))])
                     yield None
         begun = [Step(self.builder.count, token, self.builder.push_begun(token)) for token in self.work.request.begun]
-        self.work.deliver([Prefill(len(ids), self._cached, self._timer.prompt_read()), *begun])
+        prompt = [] if top is None else [PromptLogprobs(tuple(scores))]
+        self.work.deliver([*prompt, Prefill(len(ids), self._cached, self._timer.prompt_read()), *begun])
         yield logits[-1]
+
+    def _scored(self, logits: Tensor, piece: range, top: int) -> Iterator[TokenLogprobs]:
+        """The values of the tokens that follow those of a piece, from their logits (T, V)."""
+        tokenizer = self._loaded.tokenizer
+        for row, position in zip(logits[:, : self._vocab_size], piece, strict=True):
+            if position + 1 < len(self._prompt):
+                yield token_logprobs(row, self._prompt[position + 1], tokenizer, top=top)
 
     def take(self, logits: Tensor, greatest: tuple[int, float] | None = None) -> list[Event]:
         """Choose the next token from logits (V,).
@@ -131,3 +147,14 @@ class ReplyRow:
         if self.text is not None:
             self._kept.give_back(self.text)
             self.text = None
+
+
+def pieces(length: int, held: int, chunk: int) -> Iterator[range]:
+    """The passes that read the rest of a prompt of `length` tokens of which `held` are in the cache.
+
+    They end at multiples of `chunk`, as those of a prompt of which nothing is held.
+    """
+    while held < length:
+        end = min((held // chunk + 1) * chunk, length)
+        yield range(held, end)
+        held = end

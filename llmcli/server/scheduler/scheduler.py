@@ -20,11 +20,12 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.batch.backend import MOST_ROWS
 from llmcli.engine.context_limit import allowed_context, memory_for_text
-from llmcli.engine.events import Event
+from llmcli.engine.events import Event, FinishReason
 from llmcli.engine.reply_builder import StopRules
 from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.kernels.base import FastStep
 from llmcli.loaded_model import LoadedModel
+from llmcli.server.metrics import ReplyCounts
 from llmcli.server.scheduler.kept_caches import KeptCaches
 from llmcli.server.scheduler.reply_row import ReplyRow
 from llmcli.server.scheduler.work import Computation, Failed, OverloadedError, ReplyWork, Result, Work
@@ -58,7 +59,9 @@ class Scheduler:
         self._vocab_size = min(loaded.tokenizer.vocab_size, loaded.config.vocab_size)
         self.rows = min(limits.rows or MOST_ROWS, step.capabilities.most_rows)
         """Replies written at the same time."""
-        self.kept = KeptCaches(loaded.model, step.prefill_chunk, limits.cache_bytes)
+        unit = step.capabilities.prefill_tile or step.prefill_chunk
+        self.kept = KeptCaches(loaded.model, unit, limits.cache_bytes)
+        self.counts = ReplyCounts()
         self._changed = threading.Condition()
         self._waiting: deque[Work] = deque()
         self._reading: deque[tuple[ReplyRow, Iterator[Tensor | None]]] = deque()
@@ -189,6 +192,9 @@ class Scheduler:
         if logits is None:
             self._reading.append((row, chunks))
             return
+        if not row.work.request.writes:
+            self._end(row, "stop")
+            return
         self._writing.append(row)
         with self._sampling_threads():
             self._take(row, logits)
@@ -236,9 +242,11 @@ class Scheduler:
         if row.builder.reason is not None:
             self._end(row)
 
-    def _end(self, row: ReplyRow, reason: str | None = None) -> None:
+    def _end(self, row: ReplyRow, reason: FinishReason | None = None) -> None:
         self._remove(row)
-        row.work.deliver([row.finish(self._step.name, "interrupted" if reason else None)])
+        finish = row.finish(self._step.name, reason)
+        self.counts.add(finish.stats)
+        row.work.deliver([finish])
 
     def _fail(self, row: ReplyRow, error: Exception) -> None:
         self._remove(row)

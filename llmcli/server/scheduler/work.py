@@ -13,6 +13,7 @@ from llmcli.text.reasoning import ReplyStart
 
 if TYPE_CHECKING:
     from llmcli.engine.guided.constraint import Constraint
+    from llmcli.engine.logprobs import TokenLogprobs
 
 
 class OverloadedError(LlmcliError):
@@ -46,6 +47,10 @@ class ReplyRequest:
     """Further tokens that end the reply."""
     ignores_end: bool = False
     """Whether the model's own stop tokens do not end the reply."""
+    prompt_top: int | None = None
+    """Compute the log-probability of each token of the prompt, and this many candidates; None: do not."""
+    writes: bool = True
+    """Whether there is a reply; otherwise the prompt is only read."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,13 @@ class ReadSoFar:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """The log-probabilities of the tokens of a prompt, each given those before it; None for the first."""
+
+    tokens: tuple[TokenLogprobs | None, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class Result:
     value: object
 
 
-WorkEvent: TypeAlias = Event | ReadSoFar | Failed | Result
+WorkEvent: TypeAlias = Event | ReadSoFar | PromptLogprobs | Failed | Result
 """What a connection receives; `Finish`, `Failed` and `Result` are the last. Texts contain thoughts and their marks."""
 Deliver: TypeAlias = Callable[[Sequence[WorkEvent]], None]
 """Called in the scheduler's thread; must not wait for a client."""
