@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli import __version__
+from llmcli.errors import LlmcliError
 from llmcli.server.registry import (
     Identity,
     ServerState,
@@ -41,17 +42,21 @@ def find_server(wanted: WantedModel) -> ServerState | None:
     running = running_servers()
     if not running:
         return None
-    identity = _identity(wanted)
+    identity = identity_of(wanted)
     return None if identity is None else next((state for state in running if state.holds(identity)), None)
 
 
-def _identity(wanted: WantedModel) -> Identity | None:
-    from llmcli.errors import ModelNotFoundError
+def identity_of(wanted: WantedModel) -> Identity | None:
+    """What a server must hold; None if the model is not on this machine, or its files are not complete.
+
+    Raises:
+        LlmcliError: there is no edit of that name, or the template file cannot be read.
+    """
     from llmcli.hub.resolve import resolve
 
     try:
-        path = resolve(wanted.model, fetch=False)
-    except ModelNotFoundError:
+        path = _loaded_path(resolve(wanted.model, fetch=False))
+    except LlmcliError:  # loading it will say what is wrong
         return None
     try:
         return Identity(
@@ -64,8 +69,24 @@ def _identity(wanted: WantedModel) -> Identity | None:
             template_mark(wanted.template),
             wanted.context,
         )
-    except OSError:  # loading it will say what is wrong
+    except OSError:
         return None
+
+
+def _loaded_path(path: Path) -> Path:
+    """The file or folder that is loaded for `path`: of a folder with a GGUF file alone, that file.
+
+    Raises:
+        LlmcliError: there is no model in a folder.
+    """
+    if not path.is_dir():
+        return path
+    from llmcli.checkpoint.files.model_files import weight_files
+    from llmcli.checkpoint.files.model_folder import FolderIndexes, file_names
+    from llmcli.checkpoint.gguf.model_files import gguf_of_folder
+
+    weights = weight_files(file_names(path), FolderIndexes(path).shards, where=str(path))
+    return gguf_of_folder(path) if weights is None else path
 
 
 def _edit_files(names: Sequence[str]) -> list[Path]:

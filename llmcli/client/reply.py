@@ -145,6 +145,8 @@ class ServedReply:
         value = self._next(None)
         if value is None and self._reader.record is None and not self._reader.ended:
             raise self._ended()
+        if self._reader.ended:
+            self.close()
         return value
 
     def close(self) -> None:

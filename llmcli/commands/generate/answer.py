@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -53,16 +54,17 @@ def answer_several(run: Run) -> None:
             one = replace(run, source=source, sample=number)
             if not (output.as_json or output.as_jsonl):
                 _write_heading(one)
-            try:
-                reply = stream_reply(one)
-            except IncompleteFormError as error:
-                terminal.error(f"Reply {number + 1} of {output.samples}: {error}")
-                failed = True
-                continue
-            if output.as_json:
-                values.append(reply_value(one, reply))
-            show_report(one, reply)
-            end(one, reply)
+            with closing(source):
+                try:
+                    reply = stream_reply(one)
+                except IncompleteFormError as error:
+                    terminal.error(f"Reply {number + 1} of {output.samples}: {error}")
+                    failed = True
+                    continue
+                if output.as_json:
+                    values.append(reply_value(one, reply))
+                show_report(one, reply)
+                end(one, reply)
     finally:
         if values:
             terminal.write_line(json_text(values))

@@ -41,7 +41,7 @@ def generate(
     from llmcli.commands.generate.answer import answer, answer_several
     from llmcli.commands.generate.choices.choose import choose
     from llmcli.commands.generate.options import GenerateOptions
-    from llmcli.commands.generate.prepare import prepare
+    from llmcli.commands.generate.prepare import prepared
     from llmcli.commands.generate.request import check_request, read_text
     from llmcli.commands.generate.saving import continued, saved_run
 
@@ -59,8 +59,7 @@ def generate(
     path, options = continued(invocation, options)
     text, options = read_text(invocation, prompt, options)
     request = check_request(invocation, text, options)
-    with saved_run(invocation, options, path) as saved:
-        run = prepare(request, saved)
+    with saved_run(invocation, options, path) as saved, prepared(request, saved) as run:
         if request.answers:
             choose(run)
         elif options.output.samples > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -51,16 +53,18 @@ class Run:
         return self.request.options
 
 
-def prepare(request: CheckedRequest, saved: SavedRun) -> Run:
+@contextmanager
+def prepared(request: CheckedRequest, saved: SavedRun) -> Iterator[Run]:
     """Prepare the reply, and write the notes on its prompt to stderr.
 
     Raises:
         LlmcliError: the model cannot be loaded, or the request does not suit it.
     """
     run = Run(request, _served(request, saved) or prepare_local(request, saved), saved)
-    tell_begin(run.begin)
-    check_report(request.options.report, is_chat=run.begin.is_chat)
-    return run
+    with closing(run.source):
+        tell_begin(run.begin)
+        check_report(request.options.report, is_chat=run.begin.is_chat)
+        yield run
 
 
 def _served(request: CheckedRequest, saved: SavedRun) -> ReplySource | None:

@@ -62,6 +62,9 @@ class ReplySource(Protocol):
     def with_seed(self, seed: int) -> ReplySource:
         """The source of another reply to the same prompt."""
 
+    def close(self) -> None:
+        """Release what the reply needed."""
+
 
 class LocalReply:
     """A reply of a model that this process has loaded."""
@@ -154,3 +157,6 @@ class LocalReply:
         """See `ReplySource`."""
         request = replace(self.request, settings={**self.request.settings, "seed": seed})
         return LocalReply(self.loaded, self.engine, self._checkpoint, request)
+
+    def close(self) -> None:
+        """See `ReplySource`; the model stays."""
