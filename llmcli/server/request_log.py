@@ -23,6 +23,8 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 """An ASGI application."""
 
+# They compute nothing.
+_NOT_LOGGED = ("/internal/cancel", "/internal/stop")
 # Of a longer body the beginning is logged.
 _LARGEST_BODY = 1 << 20
 
@@ -122,7 +124,7 @@ class RequestLogMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and log it at its end."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] in _NOT_LOGGED:
             await self._app(scope, receive, send)
             return
         request, started = LoggedRequest(scope["path"]), time.monotonic()

@@ -15,6 +15,7 @@ import pytest
 import llmcli
 from llmcli.client.find import WantedModel, find_server, identity_of
 from llmcli.conversations.store import ANY, conversation_files, read_conversation
+from llmcli.server.run import ServeSettings
 from tests.support.models.puppet import write_thinker
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.server import TestServer, serving
@@ -39,10 +40,10 @@ def server(model: Path) -> Iterator[TestServer]:
         yield server
 
 
-def serve(path: Path) -> AbstractContextManager[TestServer]:
+def serve(path: Path, settings: ServeSettings | None = None) -> AbstractContextManager[TestServer]:
     identity = identity_of(WantedModel(str(path)))
     assert identity is not None
-    return serving(llmcli.load(path), identity=identity)
+    return serving(llmcli.load(path), settings, identity)
 
 
 def same(text: bytes) -> str:
@@ -106,7 +107,7 @@ def test_files_of_a_run_are_the_same(server: TestServer, model: Path, tmp_path: 
 def test_a_thought_is_shown_and_saved_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     model = write_thinker(tmp_path / "m", b"hm.", b"Yes!")
-    with serve(model):
+    with serve(model, ServeSettings(log=tmp_path / "log.jsonl")):
         warm, cold = generate(model, "Hi", "--log", "-t", "0")
         assert (warm.stdout, warm.stderr) == (cold.stdout, cold.stderr) and b"hm." in warm.stderr
         # The second question comes after the saved ids of the first reply.
@@ -116,6 +117,11 @@ def test_a_thought_is_shown_and_saved_alike(tmp_path: Path, monkeypatch: pytest.
     one, other = ([(node.text, node.ids, node.prompt_tokens, node.reason) for node in tree.path()] for tree in trees)
     assert one == other and len(one) == 4
     assert trees[0].settings == trees[1].settings
+    # Saved replies are not counted twice.
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["route"], line["replies"], line["saved"]) for line in lines] == [("/internal/generate", 1, True)] * 3
+    total = json.loads(llm("stats", "--log", tmp_path / "log.jsonl", "--json").stdout)["total"]
+    assert total["replies"] == 4
 
 
 def test_only_the_same_model_is_used(server: TestServer, model: Path, tmp_path: Path) -> None:

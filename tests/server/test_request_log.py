@@ -52,6 +52,7 @@ def test_a_line_has_the_sizes_and_times_of_a_request_and_no_text(tmp_path: Path)
     request(log)
     request(log, replies=2)
     request(log, method="GET")
+    request(log, path="/internal/cancel")
     with pytest.raises(RuntimeError):
         request(log, path="/fail")
     log.close()
