@@ -25,6 +25,12 @@ class Matrix(ctypes.Structure):
     )
 
 
+class Table(ctypes.Structure):
+    """A matrix of embeddings, or a table of them in the blocks of its file."""
+
+    _fields_ = (("matrix", Matrix), ("blocks", c_void_p), ("row_bytes", c_int64), ("encoding", c_int32))
+
+
 class Norm(ctypes.Structure):
     """A norm, a constant factor, or neither."""
 
@@ -40,14 +46,32 @@ class Experts(ctypes.Structure):
 
     _fields_ = (
         *_fields(Matrix, "router gate_up down"),
-        ("selection_bias", c_void_p),
+        *_fields(c_void_p, "selection_bias expert_scale"),
         *_fields(
             c_int32, "count chosen size score normalized scales_input groups groups_chosen best_two clamped"
         ),
         *_fields(c_float, "scale alpha limit softcap mixing_range shared_scale"),
         ("shared", c_int32),
         ("shared_gate", Matrix),
+        ("own_norms", c_int32),
+        *_fields(Norm, "input_norm output_norm shared_norm shared_output_norm"),
     )  # fmt: skip
+
+
+class Latent(ctypes.Structure):
+    """Latent attention."""
+
+    _fields_ = (
+        *_fields(Matrix, "query to_keys to_values"),
+        *_fields(Norm, "query_norm norm"),
+        *_fields(c_int32, "rank nope rope value_dim"),
+    )
+
+
+class AltUp(ctypes.Structure):
+    """How a layer predicts and corrects several residual streams."""
+
+    _fields_ = (*_fields(c_void_p, "router prediction correction scale"), ("router_norm", Norm))
 
 
 class Layer(ctypes.Structure):
@@ -60,10 +84,30 @@ class Layer(ctypes.Structure):
         *_fields(c_float, "xielu_above xielu_below"),
         *_fields(c_void_p, "sinks slopes"),
         ("experts", Experts),
+        *_fields(Matrix, "per_layer_gate per_layer_down"),
+        ("per_layer_norm", Norm),
+        ("altup", AltUp),
+        *_fields(Matrix, "laurel_left laurel_right"),
+        ("laurel_norm", Norm),
         *_fields(c_void_p, "edit_reads edit_writes"),
-        *_fields(c_int32, "edits heads kv_heads key_dim value_dim inner"),
+        *_fields(c_int32, "edits heads kv_heads key_dim value_dim"),
+        ("latent", Latent),
+        *_fields(c_int32, "inner sparse"),
+        ("sparsity", c_float),
         *_fields(c_int32, "rope window chunk scaling_interval scaling_offset"),
-        *_fields(c_float, "scaling_beta scale"),
+        *_fields(c_float, "scaling_beta scale output_scale"),
+    )
+
+
+class PerLayer(ctypes.Structure):
+    """Embeddings of each token for every layer."""
+
+    _fields_ = (
+        ("table", Table),
+        ("projection", Matrix),
+        ("norm", Norm),
+        *_fields(c_int32, "size tokens"),
+        *_fields(c_float, "table_scale projection_scale"),
     )
 
 
@@ -71,7 +115,7 @@ class Model(ctypes.Structure):
     """Sizes, options and the matrices outside of the layers."""
 
     _fields_ = (
-        *_fields(c_int32, "layers hidden vocabulary capacity"),
+        *_fields(c_int32, "layers hidden vocabulary streams first_sharing capacity"),
         *_fields(
             c_int32,
             "activation gated parallel shared_norm qk_norm cache_format gate_per_head gate_softplus rounded_biases",
@@ -79,6 +123,8 @@ class Model(ctypes.Structure):
         *_fields(c_float, "clip softcap embed_scale logit_scale logit_softcap"),
         *_fields(Matrix, "embedding positions head"),
         *_fields(Norm, "embed_norm norm"),
+        ("per_layer", PerLayer),
+        *_fields(ctypes.POINTER(Matrix), "spread merge"),
         ("layer", ctypes.POINTER(Layer)),
     )
 

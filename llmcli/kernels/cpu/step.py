@@ -54,9 +54,9 @@ class CpuStep(FastStep):
         self._library = library or load_library()
         self.threads = threads or default_threads()
         self._description = Description(model, capacity=_TILE)
-        self.dense = self._description.dense_layers
+        self.dense = self._description.weights.dense_layers
         if not self.dense:
-            affordable = _CALL_WORK // max(1, self._description.multiplications) // _TILE * _TILE
+            affordable = _CALL_WORK // max(1, self._description.weights.multiplications) // _TILE * _TILE
             self._description.model.capacity = max(_TILE, min(_MOST_TOKENS, affordable))
         self._capacity: int = self._description.model.capacity
         handle = self._library.handle
@@ -96,7 +96,7 @@ class CpuStep(FastStep):
     def name(self) -> str:
         """The path's name, shown to users."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"cpu kernel ({self._library.isa}, {threads}), {self._description.formats}"
+        return f"cpu kernel ({self._library.isa}, {threads}), {self._description.weights.formats}"
 
     @property
     def greatest(self) -> tuple[int, float] | None:

@@ -15,8 +15,9 @@ from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import build, c_structs, repack, support
 
 STRUCTURES: list[type[ctypes.Structure]] = [
-    c_structs.Matrix, c_structs.Norm, c_structs.Experts, c_structs.Layer, c_structs.Model, c_structs.Segment,
-    c_structs.Rotation, c_structs.Pass, c_structs.Choice, c_structs.Packing,
+    c_structs.Matrix, c_structs.Table, c_structs.Norm, c_structs.Experts, c_structs.Latent, c_structs.AltUp,
+    c_structs.Layer, c_structs.PerLayer, c_structs.Model, c_structs.Segment, c_structs.Rotation, c_structs.Pass,
+    c_structs.Choice, c_structs.Packing,
 ]  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_every_structure_has_the_same_layout_in_python_and_c(tmp_path: Path) -> 
         pytest.param("int64_t half;", "int64_t half_size;", ["Rotation"], id="renamed"),
         pytest.param("temperature, top_p, min_p;", "temperature, min_p, top_p;", ["Choice"], id="reordered"),
         pytest.param("int32_t edits;", "uint32_t edits;", ["Layer"], id="unsigned"),
-        pytest.param("float scaling_beta, scale;", "int32_t scaling_beta, scale;", ["Layer"], id="float to integer"),
+        pytest.param("float scaling_beta;", "int32_t scaling_beta;", ["Layer"], id="float to integer"),
         pytest.param("int64_t first, size;", "int64_t first; int32_t size;", ["Segment"], id="narrower"),
         pytest.param("int64_t half;", "const float *half;", ["Rotation"], id="integer to pointer"),
         pytest.param("const Rotation *rotations;", "const Segment *rotations;", ["Pass"], id="pointer to another"),
@@ -157,6 +158,7 @@ def test_versions_and_enumerations_are_the_same() -> None:
         [name.upper() for name in support.ACTIVATIONS],
         [f"QK_{(name or 'plain').upper()}" for name in support.QK_NORMS],
         [f"BY_{name.upper()}" for name in support.SCORES],
+        [f"STORED_{name}" for name in support.ENCODINGS],
     ]
 
 

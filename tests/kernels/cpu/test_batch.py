@@ -15,7 +15,7 @@ from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
 from tests.support.models.newer_cases import NEWER, SPANNING_NEWER
 from tests.support.models.parity_cases import CASES, SPANNING
-from tests.support.models.random_models import pack_model, random_model
+from tests.support.models.random_models import in_bfloat16, pack_model, random_model
 from tests.support.models.tiny import random_ids
 
 LENGTHS = [3, 70, 1, 95, 9, 100, 64, 30, 2, 88, 17, 40, 5, 66, 21, 50]
@@ -50,7 +50,7 @@ def assert_rows_are_as_alone(step: CpuStep, model: Transformer, lengths: Sequenc
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
 def test_a_row_gets_the_logits_of_its_text_alone(model: Transformer, kind: str) -> None:
     if kind == "bfloat16":
-        model = copy.deepcopy(model).bfloat16()
+        model = in_bfloat16(model)
     elif kind == "int4":
         model = pack_model(copy.deepcopy(model), 4)
     step = CpuStep(model, threads=2, library=load_library())

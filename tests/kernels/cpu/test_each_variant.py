@@ -13,7 +13,7 @@ from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer
 from tests.support.models.newer_cases import NEWER, SPANNING_NEWER
 from tests.support.models.parity_cases import CASES, SPANNING
-from tests.support.models.random_models import pack_model, random_model
+from tests.support.models.random_models import in_bfloat16, pack_model, random_model
 from tests.support.models.tiny import random_ids
 
 
@@ -45,7 +45,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int4"])
 def test_several_tokens_equal_calls_of_one_token(model: Transformer, kind: str) -> None:
     if kind == "bfloat16":
-        model = copy.deepcopy(model).bfloat16()
+        model = in_bfloat16(model)
     elif kind == "int4":
         model = pack_model(copy.deepcopy(model), 4)
     step = CpuStep(model, threads=2, library=load_library())

@@ -16,7 +16,7 @@ from llmcli.model import Transformer
 from tests.support.kernels.cpu_step import assert_as_one_by_one
 from tests.support.models.newer_cases import NEWER, SPANNING_NEWER
 from tests.support.models.parity_cases import CASES, SPANNING
-from tests.support.models.random_models import pack_model, random_model
+from tests.support.models.random_models import in_bfloat16, pack_model, random_model
 from tests.support.models.tiny import random_ids
 
 FILTERS = (
@@ -38,7 +38,7 @@ def model(request: pytest.FixtureRequest) -> Transformer:
 
 
 def test_tokens_equal_those_chosen_one_by_one(model: Transformer) -> None:
-    for made, threads in ((copy.deepcopy(model).bfloat16(), 1), (pack_model(copy.deepcopy(model), 4), 2)):
+    for made, threads in ((in_bfloat16(model), 1), (pack_model(copy.deepcopy(model), 4), 2)):
         step = CpuStep(made, threads=threads, library=load_library())
         for length, params in zip((1, 40, 70), FILTERS, strict=False):
             assert_as_one_by_one(step, made, params, length, 7)

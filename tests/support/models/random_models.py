@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
 from llmcli.model.quantized.quantize import quantize
+from llmcli.model.quantized.stored_embedding import StoredEmbedding
 from tests.support.models.tiny_checkpoints import shared_checkpoint
 
+_DENSE = ("shared_expert_gate", "kv_b_proj", "correction_coefs", "prediction_coefs", "modality_router")
 WIDE = (wide(4), wide(8), wide(4, 32), wide(8, 32), wide(8, 128))
 FORMATS = (narrow(4), narrow(8), *WIDE)
 
@@ -51,7 +54,7 @@ def packed(
 
 
 def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
-    """Pack all large matrices of the model, in place."""
+    """Pack all large matrices of the model, in place; those that stay dense are the same as while loading."""
     kept = of_bits(kept)
     model.requires_grad_(False)
 
@@ -70,7 +73,7 @@ def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
                 delattr(module, name)
                 setattr(module, name, made)
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and name not in ("shared_expert_gate", "lm_head", "kv_b_proj"):
+            if isinstance(child, nn.Linear) and name not in (*_DENSE, "lm_head"):
                 linear = QuantizedLinear(matrix(child.weight), bias=child.bias is not None)
                 linear.bias = child.bias
                 setattr(module, name, linear)
@@ -98,6 +101,24 @@ class RoundingFunctional:
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return nn.functional.linear(x if isinstance(weight, nn.Parameter) else rounded(x), weight, bias)
+
+
+def in_bfloat16(model: Transformer) -> Transformer:
+    """A copy of the model in bfloat16."""
+    return _in_type(model, torch.bfloat16)
+
+
+def in_float32(model: Transformer) -> Transformer:
+    """A copy of the model in float32."""
+    return _in_type(model, torch.float32)
+
+
+def _in_type(model: Transformer, dtype: torch.dtype) -> Transformer:
+    made = copy.deepcopy(model).to(dtype)
+    for module in made.modules():
+        if isinstance(module, StoredEmbedding):
+            module.dtype = dtype
+    return made
 
 
 def random_model(model_type: str, **overrides: Any) -> Transformer:

@@ -11,12 +11,16 @@ import torch
 from llmcli.inspection.core.hooks import blocks
 from llmcli.model import (
     Alibi,
+    AltupConfig,
     AttentionGate,
     ClampedGLU,
     ExpertsConfig,
+    Heads,
+    LatentConfig,
     LayerConfig,
     ModelConfig,
     NormStyle,
+    PerLayerConfig,
     QueryScaling,
     Transformer,
 )
@@ -42,6 +46,20 @@ _SHARED = ExpertsConfig(
     6, 3, 33, "sigmoid", groups=3, groups_chosen=2, group_score="best_two", selection_bias=True, shared_size=21,
     shared_gate=True, scales_input=True, shared_scale=0.5, router_softcap=1.5,
 )  # fmt: skip
+_BESIDE = ExpertsConfig(5, 2, 19, shared_size=77, router_scale=True, expert_scale=True, own_norms=True)
+_KEYS_OF = LayerConfig(None, kv_from=1, intermediate_size=90)
+_GEMMA = replace(
+    _PLAIN,
+    placement="sandwich",
+    value_norm=True,
+    per_layer=PerLayerConfig(100, 13),
+    layers=(
+        LayerConfig(_ROPE, experts=_BESIDE, key_is_value=True, heads=Heads(4, 2, 14, 14)),
+        LayerConfig(_ROPE, sparsity=0.5),
+        LayerConfig(_ROPE, window=7, heads=Heads(6, 3, 6, 9)),
+        _KEYS_OF,
+    ),
+)
 _CONFIGS = (
     replace(
         _PLAIN,
@@ -84,6 +102,9 @@ _CONFIGS = (
         num_kv_heads=5,
         layers=(LayerConfig(_ROPE, chunk=8, experts=_SHARED), LayerConfig(_ROPE, query_scaling=QueryScaling(0.1, 8))),
     ),
+    replace(_GEMMA, layer_scale=True),
+    replace(_PLAIN, num_kv_heads=5, latent=LatentConfig(13, 17, 9, 6, 11)),
+    replace(_GEMMA, altup=AltupConfig(3, laurel_rank=7), layers=(*_GEMMA.layers[1:3], replace(_KEYS_OF, kv_from=0))),
 )
 
 

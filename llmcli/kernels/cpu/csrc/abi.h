@@ -20,6 +20,25 @@ enum {
     BY_SPARSE_MIXING
 };
 
+/* Of a table of embeddings in the blocks of its file. */
+enum {
+    STORED_F32,
+    STORED_F16,
+    STORED_BF16,
+    STORED_Q4_0,
+    STORED_Q4_1,
+    STORED_Q5_0,
+    STORED_Q5_1,
+    STORED_Q8_0,
+    STORED_Q2_K,
+    STORED_Q3_K,
+    STORED_Q4_K,
+    STORED_Q5_K,
+    STORED_Q6_K,
+    STORED_IQ4_NL,
+    STORED_IQ4_XS
+};
+
 /* Dense rows, or the packed blocks of model/quantized/matrix.py; one matrix or a stack of them. */
 typedef struct {
     const void *data;
@@ -27,6 +46,14 @@ typedef struct {
     int64_t stride;    /* bytes from one matrix of a stack to the next */
     int32_t format, rows, columns, count;
 } Matrix;
+
+/* A matrix of embeddings that are looked up, or, if `blocks` is not NULL, blocks in one of the encodings above. */
+typedef struct {
+    Matrix matrix;
+    const void *blocks;
+    int64_t row_bytes;
+    int32_t encoding;
+} Table;
 
 typedef struct {
     const float *weight, *bias; /* either may be NULL */
@@ -36,12 +63,31 @@ typedef struct {
 
 typedef struct {
     Matrix router, gate_up, down;
-    const float *selection_bias; /* (count) or NULL */
+    const float *selection_bias, *expert_scale; /* (count) or NULL; expert_scale: factors on their weights */
     int32_t count, chosen, size, score, normalized, scales_input, groups, groups_chosen, best_two, clamped;
     float scale, alpha, limit, softcap, mixing_range, shared_scale; /* softcap: 0 is none */
     int32_t shared; /* size of the shared expert, or 0; its matrices are the layer's */
     Matrix shared_gate;
+    /* Each kind with norms of its own: the layer's second norm is then that of the router's input. */
+    int32_t own_norms;
+    Norm input_norm, output_norm, shared_norm, shared_output_norm;
 } Experts;
+
+/* Latent attention: a row of rank + rope values for each position, whose first part all heads' values are made of. */
+typedef struct {
+    Matrix query; /* from a compressed query, which the layer's `q` makes, to all heads; data NULL: `q` makes these */
+    Matrix to_keys, to_values; /* (heads, rank, nope) and (heads, value_dim, rank): to latents and from them */
+    Norm query_norm, norm;     /* of the compressed query and of the latent */
+    int32_t rank, nope, rope, value_dim; /* rank is 0 in other layers */
+} Latent;
+
+/* How a layer predicts and corrects several residual streams. */
+typedef struct {
+    const float *router;                  /* (streams, hidden), or NULL in a model with one stream */
+    const float *prediction, *correction; /* (streams * streams, streams) and (streams, streams) */
+    const float *scale; /* (hidden) or NULL: of the first stream, where the gate of the layer's vector reads it */
+    Norm router_norm;
+} AltUp;
 
 typedef struct {
     Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm, v_norm;
@@ -52,17 +98,38 @@ typedef struct {
     float xielu_above, xielu_below; /* factors of the activation XIELU */
     const float *sinks, *slopes; /* (heads) or NULL; slopes of biases by distance */
     Experts experts;    /* experts.count is 0 in a dense layer */
+    Matrix per_layer_gate, per_layer_down; /* data may be NULL */
+    Norm per_layer_norm;
+    AltUp altup;
+    Matrix laurel_left, laurel_right; /* a path of low rank beside attention; data may be NULL */
+    Norm laurel_norm;
     const float *edit_reads, *edit_writes; /* (edits, inner) and (edits, hidden): rank-one updates of `down` */
     int32_t edits;                         /* 0 in a layer with experts */
-    int32_t heads, kv_heads, key_dim, value_dim;
-    int32_t inner; /* neurons of the dense feed-forward network */
+    int32_t heads, kv_heads, key_dim, value_dim; /* latent attention: kv_heads are groups that are computed together,
+                                                    key_dim and value_dim the sizes of a row and of a latent */
+    Latent latent;
+    int32_t inner;  /* neurons of the dense feed-forward network */
+    int32_t sparse; /* gates are cut off below a number of standard deviations above their mean: */
+    float sparsity;
     int32_t rope;  /* which of the step's rotations, or -1 */
     int32_t window, chunk, scaling_interval, scaling_offset; /* 0: none */
-    float scaling_beta, scale; /* scale: of the scores */
+    float scaling_beta;
+    float scale, output_scale; /* of the scores, and of the residual stream after the layer */
 } Layer;
+
+/* Per-layer embeddings: the table has a row of (layers, size) values for each token. */
+typedef struct {
+    Table table;
+    Matrix projection; /* of the embedding, to as many values */
+    Norm norm;
+    int32_t size, tokens; /* size: 0 in a model without them; later tokens have the row of token 0 */
+    float table_scale, projection_scale;
+} PerLayer;
 
 typedef struct {
     int32_t layers, hidden, vocabulary;
+    int32_t streams;       /* residual streams, 1 in most models */
+    int32_t first_sharing; /* from this layer on, all read the keys and values of earlier ones */
     int32_t capacity; /* tokens of a call */
     int32_t activation, gated, parallel, shared_norm, qk_norm, cache_format;
     int32_t gate_per_head, gate_softplus, rounded_biases;
@@ -70,6 +137,8 @@ typedef struct {
     Matrix embedding, positions, head;                                          /* positions.data may be NULL */
     Norm embed_norm;
     Norm norm;
+    PerLayer per_layer;
+    const Matrix *spread, *merge; /* (streams - 1): from the embedding to other streams, and from these to the head */
     const Layer *layer;
 } Model;
 

@@ -26,9 +26,10 @@ static void attend(const Model *model, const Layer *layer, const Segment *segmen
         s->most[r] = MASKED, s->sums[r] = 0;
     }
     memset(s->mixed, 0, (size_t)m.rows * m.value_width * sizeof(float));
-    int64_t at = cache_offset(segment, kv_head, first, 1) * (bf16 ? 2 : 4);
+    int64_t at = cache_offset(segment, cache_head(layer, kv_head), first, 1) * (bf16 ? 2 : 4);
     const char *keys = (const char *)segment->keys + at * size;
     const char *values = (const char *)segment->values + at * m.value_row;
+    if (layer->latent.rank) values = keys, m.value_row = size;
 #ifdef USE_BF16
     if (bf16 && size % 32 == 0 && m.value_size % 32 == 0) {
         attend_bf16(&m, (const uint16_t *)keys, (const uint16_t *)values, next, cursor, s);

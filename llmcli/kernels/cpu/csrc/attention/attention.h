@@ -7,6 +7,7 @@
 #include "heads.h"
 #include "work_split.h"
 #include "../layers/feed_forward.h"
+#include "../layers/laurel.h"
 #include "../runtime/products.h"
 
 /* Prepare the heads of a single token in the worker that attends with them; the worker whose keys include the new
@@ -32,17 +33,21 @@ static int64_t attend_sequence(Worker *w, const Layer *layer, const Segment *seg
     const Model *m = &c->model;
     AttentionPlan plan = plan_of(c, layer, first_token);
     int tokens = c->step->tokens, group = layer->heads / layer->kv_heads, width = value_width(layer);
+    int latent = layer->latent.rank > 0;
+    const float *queries = latent ? c->absorbed : w->rows->q;
+    int64_t ld = latent ? c->ld_absorbed : c->ld_q;
     int items = layer->kv_heads * plan.tiles * plan.splits, turn = (int)(taken % c->threads);
     for (int number = (w->number - turn + c->threads) % c->threads; number < items; number += c->threads) {
         AttentionItem item = attention_item(c, layer, plan, first_token, own, number);
         int64_t next = 0;
         if (number + c->threads < items) {
             AttentionItem then = attention_item(c, layer, plan, first_token, own, number + c->threads);
-            next = (then.head - item.head) * segment->size + then.from - item.from;
+            int64_t heads = cache_head(layer, then.head) - cache_head(layer, item.head);
+            next = heads * segment->size + then.from - item.from;
         }
-        if (is_single_token(c)) prepare_item(w, layer, segment, &item);
-        attend(m, layer, segment, item.head, w->rows->q + item.token * c->ld_q + item.head * group * layer->key_dim,
-               c->ld_q, item.start, item.count, item.from, item.to, next, &w->cursor, &w->scratch);
+        if (is_single_token(c) && !latent) prepare_item(w, layer, segment, &item);
+        attend(m, layer, segment, item.head, queries + item.token * ld + item.head * group * layer->key_dim, ld,
+               item.start, item.count, item.from, item.to, next, &w->cursor, &w->scratch);
         prefetch_some(&w->cursor);
         for (int r = 0; r < item.count * group; r++) {
             int64_t row = (int64_t)(item.token + r / group) * layer->heads + item.head * group + r % group;
@@ -102,28 +107,32 @@ static void gate_head(const Context *c, float *values, int size, int head, int t
     for (; d < size; d++) values[d] *= gate_factor(m, gates[d]);
 }
 
-/* Merge the parts of each head's keys into the output projection's input. */
-static void merge_key_splits(Worker *w, const Layer *layer, Input *in, int token) {
-    const Context *c = w->context;
-    AttentionPlan plan = plan_of(c, layer, token);
-    int size = layer->value_dim, width = value_width(layer);
+/* Merge the parts of a head's keys. */
+static void merge_head(const Context *c, const Layer *layer, int head, int token, float *to) {
+    int splits = plan_of(c, layer, token).splits, size = layer->value_dim, width = value_width(layer);
     int64_t step = (int64_t)c->step->tokens * layer->heads * (width + 2);
+    const float *part = c->parts + ((int64_t)token * layer->heads + head) * (width + 2);
+    float most = layer->sinks ? layer->sinks[head] : MASKED, total = 0;
+    for (int s = 0; s < splits; s++) most = fmaxf(most, part[s * step + width]);
+    if (layer->sinks) total = expf(layer->sinks[head] - most);
+    memset(to, 0, (size_t)size * sizeof *to);
+    for (int s = 0; s < splits; s++) {
+        const float *p = part + s * step;
+        if (p[width + 1] == 0) continue; /* this part contains no visible key */
+        float factor = expf(p[width] - most);
+        total += factor * p[width + 1];
+        for (int d = 0; d < size; d++) to[d] += factor * p[d];
+    }
+    for (int d = 0; d < size; d++) to[d] /= total;
+}
+
+/* What all heads found for a token, as the output projection's input. */
+static void merge_heads(Worker *w, const Layer *layer, Input *in, int token) {
+    const Context *c = w->context;
     for (int head = 0; head < layer->heads; head++) {
-        const float *part = c->parts + ((int64_t)token * layer->heads + head) * (width + 2);
-        float *to = in->rows + token * in->ld + head * size;
-        float most = layer->sinks ? layer->sinks[head] : MASKED, total = 0;
-        for (int s = 0; s < plan.splits; s++) most = fmaxf(most, part[s * step + width]);
-        if (layer->sinks) total = expf(layer->sinks[head] - most);
-        memset(to, 0, (size_t)size * sizeof *to);
-        for (int s = 0; s < plan.splits; s++) {
-            const float *p = part + s * step;
-            if (p[width + 1] == 0) continue; /* this part contains no visible key */
-            float factor = expf(p[width] - most);
-            total += factor * p[width + 1];
-            for (int d = 0; d < size; d++) to[d] += factor * p[d];
-        }
-        for (int d = 0; d < size; d++) to[d] /= total;
-        if (layer->attention_gate.data) gate_head(c, to, size, head, token);
+        float *to = in->rows + token * in->ld + head * layer->value_dim;
+        merge_head(c, layer, head, token, to);
+        if (layer->attention_gate.data) gate_head(c, to, layer->value_dim, head, token);
         prefetch_some(&w->cursor);
     }
     float *row = in->rows + token * in->ld;
@@ -132,15 +141,25 @@ static void merge_key_splits(Worker *w, const Layer *layer, Input *in, int token
     prefetch_some(&w->cursor);
 }
 
-static Products attention_products(const Worker *w, const Layer *layer) {
+/* The products with attention's input; returns how many there are. */
+static int attention_products(const Worker *w, const Layer *layer, Product *all) {
     const Context *c = w->context;
     const Input *in = &w->rows->attention_in;
-    Products all = {{{&layer->q, in, c->shared.q, c->ld_q}}, 1};
-    if (layer->k.data) all.products[all.count++] = (Product){&layer->k, in, c->shared.k, c->ld_kv};
-    if (layer->v.data) all.products[all.count++] = (Product){&layer->v, in, c->v, c->ld_kv};
+    int count = 0;
+    all[count++] = (Product){&layer->q, in, c->shared.q, c->ld_q};
+    if (layer->k.data) all[count++] = (Product){&layer->k, in, c->shared.k, c->ld_kv};
+    if (layer->v.data) all[count++] = (Product){&layer->v, in, c->v, c->ld_kv};
     if (layer->attention_gate.data)
-        all.products[all.count++] = (Product){&layer->attention_gate, in, c->attention_gates, c->ld_q};
-    return all;
+        all[count++] = (Product){&layer->attention_gate, in, c->attention_gates, c->ld_q};
+    if (layer->laurel_left.data) all[count++] = (Product){&layer->laurel_left, in, c->laurel_left, c->ld_rank};
+    return count;
+}
+
+/* The address of the first weights a worker reads for the attention of a layer. */
+static const char *attention_address(const Worker *w, const Layer *layer) {
+    Product all[MOST_PRODUCTS];
+    int count = attention_products(w, layer, all);
+    return first_address(w, all, count);
 }
 
 /* Leaves the attention output in the shared `delta`. */
@@ -148,12 +167,15 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     Context *c = w->context;
     Activations *rows = w->rows;
     int64_t first, last;
-    Products in = attention_products(w, layer);
+    Product in[MOST_PRODUCTS];
+    int count = attention_products(w, layer, in);
     Input found = rows->output_in;
     set_shape(&found, c->step->tokens, layer->heads * layer->value_dim);
-    Product out = {&layer->o, &found, c->shared.delta, c->ld_hidden};
+    Product out[] = {{&layer->o, &found, c->shared.delta, c->ld_hidden},
+                     {&layer->laurel_right, &rows->laurel_in, c->laurel_out, c->ld_hidden}};
+    int outputs = layer->laurel_right.data ? 2 : 1;
     if (is_single_token(c)) prefetch_cache(w, layer, segment);
-    multiply_products(w, in.products, in.count, first_address(w, &out, 1));
+    multiply_products(w, in, count, first_address(w, out, outputs));
     sync_threads(w);
     if (is_single_token(c))
         copy_heads(w, layer);
@@ -162,9 +184,12 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
     attend_all(w, layer, segment);
     sync_threads(w);
     last = own_tokens(w, c->step->tokens, &first);
-    for (int64_t t = first; t < last; t++) merge_key_splits(w, layer, &found, (int)t);
+    for (int64_t t = first; t < last; t++) {
+        merge_heads(w, layer, &found, (int)t);
+        if (layer->laurel_right.data) laurel_into(w, layer, &rows->laurel_in, (int)t);
+    }
     sync_rows(w);
-    multiply_products(w, &out, 1, feed_forward_address(w, layer));
+    multiply_products(w, out, outputs, feed_forward_address(w, layer));
     sync_threads(w);
 }
 

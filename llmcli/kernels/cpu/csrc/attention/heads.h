@@ -13,11 +13,16 @@ static void clip(float *x, int n, float limit) {
     for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
+static void scale_query(const Layer *layer, float *x, int64_t position) {
+    float steps = (float)((position + layer->scaling_offset) / layer->scaling_interval);
+    float factor = 1 + layer->scaling_beta * log1pf(steps);
+    for (int i = 0; i < layer->key_dim; i++) x[i] *= factor;
+}
+
 /* QK norm, clipping, rotary embedding and query scaling of one head of queries or keys. */
 static void prepare_head(const Context *c, const Layer *layer, float *x, const Norm *norm, int head, int token,
                          int is_query) {
     const Model *m = &c->model;
-    int64_t position = position_of(c->step, token);
     int size = layer->key_dim;
     if (m->qk_norm != QK_WHOLE && m->clip > 0) clip(x, size, m->clip);
     if (m->qk_norm == QK_HEAD || m->qk_norm == QK_EACH_HEAD || m->qk_norm == QK_WEIGHTLESS)
@@ -29,11 +34,7 @@ static void prepare_head(const Context *c, const Layer *layer, float *x, const N
         if (m->qk_norm == QK_ROTATED) normalize(norm, x, x, size, 0);
     }
     if (m->qk_norm == QK_ROTATED_HEAD) normalize(norm, x, x, size, 0);
-    if (is_query && layer->scaling_interval > 0) {
-        float steps = (float)((position + layer->scaling_offset) / layer->scaling_interval);
-        float factor = 1 + layer->scaling_beta * log1pf(steps);
-        for (int i = 0; i < size; i++) x[i] *= factor;
-    }
+    if (is_query && layer->scaling_interval > 0) scale_query(layer, x, position_of(c->step, token));
 }
 
 /* Write a key or value of `size` numbers into the cache's memory `where`. */

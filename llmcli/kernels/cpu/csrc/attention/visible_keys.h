@@ -9,6 +9,9 @@ static inline int64_t cache_offset(const Segment *segment, int head, int64_t pos
     return ((int64_t)head * segment->size + position - segment->first) * size;
 }
 
+/* The head of the cache that holds the keys of a layer's kv head. */
+static inline int cache_head(const Layer *layer, int kv_head) { return layer->latent.rank ? 0 : kv_head; }
+
 static int64_t first_visible(const Layer *layer, int64_t position) {
     if (layer->window > 0) return position + 1 > layer->window ? position + 1 - layer->window : 0;
     return layer->chunk > 0 ? position / layer->chunk * layer->chunk : 0;

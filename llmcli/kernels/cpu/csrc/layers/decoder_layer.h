@@ -3,14 +3,38 @@
 #ifndef LLM_CPU_LAYERS_DECODER_LAYER_H
 #define LLM_CPU_LAYERS_DECODER_LAYER_H
 
-#include "../attention/attention.h"
+#include "../attention/latent.h"
+#include "altup.h"
 #include "feed_forward.h"
 #include "mixture_of_experts.h"
+#include "per_layer_embeddings.h"
 #include "residual.h"
 
 static int needs_quantized(const Layer *layer, int second) {
     if (second) return is_packed(&layer->up) || is_packed(&layer->gate);
-    return is_packed(&layer->q) || is_packed(&layer->k) || is_packed(&layer->v) || is_packed(&layer->attention_gate);
+    return is_packed(&layer->q) || is_packed(&layer->k) || is_packed(&layer->v) || is_packed(&layer->attention_gate) ||
+           is_packed(&layer->laurel_left);
+}
+
+/* Add what the layer makes of its vector to the residual stream, or to all streams but the first. */
+static void add_per_layer_input(Worker *w, const Layer *layer, const char *next) {
+    Input *in = &w->rows->second_in;
+    const float *scale = layer->altup.scale;
+    int64_t first, last = own_tokens(w, w->context->step->tokens, &first);
+    for (int64_t t = first; t < last; t++) {
+        norm_into(w, &NOT_NORMED, in, (int)t, !scale && is_packed(&layer->per_layer_gate));
+        if (!scale) continue;
+        for (int i = 0; i < in->columns; i++) in->rows[t * in->ld + i] *= scale[i];
+        if (is_packed(&layer->per_layer_gate)) quantize(in, (int)t, 0, in->groups);
+    }
+    sync_rows(w);
+    per_layer_input(w, layer, in, next);
+    for (int64_t t = first; t < last; t++) {
+        if (layer->altup.router)
+            add_to_other_streams(w, &layer->per_layer_norm, (int)t);
+        else
+            add_delta(w, &layer->per_layer_norm, (int)t);
+    }
 }
 
 /* `next`: the weights that are read after this layer. */
@@ -23,21 +47,34 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
     const Input *second = m->shared_norm ? &rows->attention_in : &rows->second_in;
     int quantized = needs_quantized(layer, 0) || (m->shared_norm && needs_quantized(layer, 1));
     for (int64_t t = first; t < last; t++) {
+        if (layer->altup.router) predict_streams(w, &layer->altup, (int)t);
         norm_into(w, &layer->input_norm, &rows->attention_in, (int)t, quantized);
         if (both) norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
     }
     sync_rows(w);
-    attention(w, layer, segment);
+    if (layer->latent.rank)
+        latent_attention(w, layer, segment);
+    else
+        attention(w, layer, segment);
     for (int64_t t = first; t < last; t++) {
         add_delta(w, &layer->attention_output, (int)t);
+        if (layer->laurel_right.data) add_laurel(w, layer, (int)t);
         if (!m->parallel) norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
     }
     sync_rows(w);
+    int extended = layer->per_layer_gate.data != NULL;
+    const char *then = extended ? per_layer_address(w, layer) : next;
     if (layer->experts.count)
-        mixture_of_experts(w, layer, second, c->shared.delta, next);
+        mixture_of_experts(w, layer, second, c->shared.delta, then);
     else
-        feed_forward(w, layer, layer->inner, second, c->shared.delta, next);
-    for (int64_t t = first; t < last; t++) add_delta(w, &layer->feed_forward_output, (int)t);
+        feed_forward(w, layer, layer->inner, second, c->shared.delta, then);
+    for (int64_t t = first; t < last; t++) {
+        add_delta(w, &layer->feed_forward_output, (int)t);
+        if (layer->altup.router) correct_streams(w, &layer->altup, (int)t);
+    }
+    if (extended) add_per_layer_input(w, layer, next);
+    if (layer->output_scale != 1)
+        for (int64_t t = first; t < last; t++) scale_residual(w, layer->output_scale, (int)t);
 }
 
 #endif

@@ -10,7 +10,7 @@
 static void embed(const Worker *w, int token) {
     const Context *c = w->context;
     const Model *m = &c->model;
-    float *x = w->rows->x + token * c->ld_hidden;
+    float *x = w->rows->x + token * c->ld_x;
     read_row(&m->embedding, c->step->ids[token], x);
     for (int i = 0; i < m->hidden; i++) x[i] *= m->embed_scale;
     if (m->positions.data) {

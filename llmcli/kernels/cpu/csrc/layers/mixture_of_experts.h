@@ -6,6 +6,7 @@
 #include "activation.h"
 #include "feed_forward.h"
 #include "moe_router.h"
+#include "residual.h"
 #include "../runtime/products.h"
 
 /* The part of an input that belongs to one expert; its tokens have separate tiles. */
@@ -77,14 +78,21 @@ static void route_tokens(Worker *w, const Experts *experts, const Input *in) {
 }
 
 /* The inputs of the experts: pairs `first` to `last` of those sorted by expert. */
-static void gather_expert_inputs(Context *c, const Experts *experts, const Input *in, int64_t first, int64_t last) {
+static void gather_expert_inputs(const Worker *w, const Experts *experts, const Input *in, int64_t first,
+                                 int64_t last) {
+    Context *c = w->context;
     int hidden = c->model.hidden;
     for (int64_t pair = first; pair < last; pair++) {
         int p = c->pair_token[pair], token = p / experts->chosen, e = c->chosen[p];
         Input own = slots_of(&c->pair_in, c->first_slot[e], c->first_pair[e + 1] - c->first_pair[e], hidden);
         int place = (int)pair - c->first_pair[e];
         float *to = own.rows + place * own.ld, factor = experts->scales_input ? c->pair_weights[p] : 1;
-        for (int i = 0; i < hidden; i++) to[i] = in->rows[token * in->ld + i] * factor;
+        if (experts->own_norms)
+            normalize(&experts->input_norm, w->rows->x + token * c->ld_x, to, hidden, 0);
+        else
+            memcpy(to, in->rows + token * in->ld, (size_t)hidden * sizeof *to);
+        if (factor != 1)
+            for (int i = 0; i < hidden; i++) to[i] *= factor;
         if (is_packed(&experts->gate_up)) quantize(&own, place, 0, own.groups);
     }
 }
@@ -114,10 +122,13 @@ static void combine_experts(const Context *c, const Experts *experts, int64_t t,
         float weight = experts->scales_input ? 1 : c->pair_weights[p];
         for (int j = 0; j < hidden; j++) to[j] += weight * from[j];
     }
+    if (experts->own_norms) normalize(&experts->output_norm, to, to, hidden, 0);
     if (!experts->shared) return;
+    float *shared = c->shared_out + t * c->ld_hidden;
+    if (experts->own_norms) normalize(&experts->shared_output_norm, shared, shared, hidden, 0);
     if (experts->shared_gate.data) gate = 1 / (1 + expf(-c->shared_factor[t]));
     gate *= experts->shared_scale;
-    for (int j = 0; j < hidden; j++) to[j] += gate * c->shared_out[t * c->ld_hidden + j];
+    for (int j = 0; j < hidden; j++) to[j] += gate * shared[j];
 }
 
 /* From `in` to `out`, for all tokens; `next`: the weights that are read afterwards. */
@@ -127,7 +138,15 @@ static void mixture_of_experts(Worker *w, const Layer *layer, const Input *in, f
     int tokens = c->step->tokens, pairs = tokens * experts->chosen;
     route_tokens(w, experts, in);
     int64_t first, last = share(w, pairs, &first);
-    gather_expert_inputs(c, experts, in, first, last);
+    gather_expert_inputs(w, experts, in, first, last);
+    const Input *shared_in = in;
+    if (experts->own_norms) {
+        /* Attention's input is not needed any more. */
+        int64_t own, end = own_tokens(w, tokens, &own);
+        shared_in = &w->rows->attention_in;
+        for (int64_t t = own; t < end; t++)
+            norm_into(w, &experts->shared_norm, &w->rows->attention_in, (int)t, is_packed(&layer->up));
+    }
     sync_threads(w);
     multiply_experts(w, experts, &experts->gate_up, &c->pair_in, c->pair_hidden, c->ld_pair);
     sync_threads(w);
@@ -135,7 +154,7 @@ static void mixture_of_experts(Worker *w, const Layer *layer, const Input *in, f
     sync_threads(w);
     multiply_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_hidden);
     if (experts->shared)
-        feed_forward(w, layer, experts->shared, in, c->shared_out, next);
+        feed_forward(w, layer, experts->shared, shared_in, c->shared_out, next);
     else
         sync_threads(w);
     last = share(w, tokens, &first);

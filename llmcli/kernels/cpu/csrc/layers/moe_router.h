@@ -85,6 +85,8 @@ static void route_token(const Experts *experts, float *logits, int32_t *chosen, 
         for (int i = 0; i < experts->chosen; i++) weights[i] /= total + 1e-20f;
     }
     for (int i = 0; i < experts->chosen; i++) weights[i] *= experts->scale;
+    if (experts->expert_scale)
+        for (int i = 0; i < experts->chosen; i++) weights[i] *= experts->expert_scale[chosen[i]];
 }
 
 #endif

@@ -7,11 +7,13 @@
 #include "../matmul/input.h"
 #include "../runtime/context.h"
 
+static const Norm NOT_NORMED = {.kind = NO_NORM};
+
 /* The norm of a token's residual stream, as a matrix input. */
 static void norm_into(Worker *w, const Norm *norm, Input *in, int token, int quantized) {
     const Context *c = w->context;
     prefetch_some(&w->cursor);
-    normalize(norm, w->rows->x + token * c->ld_hidden, in->rows + token * in->ld, c->model.hidden, 0);
+    normalize(norm, w->rows->x + token * c->ld_x, in->rows + token * in->ld, c->model.hidden, 0);
     prefetch_some(&w->cursor);
     if (quantized) quantize(in, token, 0, in->groups);
     prefetch_some(&w->cursor);
@@ -22,12 +24,17 @@ static void norm_into(Worker *w, const Norm *norm, Input *in, int token, int qua
 static void add_delta(const Worker *w, const Norm *norm, int token) {
     const Context *c = w->context;
     const float *delta = c->shared.delta + token * c->ld_hidden;
-    float *own = w->rows->delta + token * c->ld_hidden, *x = w->rows->x + token * c->ld_hidden;
+    float *own = w->rows->delta + token * c->ld_hidden, *x = w->rows->x + token * c->ld_x;
     if (norm->kind != NO_NORM) {
         normalize(norm, delta, own, c->model.hidden, 0);
         delta = own;
     }
     for (int i = 0; i < c->model.hidden; i++) x[i] += delta[i];
+}
+
+static void scale_residual(const Worker *w, float factor, int token) {
+    float *x = w->rows->x + token * w->context->ld_x;
+    for (int i = 0; i < w->context->model.hidden; i++) x[i] *= factor;
 }
 
 #endif

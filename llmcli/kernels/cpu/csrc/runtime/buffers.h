@@ -24,44 +24,63 @@ static Input new_input(Context *c, int slots, int columns) {
 static void set_shapes(const Model *m, Activations *rows, int tokens) {
     set_shape(&rows->attention_in, tokens, m->hidden);
     set_shape(&rows->second_in, tokens, m->hidden);
-}
-
-static Activations new_activations(Context *c, int tokens, int found) {
-    const Model *m = &c->model;
-    Activations rows = {.x = floats(c, tokens * c->ld_hidden), .delta = floats(c, tokens * c->ld_hidden)};
-    rows.q = floats(c, tokens * c->ld_q), rows.k = floats(c, tokens * c->ld_kv);
-    rows.attention_in = new_input(c, tokens, m->hidden), rows.second_in = new_input(c, tokens, m->hidden);
-    rows.output_in = new_input(c, tokens, found);
-    set_shapes(m, &rows, tokens);
-    return rows;
+    if (rows->laurel_in.rows) set_shape(&rows->laurel_in, tokens, rows->laurel_in.columns);
 }
 
 /* The greatest sizes over all layers. */
 typedef struct {
-    int inner, edits, gated_attention;
+    int inner, edits, rank, gated_attention;
     int queries, keys_and_values, found; /* of all heads of a token: queries, keys or values, and mixed values */
+    int compressed, absorbed;            /* of latent attention: a compressed query, and all queries for latents */
     int head, group;                     /* the size of a key or value, and the queries of a kv head */
     int64_t parts;                       /* mixed values of a token with greatest scores and sums of exponentials */
-    int experts, chosen, expert_size; /* 0 in a model without experts */
+    int experts, chosen, expert_size;    /* 0 in a model without experts */
 } LayerSizes;
+
+static Activations new_activations(Context *c, int tokens, LayerSizes sizes) {
+    const Model *m = &c->model;
+    Activations rows = {.x = floats(c, tokens * c->ld_x), .delta = floats(c, tokens * c->ld_hidden)};
+    rows.q = floats(c, tokens * c->ld_q), rows.k = floats(c, tokens * c->ld_kv);
+    rows.attention_in = new_input(c, tokens, m->hidden), rows.second_in = new_input(c, tokens, m->hidden);
+    rows.output_in = new_input(c, tokens, sizes.found);
+    if (m->streams > 1) rows.predicted = floats(c, tokens * c->ld_hidden);
+    if (sizes.compressed) rows.query_in = new_input(c, tokens, sizes.compressed);
+    if (sizes.rank) {
+        rows.laurel_in = new_input(c, tokens, sizes.rank);
+        set_shape(&rows.laurel_in, tokens, sizes.rank);
+    }
+    set_shapes(m, &rows, tokens);
+    return rows;
+}
 
 static void raise_to(int *greatest, int size) { *greatest = size > *greatest ? size : *greatest; }
 
 static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
-    LayerSizes s = {0};
+    LayerSizes s = {.inner = m->per_layer.size};
     for (int i = 0; i < m->layers; i++) {
         const Layer *l = layers + i;
         const Experts *e = &l->experts;
+        const Latent *latent = &l->latent;
         int values = l->value_dim > l->key_dim ? l->value_dim : l->key_dim;
         int64_t parts = l->heads * (round_up(l->value_dim, LANES) + 2);
         if (parts > s.parts) s.parts = parts;
-        raise_to(&s.queries, l->heads * values);
-        raise_to(&s.keys_and_values, l->kv_heads * values);
-        raise_to(&s.found, l->heads * l->value_dim);
+        if (latent->rank) {
+            raise_to(&s.queries, l->q.rows);
+            raise_to(&s.queries, latent->query.rows);
+            raise_to(&s.compressed, latent->query.columns);
+            raise_to(&s.absorbed, l->heads * l->key_dim);
+            raise_to(&s.keys_and_values, l->key_dim);
+            raise_to(&s.found, l->heads * latent->value_dim);
+        } else {
+            raise_to(&s.queries, l->heads * values);
+            raise_to(&s.keys_and_values, l->kv_heads * values);
+            raise_to(&s.found, l->heads * l->value_dim);
+        }
         raise_to(&s.head, values);
         raise_to(&s.group, l->heads / l->kv_heads);
         raise_to(&s.inner, l->inner);
         raise_to(&s.edits, l->edits);
+        raise_to(&s.rank, l->laurel_left.rows);
         if (l->attention_gate.data) s.gated_attention = 1;
         if (e->count == 0) continue;
         raise_to(&s.experts, e->count);
@@ -77,14 +96,27 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
     int n = m->capacity;
     c->width = (int)round_up(sizes.head, LANES);
     c->most_splits = c->threads;
-    c->ld_hidden = round_up(m->hidden, 16);
+    c->ld_hidden = round_up(m->hidden, 16), c->ld_x = round_up((int64_t)m->streams * m->hidden, 16);
     c->ld_q = round_up(sizes.queries, 16), c->ld_kv = round_up(sizes.keys_and_values, 16);
     c->ld_inner = round_up(sizes.inner, 16);
-    c->shared = new_activations(c, n, sizes.found);
+    c->shared = new_activations(c, n, sizes);
     c->v = floats(c, n * c->ld_kv);
     if (sizes.gated_attention) c->attention_gates = floats(c, n * c->ld_q);
     c->gate = floats(c, n * c->ld_inner), c->up = floats(c, n * c->ld_inner);
     if (sizes.edits) c->edited = floats(c, (int64_t)n * sizes.edits);
+    if (m->per_layer.size) {
+        c->ld_vectors = round_up((int64_t)m->layers * m->per_layer.size, 16);
+        c->vectors = floats(c, n * c->ld_vectors), c->table_rows = floats(c, n * c->ld_vectors);
+    }
+    if (sizes.absorbed) {
+        c->ld_absorbed = c->ld_mixed = round_up(sizes.absorbed, 16), c->ld_values = round_up(sizes.found, 16);
+        c->latent_queries = floats(c, n * c->ld_q), c->absorbed = floats(c, n * c->ld_absorbed);
+        c->mixed = floats(c, n * c->ld_mixed), c->head_values = floats(c, n * c->ld_values);
+    }
+    if (sizes.rank) {
+        c->ld_rank = round_up(sizes.rank, 16);
+        c->laurel_left = floats(c, n * c->ld_rank), c->laurel_out = floats(c, n * c->ld_hidden);
+    }
     c->inner_in = new_input(c, n, sizes.inner);
     /* Keys are only split for at most one tile of tokens. */
     int64_t split = (n < TILE ? n : TILE) * (int64_t)c->most_splits;
@@ -107,7 +139,7 @@ static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
 
 static void allocate_worker_buffers(Context *c, Worker *w, LayerSizes sizes) {
     int64_t queries = MOST_QUERIES > sizes.group ? MOST_QUERIES : sizes.group;
-    w->own = new_activations(c, 1, sizes.found);
+    w->own = new_activations(c, 1, sizes);
     Scratch *s = &w->scratch;
     float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEY_BLOCK + queries * KEY_BLOCK +
                       2 * queries + 3 * (int64_t)sizes.experts);

@@ -14,8 +14,8 @@ typedef struct Context Context;
 /* The activations of the tokens of a call between matrix products: (tokens, ld). `x` is the residual stream, `delta`
    what is added to it. */
 typedef struct {
-    float *x, *delta, *q, *k;
-    Input attention_in, output_in, second_in;
+    float *x, *delta, *q, *k, *predicted; /* predicted: the first of several streams before the layer */
+    Input attention_in, output_in, second_in, laurel_in, query_in;
 } Activations;
 
 typedef struct {
@@ -40,14 +40,22 @@ struct Context {
     int32_t *cpus;
     int caller_core; /* of the calling thread; -1: threads are not pinned */
     const Pass *step;
+    int first_layer, end_layer; /* that are being run */
+    int first_row;              /* of the step's first token in the buffers of all tokens */
     int width;       /* the greatest of a key or value, padded to a vector */
     int most_splits; /* the most parts that a head's keys are split into */
     /* Of all tokens of a call. For a single token, every worker computes norms, rotations and quantization in its own
        buffers: that takes no longer than waiting for another worker. */
     Activations shared;
     float *v, *attention_gates, *gate, *up, *edited;
-    int64_t ld_hidden, ld_q, ld_kv, ld_inner;
+    int64_t ld_x, ld_hidden, ld_q, ld_kv, ld_inner;
     Input inner_in;
+    float *vectors, *table_rows; /* (tokens, ld): per-layer embeddings, and what the table has of them */
+    float *laurel_left, *laurel_out; /* (tokens, ld): of the path beside attention, in low rank and whole */
+    int64_t ld_vectors, ld_rank;
+    /* Of latent attention, (tokens, ld): queries, and in the space of latents, what was found there, and values. */
+    float *latent_queries, *absorbed, *mixed, *head_values;
+    int64_t ld_absorbed, ld_mixed, ld_values;
     float *parts; /* (splits, tokens, heads, value width + 2): mixtures, then greatest score and sum of exponentials */
     /* Of experts. A pair is a token and one of its experts; pairs are sorted by expert. */
     float *routed, *pair_weights, *pair_hidden, *pair_out, *shared_out, *shared_factor;

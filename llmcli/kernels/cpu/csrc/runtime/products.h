@@ -19,13 +19,8 @@ static int64_t share_of_rows(const Worker *w, const Product *products, int count
     return share(w, total, first);
 }
 
-typedef struct {
-    Product products[4];
-    int count;
-} Products;
-
-/* The most bytes a thread prefetches before it reads them. */
-enum { MAX_PREFETCHED = 1 << 17 };
+/* The most products with one input, and the most bytes a thread prefetches before it reads them. */
+enum { MOST_PRODUCTS = 5, MAX_PREFETCHED = 1 << 17 };
 
 /* Set the worker's cursor behind the part of `next` that products have already prefetched. */
 static void prefetch_next_weights(Worker *w, const char *next) {
