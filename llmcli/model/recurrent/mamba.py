@@ -41,8 +41,8 @@ def selective_scan(
         decay = (step[:, now, :, None] * rate).exp()  # (B, block, D, N)
         added = (step[:, now] * x[:, now])[..., None] * write[:, now, None]
         states = []
-        for t in range(decay.shape[1]):
-            state = torch.addcmul(added[:, t], decay[:, t], state)
+        for kept, new in zip(decay.unbind(1), added.unbind(1), strict=True):
+            state = torch.addcmul(new, kept, state)
             states.append(state)
         outputs.append((torch.stack(states, dim=1) @ read[:, now, :, None]).squeeze(-1))
     return torch.cat(outputs, dim=1), state
