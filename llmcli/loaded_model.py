@@ -16,7 +16,8 @@ from llmcli.checkpoint.edits.edit_file import Edit
 from llmcli.checkpoint.load_packed import Packing
 from llmcli.engine import Engine, Event, SamplingParams
 from llmcli.engine.batch.backend import BatchBackend
-from llmcli.engine.batch.batch import Batch, BatchReply, Request
+from llmcli.engine.batch.batch import Batch, Request
+from llmcli.engine.batch.results import BatchReply
 from llmcli.engine.chat import Chat
 from llmcli.engine.conversation import Conversation
 from llmcli.engine.prefix_cache import PrefixCache

@@ -13,7 +13,7 @@ import pytest
 
 import llmcli
 from llmcli import Finish, LlmcliError, LoadedModel, Message, Reply, SamplingParams, Step
-from llmcli.engine.batch.batch import BatchReply
+from llmcli.engine.batch.results import BatchReply
 from tests.support.models.puppet import write_thinker
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm

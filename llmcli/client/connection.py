@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import (
@@ -34,6 +35,10 @@ _ERRORS: dict[int, type[LlmcliError]] = {
 
 class NoServerError(LlmcliError):
     """The server does not answer, or takes no more requests."""
+
+
+class ServerEndedError(LlmcliError):
+    """The server ended in the middle of its answer."""
 
 
 def error_of(message: str, exit_code: int) -> LlmcliError:
@@ -73,6 +78,11 @@ class ServerAnswer:
     def close(self) -> None:
         """Close the connection, which ends what the server computes for it."""
         self._socket.close()
+
+    def abort(self) -> None:
+        """End the connection; a thread that waits for a line gets the end of the answer."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def line(self, interruption: Interruption | None = None) -> bytes | None:
         """The next line; None at the end of the answer. A request of `interruption` raises `KeyboardInterrupt`.

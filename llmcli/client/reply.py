@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
-from llmcli.client.connection import ServerAnswer, error_of, request_json
+from llmcli.client.connection import ServerAnswer, ServerEndedError, error_of, request_json
 from llmcli.engine.events import AttentionRow, Event, Finish, Prefill, Stats, Step
 from llmcli.engine.interrupt import Interruption
 from llmcli.errors import LlmcliError
@@ -153,6 +153,10 @@ class ServedReply:
         """Close the connection."""
         self._answer.close()
 
+    def abort(self) -> None:
+        """End the reply while another thread reads its events, which fails there."""
+        self._answer.abort()
+
     def _until_begin(self) -> ReplyBegin:
         while True:
             value = self._next(None)
@@ -197,8 +201,8 @@ class ServedReply:
         stats = Stats(len(self._begin.prompt_ids), cached, steps, None, None, None, 0, self._begin.path)
         return Finish("interrupted", stats)
 
-    def _ended(self) -> LlmcliError:
-        return LlmcliError(
+    def _ended(self) -> ServerEndedError:
+        return ServerEndedError(
             f"The server {self._server.name} (pid {self._server.pid}) ended during the reply. Run the command again: "
             "without a server it loads the model itself."
         )

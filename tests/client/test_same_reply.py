@@ -154,3 +154,35 @@ def test_a_server_that_is_gone_is_replaced_by_this_process(server: TestServer, m
         server.server.service.ready = ready
     assert json.loads(result.stdout)["stats"]["generated_tokens"] == 3
     assert b"The model is being loaded. The model is loaded in this process." in result.stderr
+
+
+def test_a_batch_is_answered_alike_and_in_order(server: TestServer, model: Path, tmp_path: Path) -> None:
+    lines = [
+        *({"id": n, "prompt": "Hi" * (n + 1), "seed": n, "max_tokens": 20 - 4 * n} for n in range(5)),
+        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], "seed": 9},
+        {"prompt": "x" * 900, "max_tokens": 3},
+        {"prompt": 1},
+        {"messages": [{"role": "assistant", "content": "So"}], "seed": 1, "max_tokens": 3},
+    ]
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = server.server.service.requests
+    runs = [llm("batch", file, "-m", model, "-n", "5", *more) for more in ([], ["--server", "off"])]
+    assert [run.returncode for run in runs] == [1, 1]
+    assert runs[0].stdout == runs[1].stdout and runs[0].stderr == runs[1].stderr
+    assert [("error" in json.loads(line)) for line in runs[0].stdout.splitlines()] == [False] * 6 + [True, True, False]
+    assert server.server.service.requests - before >= 7
+    stats = llm("batch", file, "-m", model, "-n", "2", "--parallel", "2", "--stats", "--quiet")
+    assert b"7 replies" in stats.stderr
+
+
+def test_a_batch_that_was_begun_alone_is_continued_by_a_server(server: TestServer, model: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    file.write_text('{"prompt": "a", "seed": 1}\n{"prompt": "b", "seed": 2}\n')
+    run = ["batch", file, "-m", model, "-n", "3", "--out", out]
+    assert llm(*run, "--server", "off").returncode == 0
+    whole = out.read_bytes()
+    out.write_bytes(whole.splitlines(keepends=True)[0])
+    continued = llm(*run)
+    assert continued.returncode == 0 and b"1 of 2 results are there already" in continued.stderr
+    assert out.read_bytes() == whole

@@ -10,7 +10,8 @@ import pytest
 import llmcli
 from llmcli.engine import Engine, Finish, SamplingParams, Step
 from llmcli.engine.batch.backend import BatchBackend
-from llmcli.engine.batch.batch import Batch, BatchReply, Request
+from llmcli.engine.batch.batch import Batch, Request
+from llmcli.engine.batch.results import BatchReply
 from llmcli.engine.choose_source import choose_source
 from llmcli.engine.decoders.gpu_pipelined import PipelinedDecoder
 from llmcli.engine.decoders.multi_step import MultiStepDecoder

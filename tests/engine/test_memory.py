@@ -12,7 +12,8 @@ import torch
 
 import llmcli
 from llmcli.engine import Finish, SamplingParams, Step
-from llmcli.engine.batch.batch import BatchReply, Request
+from llmcli.engine.batch.batch import Request
+from llmcli.engine.batch.results import BatchReply
 from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.cpu.step import CpuStep
 from llmcli.model import KVCache, Transformer

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from llmcli.commands.batch import input
+from llmcli.commands.batch.answers import MOST_PARALLEL, BatchAnswers, BatchInput, LocalAnswers, ServedAnswers
 from llmcli.commands.batch.output import ResultsFile, result_line
-from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.flags import OUTPUT, RUNNING, flag, only, with_options, without
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
@@ -21,15 +20,10 @@ from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import decoded_text, read_file_bytes, read_stdin_bytes
+from llmcli.commands.shared.server import server_for
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.text.decode_bytes import UnknownEncodingError
 from llmcli.views.terminal import terminal
-
-if TYPE_CHECKING:
-    from llmcli.checkpoint.checkpoint import Checkpoint
-
-# The engine's limit, repeated here because importing it would import torch.
-_MOST_PARALLEL = 16
 
 
 @with_options
@@ -44,7 +38,7 @@ def batch(
         ),
     ],
     *,
-    model_options: Annotated[ModelOptions, without("edit", "readable", "server")],
+    model_options: Annotated[ModelOptions, without("edit", "readable")],
     prompt_options: Annotated[
         PromptOptions, only("system", "no_thinking", "raw", "strict_system", "chat_template", "template_arg")
     ],
@@ -82,82 +76,63 @@ def batch(
     sampling_options.check()
     if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
         raise UsageError(f"{out} is the input; give another --out.")
-    asked = _Batch(
+    asked = BatchInput(
         input.split_lines(_read(file)), model_options, prompt_options, prompt_options.variables(), sampling_options
     )
-    checkpoint = find_checkpoint(model_options.model)
-    marks = asked.marks(checkpoint.name)
+    model, answers = _answers(asked, rows)
+    marks = _marks(asked, model)
     with nullcontext() if out is None else ResultsFile(out) as results:
         done, failed = (0, 0) if results is None else results.resume(marks)
         if done:
             terminal.note(f"{done} of {len(marks)} results are there already.")
         if done < len(marks):
-            failed += _answer(asked, checkpoint, marks, results, done, parallel=rows, stats=report_options.stats)
+            failed += _answer(answers(), marks, results, done, stats=report_options.stats)
     if failed:
         terminal.error(f'{failed} of {len(marks)} lines could not be answered; their results have an "error".')
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """All input lines, and the options for answering them."""
+def _answers(asked: BatchInput, parallel: int | None) -> tuple[str, Callable[[], BatchAnswers]]:
+    """The model's name, and what answers the lines: a running server that holds the model, or this process."""
+    server = server_for(asked.model, template=asked.prompt.chat_template)
+    if server is not None:
+        return server.model, lambda: ServedAnswers(asked, server, parallel)
+    from llmcli.commands.shared.load_model import find_checkpoint
 
-    lines: Sequence[input.Line]
-    model: ModelOptions
-    prompt: PromptOptions
-    variables: dict[str, object]
-    sampling: SamplingOptions
+    checkpoint = find_checkpoint(asked.model.model)
+    return checkpoint.name, lambda: LocalAnswers(asked, checkpoint, parallel)
 
-    def marks(self, model: str) -> list[str]:
-        """A hash for each line of everything that determines its reply: the line and the settings.
 
-        Switches that are off are left out, so that adding a switch to the program does not invalidate older results.
-        """
-        shared = {name: value for name, value in vars(self.sampling).items() if value is not False}
-        shared |= {"no_thinking": True} if self.prompt.no_thinking else {}
-        template = _template(self.prompt.chat_template)
-        model_settings = [self.model.context, self.model.dtype, self.model.quantize]
-        settings = json.dumps(
-            [model, self.prompt.system, self.prompt.raw, template, self.variables, shared, *model_settings],
-            sort_keys=True,
-        )
-        return [line.mark(settings) for line in self.lines]
+def _marks(asked: BatchInput, model: str) -> list[str]:
+    """A hash for each line of everything that determines its reply: the line and the settings.
+
+    Switches that are off are left out, so that adding a switch to the program does not invalidate older results.
+    """
+    shared = {name: value for name, value in vars(asked.sampling).items() if value is not False}
+    shared |= {"no_thinking": True} if asked.prompt.no_thinking else {}
+    template = _template(asked.prompt.chat_template)
+    model_settings = [asked.model.context, asked.model.dtype, asked.model.quantize]
+    settings = json.dumps(
+        [model, asked.prompt.system, asked.prompt.raw, template, asked.variables, shared, *model_settings],
+        sort_keys=True,
+    )
+    return [line.mark(settings) for line in asked.lines]
 
 
 def _answer(
-    asked: _Batch,
-    checkpoint: Checkpoint,
-    marks: Sequence[str],
-    results: ResultsFile | None,
-    first: int,
-    *,
-    parallel: int | None,
-    stats: bool,
+    answers: BatchAnswers, marks: Sequence[str], results: ResultsFile | None, first: int, *, stats: bool
 ) -> int:
-    """Load the model and write the results from line `first` on; return the number of errors."""
-    loaded = load_model(checkpoint, asked.model, template=asked.prompt.chat_template)
-
-    from llmcli.commands.batch.prompts import BatchPrompts
+    """Write the results from line `first` on; return the number of errors."""
     from llmcli.engine import Interruption
     from llmcli.views.terminal.progress import progress_bar
 
-    prompts = BatchPrompts(loaded, asked.lines, asked.sampling, asked.prompt, asked.variables)
-    engine = loaded.batch_engine(
-        parallel=parallel,
-        context_length=asked.model.context,
-        threads=asked.model.threads,
-        chat=prompts.are_chats,
-    )
-    if parallel is not None and parallel > engine.parallel:
-        terminal.note(f"Replies are generated {engine.parallel} at a time here: {engine.stats.path}.")
     failed, total = 0, len(marks)
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar("Answering", unit="prompts") as progress:
         progress("Answering", first, total)
-        for index, outcome in enumerate(engine.run(prompts.requests(first), interruption), first):
-            failed += isinstance(outcome, LlmcliError)
-            name, seed = prompts.ids.pop(index, None), prompts.seeds.pop(index, None)
-            line = result_line(loaded.name, index, marks[index], name, seed, outcome)
+        for index, result in enumerate(answers.run(first, interruption), first):
+            failed += isinstance(result.outcome, LlmcliError)
+            line = result_line(answers.model, index, marks[index], result.id, result.seed, result.outcome)
             if results is None:
                 terminal.write_line(line)
             else:
@@ -166,7 +141,7 @@ def _answer(
     if stats:
         from llmcli.views.reply.stats import batch_stats_line
 
-        terminal.console_err().print(batch_stats_line(engine.stats), soft_wrap=True)
+        terminal.console_err().print(batch_stats_line(answers.stats), soft_wrap=True)
     if interruption.requested:
         if results is not None:
             terminal.note(f"Interrupted. What is done is in {results.path}; the same command continues from there.")
@@ -177,8 +152,8 @@ def _answer(
 def _parallel(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_PARALLEL:
-        raise UsageError(f"--parallel must be auto or a number from 1 to {_MOST_PARALLEL}, not {text!r}.")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_PARALLEL:
+        raise UsageError(f"--parallel must be auto or a number from 1 to {MOST_PARALLEL}, not {text!r}.")
     return int(text)
 
 

@@ -15,7 +15,7 @@ from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.engine.batch.batch import BatchReply
+    from llmcli.engine.batch.results import BatchReply
 
 
 class ResultsFile:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
 from llmcli.engine.batch.backend import BatchBackend
+from llmcli.engine.batch.results import BatchReply, BatchStats
 from llmcli.engine.context_limit import allowed_context, check_prompt
-from llmcli.engine.events import FinishReason
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
@@ -38,33 +38,6 @@ class Request:
     """Whether thoughts are separated from the answer."""
     start: ReplyStart | None = None
     """Where a reply with thoughts begins; by default read from the end of the prompt."""
-
-
-@dataclass(frozen=True)
-class BatchReply:
-    """The reply to a request. `str(reply)` is its text."""
-
-    text: str
-    thinking: str
-    prompt_tokens: int
-    generated_tokens: int
-    finish_reason: FinishReason
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass
-class BatchStats:
-    """Totals of the replies so far: tokens of prompts and replies, and the seconds of prefill and decoding."""
-
-    path: str
-    replies: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    reading_s: float = 0.0
-    writing_s: float = 0.0
-    peak_memory_bytes: int = 0
 
 
 class Batch:

@@ -9,7 +9,7 @@ from rich.text import Text
 from llmcli.sizes import size
 
 if TYPE_CHECKING:
-    from llmcli.engine.batch.batch import BatchStats
+    from llmcli.engine.batch.results import BatchStats
     from llmcli.engine.events import Stats
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.commands.batch.command import _MOST_PARALLEL
+from llmcli.commands.batch.answers import MOST_PARALLEL
 from llmcli.engine.batch.backend import MOST_ROWS
 from tests.support.models.puppet import chain, loop, write_puppet
 from tests.support.models.tiny import write_text_files
@@ -262,7 +262,7 @@ def test_invalid_options_are_refused_before_a_model_is_loaded(model: Path, tmp_p
         result = llm("batch", file, "-m", model, *flags)
         assert (result.returncode, result.stdout) == (2, b"") and why in result.stderr.decode(), why
     assert llm("batch", tmp_path / "nowhere", "-m", model).returncode == 2
-    assert _MOST_PARALLEL == MOST_ROWS
+    assert MOST_PARALLEL == MOST_ROWS
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files are locked as POSIX does it")

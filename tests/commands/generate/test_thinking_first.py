@@ -9,7 +9,7 @@ import pytest
 
 import llmcli
 from llmcli.engine import Conversation, Finish, SamplingParams, Step
-from llmcli.engine.batch.batch import BatchReply
+from llmcli.engine.batch.results import BatchReply
 from llmcli.errors import LlmcliError
 from tests.support.models.puppet import write_thinker
 from tests.support.terminal.cli import llm

@@ -12,7 +12,8 @@ import torch
 import llmcli
 from llmcli.engine import Finish, Interruption, SamplingParams, Step
 from llmcli.engine.batch.backend import MOST_ROWS
-from llmcli.engine.batch.batch import Batch, BatchReply, Request
+from llmcli.engine.batch.batch import Batch, Request
+from llmcli.engine.batch.results import BatchReply
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.loaded_model import LoadedModel
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
