@@ -113,13 +113,13 @@ class Service:
         """The result of `make`, called in another thread: encoding a long text takes time."""
         return await asyncio.get_running_loop().run_in_executor(self._preparing, make)
 
-    def submit(self, request: ReplyRequest) -> tuple[ReplyWork, Channel]:
-        """Queue a reply; its events come through the channel.
+    def submit(self, request: ReplyRequest, *, whole: bool = False) -> tuple[ReplyWork, Channel]:
+        """Queue a reply; its events come through the channel, with `whole` all at its end.
 
         Raises:
             OverloadedError: too much is waiting.
         """
-        channel = Channel()
+        channel = Channel(whole=whole)
         work = ReplyWork(request, channel.deliver)
         self._queue(work)
         return work, channel

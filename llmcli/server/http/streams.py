@@ -25,12 +25,21 @@ _PING_S = 30.0
 class Channel:
     """Takes events from the scheduler's thread to the event loop."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, *, whole: bool = False) -> None:
+        """With `whole`, all events come together at the end: waking the event loop takes time of the other replies."""
+        self._loop, self._whole = asyncio.get_running_loop(), whole
+        self._held: list[WorkEvent] = []
         self._queue: asyncio.Queue[Sequence[WorkEvent]] = asyncio.Queue()
 
     def deliver(self, events: Sequence[WorkEvent]) -> None:
-        """Add events; never waits."""
+        """Add events; never waits. Called in the scheduler's thread."""
+        if not events:
+            return
+        if self._whole:
+            self._held += events
+            if not isinstance(events[-1], Finish | Failed | Result):
+                return
+            events = self._held
         # The loop is closed if the server has been stopped at once.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._queue.put_nowait, events)

@@ -31,7 +31,7 @@ class ChatCompletions:
         body = await json_object(request)
         asked = await service.prepare(lambda: read_chat(body, ready))
         service.check_model(asked.model)
-        work, channel = service.submit(asked.reply)
+        work, channel = service.submit(asked.reply, whole=not asked.stream)
         reply = ChatReply(asked, ready)
         if asked.stream:
             return EventStream(reply.stream(channel), [work], failed=lambda error: sse(service.error(error).value))

@@ -128,7 +128,7 @@ class _Replies:
 
         async with self._room:
             request = await self._service.prepare(lambda: asked.reply(prompt, self._ready))
-            work, channel = self._service.submit(request)
+            work, channel = self._service.submit(request, whole=not asked.stream)
             self.works.append(work)
             if asked.echo and logprobs is None:
                 yield choice(prompt.text), None

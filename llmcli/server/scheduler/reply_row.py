@@ -36,6 +36,8 @@ class ReplyRow:
         self._prompt = (*request.ids, *request.begun)
         check_prompt(self._prompt, rules.context_length)
         self.work, self._loaded, self._kept = work, loaded, kept
+        self.stop_ids = rules.ids
+        """Tokens that end the reply."""
         self._vocab_size = min(tokenizer.vocab_size, loaded.config.vocab_size)
         start = request.start if request.is_chat else None
         if start is None and request.is_chat:

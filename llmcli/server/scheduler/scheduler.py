@@ -20,10 +20,13 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.engine.batch.backend import MOST_ROWS
 from llmcli.engine.context_limit import allowed_context, memory_for_text
+from llmcli.engine.decoders.multi_step import MULTI_STEP_S
 from llmcli.engine.events import Event, FinishReason
 from llmcli.engine.reply_builder import StopRules
+from llmcli.engine.sampling.sampler import check_chosen
 from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.kernels.base import FastStep
+from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.loaded_model import LoadedModel
 from llmcli.server.metrics import ReplyCounts
 from llmcli.server.scheduler.kept_caches import KeptCaches
@@ -32,6 +35,8 @@ from llmcli.server.scheduler.work import Computation, Failed, OverloadedError, R
 
 # Tokens to reserve ahead in a cache: reserving costs as much time as several tokens.
 _RESERVED_AHEAD = 256
+# The most tokens that a kernel chooses by itself for one reply.
+_MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Scheduler:
         self._computing: deque[Computation] = deque()
         self._writing: list[ReplyRow] = []
         self._closing = False
+        self._at_once = 1
         self.last_active = time.monotonic()
         """When there was last something to do."""
 
@@ -202,6 +208,9 @@ class Scheduler:
     def _write(self) -> None:
         """Choose one more token for each reply."""
         rows = self._writing[:]
+        if len(rows) == 1 and self._can_multi_step(rows[0]):
+            self._write_alone(rows[0])
+            return
         try:
             logits = self._logits(rows)
         except Exception as error:
@@ -211,6 +220,43 @@ class Scheduler:
         with self._sampling_threads():
             for row, each in zip(rows, logits, strict=True):
                 self._take(row, each)
+
+    def _can_multi_step(self, row: ReplyRow) -> bool:
+        """Whether the kernel can choose a few tokens of the only reply by itself, while nothing else waits."""
+        others = self._waiting or self._reading or self._computing
+        return not others and not row.wants_logits and self._step.capabilities.chooses(row.sampler.params)
+
+    def _write_alone(self, row: ReplyRow) -> None:
+        """Choose a few tokens for the only reply, as many as the kernel computes before new work would wait long."""
+        started = time.perf_counter()
+        try:
+            chosen = self._multi_step(row, min(self._at_once, row.builder.longest - len(row.ids)))
+            for token in chosen:
+                if row.builder.reason is None:
+                    row.work.deliver(row.take_token(check_chosen(token)))
+        except NotFiniteError as error:
+            self._fail(row, self.loaded.model.located(error, row.ids))
+            return
+        except Exception as error:
+            self._fail(row, error)
+            return
+        each = (time.perf_counter() - started) / len(chosen)
+        self._at_once = max(1, min(_MOST_AT_ONCE, int(MULTI_STEP_S / each)))
+        if row.builder.reason is not None:
+            self._end(row)
+
+    @torch.inference_mode()
+    def _multi_step(self, row: ReplyRow, count: int) -> list[int]:
+        """The next tokens of a row, at most `count`; -1 stands for logits that are not finite."""
+        assert row.text is not None
+        length = len(row.ids) + count - 1
+        uniforms = row.sampler.uniforms(count)
+        with memory_for_text(self.loaded.model, length):
+            row.text.cache.reserve(max(length, min(row.builder.longest, length + _RESERVED_AHEAD)))
+            request = SamplingRequest(row.sampler.params, uniforms, self._vocab_size, tuple(row.stop_ids))
+            chosen = self._step.forward_multi_step(row.ids[-1], row.text.cache, request)
+        row.sampler.give_back(uniforms[len(chosen) :])
+        return chosen
 
     @torch.inference_mode()
     def _logits(self, rows: Sequence[ReplyRow]) -> Tensor:
