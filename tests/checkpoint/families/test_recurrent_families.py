@@ -73,6 +73,18 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(case: str, tmp_pat
     assert [(name, parameter.shape) for name, parameter in parameters_of(loaded.config).items()] == created
 
 
+@pytest.mark.parametrize("case", ["mamba", "granite 4, dense", "kimi linear"])
+def test_a_long_text_in_pieces_gives_what_the_whole_gives(case: str, tmp_path: Path) -> None:
+    model_type, overrides = RECURRENT[case]
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), dtype="float32", device="cpu")
+    sizes = [1, 7, 64, 65, 513]
+    ids = random_ids(sum(sizes))
+    cache = loaded.model.new_cache(capacity=4)
+    with torch.inference_mode():
+        pieces = [loaded.model(piece, cache)[0] for piece in torch.split(torch.tensor([ids]), sizes, dim=1)]
+    assert relative_error(torch.cat(pieces), loaded.logits(ids)) < 2e-5
+
+
 # Forms of published files that differ from what the configuration classes write: a case, changes, and keys left out.
 PUBLISHED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "mamba 2": ({"time_step_limit": [0.0, float("inf")], "norm_before_gate": True}, ("max_position_embeddings",)),
