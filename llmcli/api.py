@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    kv_cache: str = "auto",
     template: str | None = None,
     context_length: int | None = None,
     edits: Sequence[str | Path] = (),
@@ -50,6 +52,7 @@ def load(
     - `dtype`: auto, float32, bfloat16 or float16. "auto" keeps the quantized weights of GGUF, GPTQ and AWQ files packed
       where a kernel reads them.
     - `quantize`: "int8" or "int4" rounds weights of any kind to 8 or 4 bits.
+    - `kv_cache`: "int8" keeps the keys and values of attention in 8 bits; "auto" in the type that weights compute in.
     - `template`: the name of one of the model's chat templates, or a file with another.
     - `context_length`: the longest text in tokens. The weights and the KV cache of such a text must fit in memory; this
       is checked before weights are read.
@@ -61,7 +64,7 @@ def load(
         CheckpointError: its files are broken, contradict each other, or are of an unsupported kind; or an edit is not
             one of this model.
         OutOfMemoryError: the model does not fit in memory.
-        UsageError: there is no such chat template or edit, or the model cannot be quantized this way.
+        UsageError: there is no such chat template, edit or KV cache, or the model cannot be quantized this way.
     """
     files = [find_edit(str(edit)) for edit in edits]
     checkpoint = open_checkpoint(resolve(None if name_or_path is None else str(name_or_path)))
@@ -70,6 +73,7 @@ def load(
         device=device,
         dtype=dtype,
         quantize=quantize,
+        kv_cache=kv_cache,
         template=template,
         context_length=context_length,
         edits=read_edits(checkpoint, files),
@@ -83,6 +87,7 @@ def load_checkpoint(
     device: str = "auto",
     dtype: str = "auto",
     quantize: str | None = None,
+    kv_cache: str = "auto",
     template: str | None = None,
     context_length: int | None = None,
     edits: Sequence[Edit] = (),
@@ -103,6 +108,7 @@ def load_checkpoint(
     - `tell`: called with a sentence when a kernel fails and slower code replaces it.
     """
     check_template_file(template)
+    checkpoint = replace(checkpoint, config=with_kv_cache(checkpoint.config, kv_cache))
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     reason = why_readable(checkpoint.config, where)
@@ -151,6 +157,17 @@ def load_checkpoint(
         edits=tuple(edits),
         tell=tell,
     )
+
+
+def with_kv_cache(config: ModelConfig, kv_cache: str) -> ModelConfig:
+    """`config` with the KV cache of `--kv-cache`: "int8", or "auto" for the type that weights compute in.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if kv_cache not in ("auto", "int8"):
+        raise UsageError(f"Keys and values cannot be kept in {kv_cache!r}; use auto or int8.")
+    return replace(config, int8_cache=kv_cache == "int8")
 
 
 def why_readable(config: ModelConfig, device: torch.device) -> str:

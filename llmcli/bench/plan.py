@@ -63,6 +63,8 @@ class BenchPlan:
     sizes: Sizes
     quantize: str | None = None
     """For this program: "int8" or "int4"; None: as stored in the files."""
+    kv_cache: str = "auto"
+    """For this program: "auto" or "int8"."""
     shape: str | None = None
     """The name of a shape, for which each arm makes random weights; `model` is then empty."""
     start_only: bool = False

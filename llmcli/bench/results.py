@@ -118,6 +118,7 @@ class BenchSettings:
     contexts: tuple[int, ...]
     decoded_tokens: int
     quantize: str | None = None
+    kv_cache: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from llmcli.api import with_kv_cache
 from llmcli.bench.bytes_per_token import model_facts, shape_facts
 from llmcli.bench.plan import Sizes, benchmark_text, is_enough
 from llmcli.bench.results import ModelFacts
@@ -56,9 +58,14 @@ class FileTarget:
 
     shape = None
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self.config, self.format = checkpoint.config, checkpoint.format
+    def __init__(self, checkpoint: Checkpoint, kv_cache: str = "auto") -> None:
+        """`kv_cache` is as for `load`.
+
+        Raises:
+            UsageError: there is no such KV cache.
+        """
+        self.config, self.format = with_kv_cache(checkpoint.config, kv_cache), checkpoint.format
+        self._checkpoint = replace(checkpoint, config=self.config)
         self.path = str(checkpoint.path.absolute())
 
     @property
@@ -94,13 +101,13 @@ class ShapeTarget:
 
     format, path, weight_files = RANDOM, "", ()
 
-    def __init__(self, shape: str) -> None:
-        """`shape` is a key of `SHAPES`.
+    def __init__(self, shape: str, kv_cache: str = "auto") -> None:
+        """`shape` is a key of `SHAPES`, `kv_cache` is as for `load`.
 
         Raises:
-            UsageError: there is no shape of this name.
+            UsageError: there is no shape of this name, or no such KV cache.
         """
-        self.shape, self.config = shape, shape_config(shape)
+        self.shape, self.config = shape, with_kv_cache(shape_config(shape), kv_cache)
 
     def stored_dtype(self) -> torch.dtype:
         """The type in which such models are published."""

@@ -31,6 +31,7 @@ class WantedModel:
     """Names or files of edits."""
     template: str | None = None
     context: int | None = None
+    kv_cache: str = "auto"
 
 
 def find_server(wanted: WantedModel) -> ServerState | None:
@@ -68,6 +69,7 @@ def identity_of(wanted: WantedModel) -> Identity | None:
             file_marks(_edit_files(wanted.edits)),
             template_mark(wanted.template),
             wanted.context,
+            wanted.kv_cache,
         )
     except OSError:
         return None

@@ -79,6 +79,7 @@ def replay(
         # "auto" keeps the packed weights of a quantized file.
         dtype=dtype or ("auto" if run.weights == "stored" else run.dtype),
         quantize=run.weights if dtype is None and run.weights in ("int8", "int4") else None,
+        kv_cache=run.kv_cache,
     )
     loaded = load_model(checkpoint, options)
     files = hashes(checkpoint)

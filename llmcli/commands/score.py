@@ -24,7 +24,7 @@ def score(
         str | None, typer.Argument(metavar="[FILE|TEXT|-]", help="A file or a text. Default or -: piped text.")
     ] = None,
     *,
-    model_options: Annotated[ModelOptions, only("model", "edit", "context", "device", "dtype", "readable")],
+    model_options: Annotated[ModelOptions, only("model", "edit", "context", "kv_cache", "device", "dtype", "readable")],
     text_options: TextOptions,
     report_options: Annotated[ReportOptions, only("top")],
     view_options: ViewOptions,

@@ -12,6 +12,9 @@ from typing import Literal, TypeAlias
 from llmcli.model.mixer_config import MixerConfig, ShortConvConfig
 from llmcli.model.rope_config import RopeConfig
 
+INT8_GROUP = 32
+"""Numbers of a key or value that share a scale in a cache of 8 bits."""
+
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu"]
 """xIELU has two learned numbers in each layer."""
 
@@ -347,6 +350,8 @@ class ModelConfig:
     """Multiply each layer's output, residual stream included, by a learned number."""
     tie_embeddings: bool = False
     """The output head is the embedding matrix itself."""
+    int8_cache: bool = False
+    """Keep keys and values in 8 bits: the choice of a user, not a property of the model."""
 
     @property
     def num_layers(self) -> int:
@@ -416,18 +421,27 @@ class ModelConfig:
         heads = self.heads_of(layer)
         return heads.kv_count if layer.kv_from is None else 0, heads.key_dim, heads.value_dim
 
+    def caches_int8(self, layer: LayerConfig) -> bool:
+        """Whether a layer caches its keys and values in 8 bits."""
+        return self.int8_cache and layer.attends
+
+    def cache_row(self, layer: LayerConfig, size: int) -> int:
+        """What a key or value of `size` numbers takes in a layer's cache: bytes if it is in 8 bits, else numbers."""
+        return size + 2 * -(-size // INT8_GROUP) if self.caches_int8(layer) else size
+
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
-        """Bytes of the KV cache for one position in all layers."""
-        return sum(map(self._cached_values, self.layers)) * bytes_per_value
+        """Bytes of the KV cache for one position in all layers, where values are not in 8 bits `bytes_per_value`."""
+        return sum(self._cached_bytes(layer, bytes_per_value) for layer in self.layers)
 
     def kv_bytes(self, tokens: int, bytes_per_value: int) -> int:
         """Bytes of the KV cache after `tokens` tokens; a layer with a window or chunks caches no more than that."""
-        kept = (
-            min(tokens, layer.window or layer.chunk or tokens) * self._cached_values(layer) for layer in self.layers
+        return sum(
+            min(tokens, layer.window or layer.chunk or tokens) * self._cached_bytes(layer, bytes_per_value)
+            for layer in self.layers
         )
-        return sum(kept) * bytes_per_value
 
-    def _cached_values(self, layer: LayerConfig) -> int:
-        """Numbers that a layer caches for one position."""
-        heads, key, value = self.cached_widths(layer)
-        return heads * (key + value)
+    def _cached_bytes(self, layer: LayerConfig, bytes_per_value: int) -> int:
+        """Bytes that a layer caches for one position."""
+        heads, *sizes = self.cached_widths(layer)
+        each = 1 if self.caches_int8(layer) else bytes_per_value
+        return heads * sum(self.cache_row(layer, size) for size in sizes) * each

@@ -62,6 +62,8 @@ class RunRecord:
     finish_reason: str
     start: ReplyStart | None = None
     """How the reply began, in a thought or in the answer; None in older records without this field."""
+    kv_cache: str = "auto"
+    """The value of `--kv-cache`."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def recorded(
         text=text,
         finish_reason=finish.reason,
         start=start,
+        kv_cache="int8" if loaded.config.int8_cache else "auto",
     )
 
 
@@ -174,11 +177,18 @@ def from_json(value: object) -> RunRecord:
             prompt_ids=tuple(map(_whole, value["prompt_ids"])),
             tokens=tuple(tokens),
             start=_start(value.get("start")),
+            kv_cache=_kv_cache(value.get("kv_cache", "auto")),
         )
     except KeyError as error:
         raise UsageError(f"The recorded run is damaged: it has no {error}.") from None
     except (TypeError, ValueError, AttributeError):
         raise UsageError("The recorded run is damaged: a value in it has the wrong type.") from None
+
+
+def _kv_cache(value: object) -> str:
+    if value not in ("auto", "int8"):
+        raise ValueError
+    return str(value)
 
 
 def _start(value: object) -> ReplyStart | None:

@@ -62,6 +62,7 @@ class Identity:
     template: str | None = None
     """The name of the chat template that was asked for, or the SHA-256 of the source of a template file."""
     context: int | None = None
+    kv_cache: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -156,10 +156,18 @@ def test_damaged_records_are_refused_with_a_message(loaded: llmcli.LoadedModel) 
             continue
         survivors.append(case)
     # Not damage: fewer versions or hashes; an empty list where that is allowed; 1 instead of 1.0; and
-    # a missing start, as in older records.
+    # a missing start or KV cache, as in older records.
     for case in survivors:
         changed = [name for name in value if case.get(name) != value[name]]
-        assert changed and changed[0] in ("versions", "files", "settings", "tokens", "prompt_ids", "start"), changed
+        assert changed and changed[0] in (
+            "versions",
+            "files",
+            "settings",
+            "tokens",
+            "prompt_ids",
+            "start",
+            "kv_cache",
+        ), changed
     nothings: tuple[Any, ...] = (None, [], {}, {"schema": "x"})
     for nothing in nothings:
         with pytest.raises(UsageError, match="not a recorded run"):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from llmcli.api import choose_packing, load_checkpoint
+from llmcli.api import choose_packing, load_checkpoint, with_kv_cache
 from llmcli.bench.arms.protocol import TimedRun
 from llmcli.bench.plan import BenchPlan
 from llmcli.bench.random_model import random_model
@@ -27,6 +27,7 @@ def start_command(plan: BenchPlan) -> tuple[str, ...]:
     options: tuple[str, ...] = ("--model", plan.model, "--device", plan.device, "--dtype", plan.dtype)
     if plan.quantize is not None:
         options = (*options, "--quantize", plan.quantize)
+    options = (*options, "--kv-cache", plan.kv_cache)
     return (sys.executable, "-m", "llmcli", "generate", "hi", "-n", "1", "-t", "0", "--quiet", *options)
 
 
@@ -72,11 +73,14 @@ class LlmcliArm:
 
 def _loaded(plan: BenchPlan, checkpoint: Checkpoint) -> LoadedModel:
     with gc_disabled():
-        return load_checkpoint(checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize)
+        return load_checkpoint(
+            checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize, kv_cache=plan.kv_cache
+        )
 
 
 def _made(plan: BenchPlan) -> LoadedModel:
     assert plan.shape is not None
     device = torch.device(plan.device)
     dtype = choose_dtype(plan.dtype, device, torch.bfloat16)
-    return random_model(plan.shape, shape_config(plan.shape), device, dtype, choose_packing(plan.quantize, device))
+    config = with_kv_cache(shape_config(plan.shape), plan.kv_cache)
+    return random_model(plan.shape, config, device, dtype, choose_packing(plan.quantize, device))

@@ -106,7 +106,7 @@ def bench(
     *,
     bench_options: BenchOptions,
     draft_options: Annotated[SpeculationOptions, only("draft")],
-    model_options: Annotated[ModelOptions, only("quantize", "dtype", "device", "threads")],
+    model_options: Annotated[ModelOptions, only("quantize", "dtype", "kv_cache", "device", "threads")],
     view_options: ViewOptions,
     out: Annotated[
         Path | None,
@@ -120,7 +120,7 @@ def bench(
         checkpoint = find_checkpoint(model)
         bench_speculative(checkpoint, draft_options.draft, bench_options.count(), model_options, view_options, out)
         return
-    target = _target(model, bench_options.shape)
+    target = _target(model, bench_options.shape, model_options.kv_cache)
 
     from llmcli.bench.results import OURS
     from llmcli.commands.bench.measure import measure, plan_benchmark
@@ -160,14 +160,14 @@ def _present(result: BenchResult, options: ViewOptions, out: Path | None) -> Non
         replace_text(out, f"{json_line(SCHEMA, result)}\n")
 
 
-def _target(model: str | None, shape: str | None) -> BenchTarget:
+def _target(model: str | None, shape: str | None, kv_cache: str) -> BenchTarget:
     """Find the model to measure, or make one of random weights with the shape `shape`."""
     if shape is None:
         checkpoint = find_checkpoint(model)
 
         from llmcli.bench.target import FileTarget
 
-        return FileTarget(checkpoint)
+        return FileTarget(checkpoint, kv_cache)
     from llmcli.bench.target import ShapeTarget
 
-    return ShapeTarget(shape)
+    return ShapeTarget(shape, kv_cache)

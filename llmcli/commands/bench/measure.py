@@ -71,6 +71,7 @@ def plan_benchmark(
         ids=target.ids(sizes),
         sizes=sizes,
         quantize=options.quantize,
+        kv_cache=options.kv_cache,
         shape=target.shape,
     )
     benchmark = Benchmark(
@@ -142,6 +143,7 @@ def _result(
             plan.sizes.contexts,
             plan.sizes.tokens,
             plan.quantize,
+            plan.kv_cache,
         ),
         arms=hows,
         summaries=summarize(measurements, facts.bytes_per_token, of_peers=of_peers),

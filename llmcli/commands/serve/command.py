@@ -115,6 +115,7 @@ def identity(checkpoint: Checkpoint, options: ModelOptions, template: str | None
         edits=file_marks([find_edit(edit) for edit in options.edit or ()]),
         template=template_mark(template),
         context=options.context,
+        kv_cache=options.kv_cache,
     )
 
 

@@ -70,6 +70,7 @@ def load_model(
             device=options.device,
             dtype=dtype,
             quantize=options.quantize,
+            kv_cache=options.kv_cache,
             template=template,
             context_length=options.context,
             edits=edits,

@@ -33,5 +33,6 @@ def server_for(options: ModelOptions, *, template: str | None = None) -> ServerS
             options.edit or (),
             template,
             options.context,
+            options.kv_cache,
         )
     )

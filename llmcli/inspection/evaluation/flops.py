@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.model.parameters import parameters_of
@@ -41,6 +41,8 @@ class ModelAccount:
     """With a cache of 16-bit values."""
     kv_bytes_full: int
     """At the full context; a layer with a window or chunks caches no more than these."""
+    kv_bytes_full_int8: int
+    """The same with a cache in 8 bits."""
     state_bytes: int = 0
     """Of the layers that remember a text in a state of fixed size, with tails of 16-bit values."""
     idle_for_a_token: int = 0
@@ -74,6 +76,7 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
         stored_bytes=dict(stored.most_common()),
         kv_bytes_per_token=config.kv_bytes_per_token(bytes_per_value=2),
         kv_bytes_full=config.kv_bytes(config.context_length, bytes_per_value=2),
+        kv_bytes_full_int8=replace(config, int8_cache=True).kv_bytes(config.context_length, bytes_per_value=2),
         state_bytes=config.state_bytes(bytes_per_value=2),
         idle_for_a_token=idle,
     )

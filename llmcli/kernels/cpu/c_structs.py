@@ -7,7 +7,7 @@ from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
 ABI = 13
 
-FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3}
+FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
 
 

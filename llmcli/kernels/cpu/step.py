@@ -229,7 +229,7 @@ class CpuStep(FastStep):
             return
         self._entered[row] = None
         for index, (keys, values, first) in enumerate(cache.layers, row * len(cache.layers)):
-            if keys.shape[0] != 1 or keys.dtype != self._description.dtype:
+            if keys.shape[0] != 1 or keys.dtype != self._description.cache_dtype:
                 raise ValueError("the cache is not of this model, or holds several texts")
             self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
         self._entered[row] = weakref.ref(cache), cache.moves

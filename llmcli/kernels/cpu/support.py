@@ -30,7 +30,7 @@ SUPPORTED: SupportedFields = {
         **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap"),
         **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions attention_gate sub_norms embed_norm alibi"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
-        **any_value("value_norm value_scale per_layer layer_scale altup latent"),
+        **any_value("value_norm value_scale per_layer layer_scale altup latent int8_cache"),
         "activation": ACTIVATIONS,
         "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
         "qk_norm": QK_NORMS,

@@ -51,6 +51,8 @@ class GraphStep(FastStep):
         # A graph reads and writes memory at fixed addresses, while states are new tensors in each pass.
         if mixers := [mixer for layer in model.config.layers for mixer in layer.mixers]:
             raise NoKernelError(mixer_name(mixers[0]))
+        if model.config.int8_cache:
+            raise NoKernelError("a KV cache in 8 bits")
         if any(packed):
             raise NoKernelError("packed experts are chosen on the CPU")
         self._model, self._reason = model, reason

@@ -26,9 +26,9 @@ class BranchCache:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The visible keys and values, (N x B, K, S, D): the trunk's, then `keys` and `values` (N x B, K, T, D)."""
-        trunk_keys, trunk_values, first = self._trunk.layers[layer]
-        seen = slice(self._kinds[layer].first_visible(self._length) - first, self._length - first)
-        return _joined(trunk_keys[:, :, seen], keys), _joined(trunk_values[:, :, seen], values)
+        first = self._kinds[layer].first_visible(self._length)
+        trunk_keys, trunk_values = self._trunk.read(layer, first, self._length)
+        return _joined(trunk_keys, keys), _joined(trunk_values, values)
 
     def state(self, layer: int) -> State | None:
         """Not possible, see above."""

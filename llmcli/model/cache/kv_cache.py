@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
+from llmcli.model.cache.int8_rows import pack_rows, unpack_rows
 from llmcli.model.cache.state import State, StateCache
 from llmcli.model.cache.text_states import TextStates
 from llmcli.model.config import LayerConfig, ModelConfig
@@ -36,7 +37,10 @@ class LayerCache(StateCache, Protocol):
 
 
 class CacheSegment(NamedTuple):
-    """One layer's memory: `keys` (B, K, size, D) and `values` (B, K, size, D) of the positions from `first` on."""
+    """One layer's memory: `keys` (B, K, size, D) and `values` (B, K, size, D) of the positions from `first` on.
+
+    In a cache of 8 bits, D is the bytes of a row of `int8_rows`.
+    """
 
     keys: Tensor
     values: Tensor
@@ -61,6 +65,8 @@ class KVCache:
     A text can be truncated to any length that its segments still hold; with states, only to those where it has a mark.
     Marks also hold what short convolutions see, so that those do not limit how far a text can go back.
 
+    With `ModelConfig.int8_cache`, attention keeps keys and values in 8 bits, and reads what they were rounded to.
+
     `expected_length` is the greatest length the text will reach, in tokens, set before the first of them is read.
     Rotations that depend on the length use it, so all tokens of a text are rotated alike.
     """
@@ -84,6 +90,7 @@ class KVCache:
         self._convolutions = {
             index: mixer.width for index, mixer in enumerate(mixers) if isinstance(mixer, ShortConvConfig)
         }
+        self._sizes = [config.cached_widths(layer)[1:] for layer in config.layers]
         self._limit = config.context_length
         self._dtype, self._device = dtype, torch.device(device)
         self._pages = Pages()
@@ -92,7 +99,8 @@ class KVCache:
         def empty(layer: LayerConfig) -> CacheSegment:
             heads, *widths = config.cached_widths(layer)
             size = max(1, min(capacity, self._steady_size(layer)))
-            keys, values = (self._empty((batch, heads, size, width)) for width in widths)
+            kept = torch.int8 if config.caches_int8(layer) else dtype
+            keys, values = (self._empty((batch, heads, size, config.cache_row(layer, width)), kept) for width in widths)
             return CacheSegment(keys, values, 0)
 
         self.layers: list[CacheSegment] = []
@@ -170,10 +178,22 @@ class KVCache:
         all_keys, all_values, first = self.layers[layer]
         start = self.length - first
         end = start + keys.shape[2]
-        all_keys[:, :, start:end] = keys
-        all_values[:, :, start:end] = values
-        seen = self._kinds[layer].first_visible(self.length) - first
-        return all_keys[:, :, seen:end], all_values[:, :, seen:end]
+        packed = all_keys.dtype == torch.int8
+        all_keys[:, :, start:end] = pack_rows(keys) if packed else keys
+        all_values[:, :, start:end] = pack_rows(values) if packed else values
+        return self.read(layer, self._kinds[layer].first_visible(self.length), first + end)
+
+    def read(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """The keys and values of a layer from position `start` to `end`, (B, K, S, D)."""
+        keys, values, first = self.layers[layer]
+        seen = slice(start - first, end - first)
+        if keys.dtype != torch.int8:
+            return keys[:, :, seen], values[:, :, seen]
+        key_size, value_size = self._sizes[layer]
+        return (
+            unpack_rows(keys[:, :, seen], key_size, self._dtype),
+            unpack_rows(values[:, :, seen], value_size, self._dtype),
+        )
 
     def state(self, layer: int) -> State | None:
         """What a recurrent layer remembers of the text before the new tokens; None: the text begins."""
@@ -304,14 +324,14 @@ class KVCache:
             first,
         )
 
-    def _empty(self, shape: tuple[int, ...]) -> Tensor:
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         # A short text's cache stays in the processor's caches, and would leave most of a huge page empty.
         if self._device.type == "cpu" and shape[2] >= _LARGE:
-            return self._pages.empty(shape, self._dtype)
-        return torch.empty(shape, dtype=self._dtype, device=self._device)
+            return self._pages.empty(shape, dtype)
+        return torch.empty(shape, dtype=dtype, device=self._device)
 
     def _moved(self, tensor: Tensor, old_first: int, first: int, size: int) -> Tensor:
-        moved = self._empty((*tensor.shape[:2], size, tensor.shape[3]))
+        moved = self._empty((*tensor.shape[:2], size, tensor.shape[3]), tensor.dtype)
         kept = tensor[:, :, first - old_first : self.length - old_first]
         moved[:, :, : kept.shape[2]] = kept
         return moved

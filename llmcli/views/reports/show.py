@@ -82,9 +82,8 @@ def model_tree(card: ModelCard) -> Tree:
     head = ("tied to the embedding" if config.tie_embeddings else "a separate matrix") + logit_words(config)
     model.add(_line("output head", head, share(card, account.output_head) if account.output_head else ""))
     context = tree.add(_line("context", f"{config.context_length} tokens"))
-    context.add(
-        _line("KV cache", f"{size(account.kv_bytes_per_token)} a token, {size(account.kv_bytes_full)} when full")
-    )
+    full = f"{size(account.kv_bytes_full)} when full, {size(account.kv_bytes_full_int8)} with --kv-cache int8"
+    context.add(_line("KV cache", f"{size(account.kv_bytes_per_token)} a token, {full}"))
     if account.state_bytes:
         marks = f"and up to {most_marks(account.state_bytes)} earlier ones to go back to"
         context.add(_line("states", f"{size(account.state_bytes)} for a text of any length, {marks}"))

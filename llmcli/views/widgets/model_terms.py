@@ -72,6 +72,8 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append(f"values times {config.value_scale:g}")
     if layer.key_is_value:
         words.append("values are the keys before norm and rotation")
+    if config.caches_int8(layer):
+        words.append("keys and values kept in 8 bits")
     if layer.kv_from is not None:
         words.append(f"keys and values of block {layer.kv_from}")
     if config.qkv_clip is not None:

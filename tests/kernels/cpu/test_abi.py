@@ -151,7 +151,7 @@ def test_versions_and_enumerations_are_the_same() -> None:
     assert version is not None
     assert int(version[1]) == c_structs.ABI
     enums = [[name.strip() for name in names.split(",")] for names in re.findall(r"enum \{(.*?)\};", text, re.DOTALL)]
-    formats = {"float32": "FLOAT32", "bfloat16": "BFLOAT16", 4: "PACKED4", 8: "PACKED8"}
+    formats = {"float32": "FLOAT32", "bfloat16": "BFLOAT16", 4: "PACKED4", 8: "PACKED8", "int8_rows": "INT8_ROWS"}
     assert enums == [
         [formats[name] for name, _ in sorted(c_structs.FORMATS.items(), key=lambda item: item[1])],
         sorted(("NO_NORM", "RMS_NORM", "LAYER_NORM", "SCALED"), key=lambda name: int(getattr(c_structs, name))),

@@ -159,7 +159,9 @@ def test_a_model_as_a_tree() -> None:
         format="safetensors",
         family="llama",
         config=config,
-        account=ModelAccount(6400, 3_000_000, 0, 2_000_000, 448, 0, {"BF16": 10 * 2**20}, 1536, 1536 * 4096),
+        account=ModelAccount(
+            6400, 3_000_000, 0, 2_000_000, 448, 0, {"BF16": 10 * 2**20}, 1536, 1536 * 4096, 816 * 4096
+        ),
         vocabulary=90,
         template=None,
         stop_tokens=[(2, "</s>", ("config.json",))],

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-from llmcli.commands.shared.completion import DEVICES, DTYPES, EDITS, MODELS, QUANTIZED
+from llmcli.commands.shared.completion import DEVICES, DTYPES, EDITS, KV_CACHES, MODELS, QUANTIZED
 from llmcli.commands.shared.options.flags import MODEL, RUNNING, flag
 
 Readable: TypeAlias = Annotated[
@@ -68,6 +68,17 @@ class ModelOptions:
         int | None,
         flag("--context", metavar="N", panel=MODEL, help="Limit prompt plus reply to N tokens."),
     ] = None
+    kv_cache: Annotated[
+        str,
+        flag(
+            "--kv-cache",
+            metavar="auto|int8",
+            panel=RUNNING,
+            autocompletion=KV_CACHES,
+            help="int8: keep keys and values in 8 bits, for long texts. Default: auto, as the weights compute.",
+            show_default=False,
+        ),
+    ] = "auto"
     device: Annotated[
         str,
         flag(

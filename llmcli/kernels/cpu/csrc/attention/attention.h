@@ -67,9 +67,9 @@ static void prefetch_cache(const Worker *w, const Layer *layer, const Segment *s
     AttentionPlan plan = plan_of(c, layer, 0);
     if (w->number >= layer->kv_heads * plan.splits) return;
     AttentionItem item = attention_item(c, layer, plan, 0, 1, w->number);
-    int value = c->model.cache_format == BFLOAT16 ? 2 : 4;
-    int64_t key = (int64_t)layer->key_dim * value, of_value = (int64_t)layer->value_dim * value;
-    int64_t at = cache_offset(segment, item.head, item.from, 1), count = item.to - item.from;
+    int format = c->model.cache_format;
+    int64_t key = cache_row(format, layer->key_dim), of_value = cache_row(format, layer->value_dim);
+    int64_t at = cache_offset(segment, item.head, item.from), count = item.to - item.from;
     int64_t keys = count * key, values = count * of_value;
     if (keys > PREFETCHED_FIRST) keys = PREFETCHED_FIRST;
     if (values > PREFETCHED_FIRST) values = PREFETCHED_FIRST;

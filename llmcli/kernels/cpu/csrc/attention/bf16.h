@@ -201,57 +201,81 @@ INLINE void score_rest(const uint16_t *keys, int size, int count, const int n, f
     score_16_keys((const uint32_t *)s->keys, padded, size, n, scores, (ReadRange){(const char *)padded, NULL});
 }
 
+/* The block of `count` keys and values in bfloat16. */
+static CacheBlock block_in_bf16(const QueryGroup *m, const char *keys, const char *values, int count, CacheRanges on,
+                                Scratch *s) {
+    if (m->format != INT8_ROWS) return (CacheBlock){keys, values, on};
+    const char *first = keys;
+    uint16_t *to = (uint16_t *)s->unpacked_keys, *value_to = (uint16_t *)s->unpacked_values;
+    for (int k = 0; k < count; k++, keys += m->key_step, to += m->size) {
+        prefetch_rows(keys, m->key_step, on.keys);
+        unpack_int8_row_bf16(keys, m->size, to);
+    }
+    /* Latent attention mixes the beginnings of its keys. */
+    if (values == first)
+        return (CacheBlock){(const char *)s->unpacked_keys, (const char *)s->unpacked_keys, {{0}, {0}}};
+    for (int k = 0; k < count; k++, values += m->value_step, value_to += m->value_size) {
+        prefetch_rows(values, m->value_step, on.values);
+        unpack_int8_row_bf16(values, m->value_size, value_to);
+    }
+    return (CacheBlock){(const char *)s->unpacked_keys, (const char *)s->unpacked_values, {{0}, {0}}};
+}
+
 /* Attention of n queries, which `arrange_queries` has put into the scratch memory's keys. */
-INLINE void attend_decode_bf16(const QueryGroup *m, const uint16_t *keys, const uint16_t *values, const int n,
-                               Scratch *s, CacheRanges on) {
+INLINE void attend_decode_bf16(const QueryGroup *m, const char *keys, const char *values, const int n, Scratch *s,
+                               CacheRanges on) {
     for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
         int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK, k = 0;
+        CacheBlock block = block_in_bf16(m, keys, values, count, on, s);
+        const uint16_t *found = (const uint16_t *)block.keys;
         for (; k + 16 <= count; k += 16)
-            score_16_keys((const uint32_t *)s->keys, keys + (int64_t)k * m->size, m->size, n, s->scores + k, on.keys);
+            score_16_keys((const uint32_t *)s->keys, found + (int64_t)k * m->size, m->size, n, s->scores + k,
+                          block.ahead.keys);
         if (k < count) {
-            score_rest(keys + (int64_t)k * m->size, m->size, count - k, n, s->scores + k, s);
+            score_rest(found + (int64_t)k * m->size, m->size, count - k, n, s->scores + k, s);
             k += 16;
         }
         for (int r = 0; r < n; r++) {
             online_softmax_block(m, s, r, k, key, count);
             round_to_bf16(s->scores + r * KEY_BLOCK, k);
         }
-        mix_values_bf16(m, s, values, count, n, on.values);
-        keys += (int64_t)count * m->size, values += (int64_t)count * m->value_row;
+        mix_values_bf16(m, s, (const uint16_t *)block.values, count, n, block.ahead.values);
+        keys += count * m->key_step, values += count * m->value_step;
     }
 }
 
-static void attend_blocks_bf16(const QueryGroup *m, const uint16_t *keys, const uint16_t *values, Scratch *s) {
+static void attend_blocks_bf16(const QueryGroup *m, const char *keys, const char *values, Scratch *s) {
     for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
         int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK;
-        int64_t next = (int64_t)count * m->size, bytes = key + KEY_BLOCK < m->last ? 2 * next : 0;
-        int64_t after = (int64_t)count * m->value_row, part = bytes ? 2 * after : 0;
-        pair_keys(keys, m->size, count, (uint32_t *)s->keys);
-        pair_values(values, m->value_size, m->value_row, count, (uint32_t *)s->values);
-        prefetch_bytes((const char *)(keys + next), bytes / 2);
+        int64_t next = count * m->key_step, bytes = key + KEY_BLOCK < m->last ? next : 0;
+        int64_t after = count * m->value_step, part = bytes ? after : 0;
+        CacheBlock block = block_in_bf16(m, keys, values, count, (CacheRanges){{0}, {0}}, s);
+        pair_keys((const uint16_t *)block.keys, m->size, count, (uint32_t *)s->keys);
+        pair_values((const uint16_t *)block.values, m->value_size, m->value_row, count, (uint32_t *)s->values);
+        prefetch_bytes(keys + next, bytes / 2);
         bf16_product(s->queries, m->width, s->keys, KEY_BLOCK, s->scores, KEY_BLOCK, m->rows, m->size / 2, KEY_BLOCK,
                      0);
-        prefetch_bytes((const char *)(keys + next) + bytes / 2, bytes / 2);
+        prefetch_bytes(keys + next + bytes / 2, bytes / 2);
         for (int r = 0; r < m->rows; r++) online_softmax_block(m, s, r, KEY_BLOCK, key, count);
         for (int r = 0; r < m->rows; r++) round_to_bf16(s->scores + r * KEY_BLOCK, KEY_BLOCK);
-        prefetch_bytes((const char *)(values + after), part / 2);
+        prefetch_bytes(values + after, part / 2);
         bf16_product(s->scores, KEY_BLOCK, s->values, m->value_width, s->mixed, m->value_width, m->rows,
                      (count + 1) / 2, m->value_width, 1);
-        prefetch_bytes((const char *)(values + after) + part / 2, part / 2);
+        prefetch_bytes(values + after + part / 2, part / 2);
         keys += next, values += after;
     }
 }
 
 /* `keys` and `values` start at the first position. Prefetch continues `next` values after them or, if that is 0, at
    `cursor`. */
-static void attend_bf16(const QueryGroup *m, const uint16_t *keys, const uint16_t *values, int64_t next,
+static void attend_bf16(const QueryGroup *m, const char *keys, const char *values, int64_t next,
                         PrefetchCursor *cursor, Scratch *s) {
     for (int r = 0; r < m->rows; r++) round_to_bf16(s->queries + r * m->width, m->size);
     if (m->rows > DECODE_QUERIES) {
         attend_blocks_bf16(m, keys, values, s);
         return;
     }
-    CacheRanges on = cache_ranges(m, (const char *)keys, (const char *)values, 2, next, cursor);
+    CacheRanges on = cache_ranges(m, keys, values, next, cursor);
     arrange_queries(s->queries, m->width, m->rows, m->size, (uint32_t *)s->keys);
     switch (m->rows) {
     case 1:

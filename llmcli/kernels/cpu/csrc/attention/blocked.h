@@ -1,8 +1,9 @@
-/* Attention in float32 over blocks of transposed keys, from a cache of either format: prefill, and the shapes that
+/* Attention in float32 over blocks of transposed keys, from a cache of any format: prefill, and the shapes that
    decode.h and bf16.h do not cover. Called by attend.h. */
 #ifndef LLM_CPU_ATTENTION_BLOCKED_H
 #define LLM_CPU_ATTENTION_BLOCKED_H
 
+#include "decode.h"
 #include "online_softmax.h"
 #include "../runtime/prefetch.h"
 #include "../simd/half.h"
@@ -101,16 +102,17 @@ static void copy_values(const char *from, int bf16, int size, int row, int width
     }
 }
 
-/* In float32, from a cache of either format. */
+/* In float32, from a cache of any format. */
 static void attend_float(const QueryGroup *m, const char *keys, const char *values, int bf16, Scratch *s) {
     for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
         int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK;
-        int64_t next = (int64_t)count * m->size * (bf16 ? 2 : 4), half = key + KEY_BLOCK < m->last ? next / 2 : 0;
-        int64_t after = (int64_t)count * m->value_row * (bf16 ? 2 : 4), part = half ? after / 2 : 0;
+        int64_t next = count * m->key_step, half = key + KEY_BLOCK < m->last ? next / 2 : 0;
+        int64_t after = count * m->value_step, part = half ? after / 2 : 0;
+        CacheBlock block = block_in_float(m, keys, values, count, (CacheRanges){{0}, {0}}, s);
         prefetch_bytes(keys + next, half);
-        transpose_keys(keys, bf16, m->size, count, s->keys);
+        transpose_keys(block.keys, bf16, m->size, count, s->keys);
         prefetch_bytes(keys + next + half, half);
-        copy_values(values, bf16, m->value_size, m->value_row, m->value_width, count, s->values);
+        copy_values(block.values, bf16, m->value_size, m->value_row, m->value_width, count, s->values);
         prefetch_bytes(values + after, part);
         float_product(s->queries, m->width, s->keys, KEY_BLOCK, s->scores, KEY_BLOCK, m->rows, m->size, KEY_BLOCK, 0);
         prefetch_bytes(values + after + part, part);

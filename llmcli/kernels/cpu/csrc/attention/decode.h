@@ -3,6 +3,7 @@
 #ifndef LLM_CPU_ATTENTION_DECODE_H
 #define LLM_CPU_ATTENTION_DECODE_H
 
+#include "int8_rows.h"
 #include "online_softmax.h"
 #include "../runtime/prefetch.h"
 #include "../simd/half.h"
@@ -25,17 +26,42 @@ typedef struct {
     ReadRange keys, values;
 } CacheRanges;
 
-/* The ranges of the keys and values of some queries, in a cache with `value` bytes for each value. Prefetch continues
-   `next` positions after their beginnings or, if that is 0, at `cursor`. */
-static inline CacheRanges cache_ranges(const QueryGroup *m, const char *keys, const char *values, int value,
-                                       int64_t next, PrefetchCursor *cursor) {
-    int64_t key_row = (int64_t)m->size * value, value_row = (int64_t)m->value_row * value, count = m->last - m->first;
+/* The ranges of the keys and values of some queries. Prefetch continues `next` positions after their beginnings or, if
+   that is 0, at `cursor`. */
+static inline CacheRanges cache_ranges(const QueryGroup *m, const char *keys, const char *values, int64_t next,
+                                       PrefetchCursor *cursor) {
+    int64_t key_row = m->key_step, value_row = m->value_step, count = m->last - m->first;
     int64_t bytes = count * key_row, asked = next || !cursor->at ? 0 : bytes < CACHE_DISTANCE ? bytes : CACHE_DISTANCE;
     CacheRanges o = {{keys + bytes, next ? keys + next * key_row : cursor->at},
                      {values + count * value_row,
                       next ? values + next * value_row : cursor->at ? cursor->at + asked : NULL}};
     if (asked) cursor->at += 2 * asked;
     return o;
+}
+
+/* A block of keys and values: where it is in the cache or, if that is in 8 bits, where it has been unpacked. */
+typedef struct {
+    const char *keys, *values;
+    CacheRanges ahead; /* what to prefetch while it is read */
+} CacheBlock;
+
+/* The block of `count` keys and values as float32, if the cache is in 8 bits. */
+static CacheBlock block_in_float(const QueryGroup *m, const char *keys, const char *values, int count, CacheRanges on,
+                                 Scratch *s) {
+    if (m->format != INT8_ROWS) return (CacheBlock){keys, values, on};
+    const char *first = keys;
+    for (int k = 0; k < count; k++, keys += m->key_step) {
+        prefetch_rows(keys, m->key_step, on.keys);
+        unpack_int8_row(keys, m->size, s->unpacked_keys + (int64_t)k * m->size);
+    }
+    /* Latent attention mixes the beginnings of its keys. */
+    if (values == first)
+        return (CacheBlock){(const char *)s->unpacked_keys, (const char *)s->unpacked_keys, {{0}, {0}}};
+    for (int k = 0; k < count; k++, values += m->value_step) {
+        prefetch_rows(values, m->value_step, on.values);
+        unpack_int8_row(values, m->value_size, s->unpacked_values + (int64_t)k * m->value_size);
+    }
+    return (CacheBlock){(const char *)s->unpacked_keys, (const char *)s->unpacked_values, {{0}, {0}}};
 }
 
 #if defined(USE_AVX512) || defined(USE_AVX2)
@@ -146,23 +172,24 @@ INLINE void attend_decode_rows(const QueryGroup *m, const char *keys, const char
     spread_queries(s->queries, m->width, n, m->size, bf16, s->keys);
     for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
         int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK, k = 0;
+        CacheBlock block = block_in_float(m, keys, values, count, on, s);
         for (; k + 4 <= count; k += 4) {
-            prefetch_rows(keys + k * row, 4 * row, on.keys);
-            score_4_keys(s->keys, keys + k * row, m->size, bf16, n, s->scores + k);
+            prefetch_rows(block.keys + k * row, 4 * row, block.ahead.keys);
+            score_4_keys(s->keys, block.keys + k * row, m->size, bf16, n, s->scores + k);
         }
         if (k < count) { /* the last keys, padded with zeros */
             char *padded = (char *)s->values;
             memset(padded, 0, (size_t)(4 * row));
-            memcpy(padded, keys + k * row, (size_t)((count - k) * row));
+            memcpy(padded, block.keys + k * row, (size_t)((count - k) * row));
             score_4_keys(s->keys, padded, m->size, bf16, n, s->scores + k);
             k += 4;
         }
         for (int r = 0; r < n; r++) online_softmax_block(m, s, r, (int)round_up(k, LANES), key, count);
         if (LANES == 16 && m->value_size % (4 * LANES) == 0)
-            mix_values(m, s, values, bf16, count, n, 4, on.values);
+            mix_values(m, s, block.values, bf16, count, n, 4, block.ahead.values);
         else
-            mix_values(m, s, values, bf16, count, n, 2, on.values);
-        keys += count * row, values += (int64_t)count * m->value_row * (bf16 ? 2 : 4);
+            mix_values(m, s, block.values, bf16, count, n, 2, block.ahead.values);
+        keys += count * m->key_step, values += count * m->value_step;
     }
 }
 
@@ -170,10 +197,10 @@ static inline int can_attend_decode(const QueryGroup *m) {
     return m->rows <= DECODE_QUERIES && m->size % (2 * LANES) == 0 && m->value_size % (2 * LANES) == 0;
 }
 
-/* In float32, from a cache of either format; arguments as for attend_bf16. */
+/* In float32, from a cache of any format; arguments as for attend_bf16. */
 static void attend_decode(const QueryGroup *m, const char *keys, const char *values, int bf16, int64_t next,
                           PrefetchCursor *cursor, Scratch *s) {
-    CacheRanges on = cache_ranges(m, keys, values, bf16 ? 2 : 4, next, cursor);
+    CacheRanges on = cache_ranges(m, keys, values, next, cursor);
 #define FOR_ROWS(n)                                              \
     case n:                                                      \
         if (bf16)                                                \

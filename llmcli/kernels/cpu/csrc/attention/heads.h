@@ -3,6 +3,7 @@
 #ifndef LLM_CPU_ATTENTION_HEADS_H
 #define LLM_CPU_ATTENTION_HEADS_H
 
+#include "int8_rows.h"
 #include "visible_keys.h"
 #include "../layers/norm.h"
 #include "../layers/rope.h"
@@ -40,11 +41,14 @@ static void prepare_head(const Context *c, const Layer *layer, float *x, const N
 /* Write a key or value of `size` numbers into the cache's memory `where`. */
 static void store_in_cache(const Context *c, void *where, const Segment *segment, const float *x, int size, int head,
                            int token) {
-    int64_t at = cache_offset(segment, head, position_of(c->step, token), size);
-    if (c->model.cache_format == FLOAT32) {
-        memcpy((float *)where + at, x, (size_t)size * sizeof *x);
+    int format = c->model.cache_format;
+    char *row = (char *)where + cache_offset(segment, head, position_of(c->step, token)) * cache_row(format, size);
+    if (format == FLOAT32) {
+        memcpy(row, x, (size_t)size * sizeof *x);
+    } else if (format == INT8_ROWS) {
+        pack_int8_row(x, size, row);
     } else {
-        uint16_t *to = (uint16_t *)where + at;
+        uint16_t *to = (uint16_t *)row;
         for (int i = 0; i < size; i++) to[i] = to_bf16(x[i]);
     }
 }

@@ -20,6 +20,7 @@ typedef struct {
     float *values;  /* (KEY_BLOCK, width) */
     float *scores;  /* (MOST_QUERIES, KEY_BLOCK) */
     float *mixed;   /* (MOST_QUERIES, width) */
+    float *unpacked_keys, *unpacked_values; /* (KEY_BLOCK, width): of a cache in 8 bits */
     float *most, *sums;
 } Scratch;
 
@@ -33,6 +34,8 @@ typedef struct {
     int64_t start, first, last;
     int group, rows, size, width, value_size, value_width;
     int value_row; /* values from one value in the cache to the next */
+    int format;    /* of the cache */
+    int64_t key_step, value_step; /* bytes from one key or value in the cache to the next */
 } QueryGroup;
 
 /* Turn the scores (n) of one query against a block of keys into exponentials, and update its greatest score, its sum

@@ -4,9 +4,9 @@
 
 #include "../abi.h"
 
-/* The offset of a head's key or value in the cache, in values; `size` is the head's. */
-static inline int64_t cache_offset(const Segment *segment, int head, int64_t position, int size) {
-    return ((int64_t)head * segment->size + position - segment->first) * size;
+/* How many keys or values come before that of a head and position in the cache. */
+static inline int64_t cache_offset(const Segment *segment, int head, int64_t position) {
+    return (int64_t)head * segment->size + position - segment->first;
 }
 
 /* The head of the cache that holds the keys of a layer's kv head. */

@@ -141,13 +141,16 @@ static void allocate_worker_buffers(Context *c, Worker *w, LayerSizes sizes) {
     int64_t queries = MOST_QUERIES > sizes.group ? MOST_QUERIES : sizes.group;
     w->own = new_activations(c, 1, sizes);
     Scratch *s = &w->scratch;
-    float *p = floats(c, 2 * queries * c->width + 2 * (int64_t)c->width * KEY_BLOCK + queries * KEY_BLOCK +
-                      2 * queries + 3 * (int64_t)sizes.experts);
+    int64_t block = (int64_t)c->width * KEY_BLOCK, unpacked = c->model.cache_format == INT8_ROWS ? block : 0;
+    float *p = floats(c, 2 * queries * c->width + 2 * block + 2 * unpacked + queries * KEY_BLOCK + 2 * queries +
+                      3 * (int64_t)sizes.experts);
     if (!p) return;
     s->queries = p, p += queries * c->width;
     s->mixed = p, p += queries * c->width;
-    s->keys = p, p += (int64_t)c->width * KEY_BLOCK;
-    s->values = p, p += (int64_t)c->width * KEY_BLOCK;
+    s->keys = p, p += block;
+    s->values = p, p += block;
+    s->unpacked_keys = p, p += unpacked;
+    s->unpacked_values = p, p += unpacked;
     s->scores = p, p += queries * KEY_BLOCK;
     s->most = p, p += queries;
     s->sums = p, p += queries;
