@@ -11,6 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmcli.checkpoint.gguf.derived_delta_keys import (
+    lfm2_experts_keys,
+    lfm2_keys,
+    qwen3next_keys,
+    qwen35_experts_keys,
+    qwen35_keys,
+)
 from llmcli.checkpoint.gguf.derived_expert_keys import (
     afmoe_keys,
     cohere_experts_keys,
@@ -119,6 +126,7 @@ def _mamba(keys: ArchitectureKeys) -> str:
     return "falcon_mamba" if keys.flag("ssm.dt_b_c_rms", False) else "mamba"
 
 
+_LFM_NORM = {"norm": "token_embd_norm"}
 _ONE_NORM = {"post_attention_layernorm": "attn_norm"}
 _GROK_NORMS = {"attention_output_norm": "attn_output_norm", "mlp_output_norm": "layer_output_norm"}
 # The norm before attention of models with two: the other one has the usual name.
@@ -173,6 +181,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "hunyuan-moe": Architecture("hunyuan_v1_moe"),
     "hy_v3": Architecture("hy_v3", dense_size=True, derived=hy3_keys),
     "laguna": Architecture("laguna", window=True, dense_size=True, derived=laguna_keys),
+    "lfm2": Architecture("lfm2", recurrent=True, names=_LFM_NORM, derived=lfm2_keys),
+    "lfm2moe": Architecture("lfm2_moe", recurrent=True, dense_size=True, names=_LFM_NORM, derived=lfm2_experts_keys),
     "llama": Architecture(_llama, paired=True),
     "llama4": Architecture("llama4_text", paired=True, derived=llama4_keys),
     "mamba": Architecture(_mamba, recurrent=True, derived=mamba_keys),
@@ -198,7 +208,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2moe": Architecture("qwen2_moe", dense_size=True, derived=qwen_experts_keys),
     "qwen2vl": Architecture("qwen2_vl_text"),
     "qwen3": Architecture("qwen3"),
+    "qwen35": Architecture("qwen3_5_text", recurrent=True, derived=qwen35_keys),
+    "qwen35moe": Architecture("qwen3_5_moe_text", dense_size=True, recurrent=True, derived=qwen35_experts_keys),
     "qwen3moe": Architecture("qwen3_moe", dense_size=True, derived=qwen_experts_keys),
+    "qwen3next": Architecture("qwen3_next", dense_size=True, recurrent=True, derived=qwen3next_keys),
     "qwen3vl": Architecture("qwen3_vl_text"),
     "qwen3vlmoe": Architecture("qwen3_vl_moe_text", dense_size=True, derived=qwen_experts_keys),
     "seed_oss": Architecture("seed_oss"),

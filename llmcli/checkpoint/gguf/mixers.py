@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.tensors.parameter_sources import Joined, ParameterSource, Source
-from llmcli.checkpoint.tensors.recurrent_sources import Reshaped
+from llmcli.checkpoint.tensors.recurrent_sources import Reshaped, ba_by_key_head, qkvz_by_key_head
 from llmcli.model import ModelConfig
 from llmcli.model.mixer_config import DeltaConfig, MixerConfig
 from llmcli.model.recurrent.parameters import mixer_parameters
@@ -52,6 +52,15 @@ def gguf_mixer_source(
     if isinstance(mixer, DeltaConfig) and mixer.decay == "channel" and module == "linear_attn.conv1d":
         third = shape[0] // 3, shape[1]
         return Joined(tuple(Reshaped(f"{at}ssm_conv1d_{which}.{kind}", third) for which in "qkv"))
+    fused = f"{at}ssm_ba.{kind}"
+    if isinstance(mixer, DeltaConfig) and module.endswith(("in_proj_a", "in_proj_b")) and fused in header.tensors:
+        return ba_by_key_head(fused, mixer, 0 if module.endswith("_b") else 1)
+    if isinstance(mixer, DeltaConfig) and f"{at}ssm_in.{kind}" in header.tensors:
+        # Older files have all parts of a key head together.
+        if module == "linear_attn.in_proj_qkv":
+            return qkvz_by_key_head(f"{at}ssm_in.{kind}", mixer, 0, 1, 2)
+        if module == "linear_attn.in_proj_z":
+            return qkvz_by_key_head(f"{at}ssm_in.{kind}", mixer, 3)
     if module == "linear_attn.in_proj_qkv" and f"{at}attn_qkv.{kind}" not in header.tensors:
         return Joined(tuple(Source(f"{at}attn_{which}.{kind}") for which in "qkv"))
     if module == "linear_attn.out_proj":

@@ -12,12 +12,7 @@ _REASONS: dict[str, str] = {
     **dict.fromkeys(
         (
             "arwkv7",
-            "lfm2",
-            "lfm2moe",
             "plamo2",
-            "qwen35",
-            "qwen35moe",
-            "qwen3next",
             "rwkv6",
             "rwkv6qwen2",
             "rwkv7",

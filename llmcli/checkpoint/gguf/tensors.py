@@ -14,6 +14,7 @@ from llmcli.checkpoint.tensors.computed_sources import Constant
 from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
 from llmcli.checkpoint.tensors.latent_pairs import latent_pairs
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
+from llmcli.checkpoint.tensors.recurrent_sources import queries_or_gate
 from llmcli.errors import CheckpointError
 from llmcli.model import LayerConfig, ModelConfig
 
@@ -148,6 +149,8 @@ class GGUFTensors:
         name = bare if self._has(bare) else f"{bare}.{kind}"
         if module in _QKV and self.config.latent is None:
             return self._projection(at, module, kind, self.config.layers[int(layer)])
+        if module == "self_attn.gate_proj" and of is not None and not self._has(name):
+            return queries_or_gate(f"{at}attn_q.{kind}", self.config.heads_of(of), 1)
         if module in ("mlp.gate_proj", "mlp.up_proj") and self.config.gated and not self._has(f"{at}ffn_gate.weight"):
             size = self.config.width_of(self.config.layers[int(layer)])
             start = 0 if module == "mlp.gate_proj" else size
@@ -193,6 +196,10 @@ class GGUFTensors:
         pairs = self._pairs(layer) if module != "self_attn.v_proj" else None
         fused = f"{at}attn_qkv.{kind}"
         if not self._has(fused):
+            # The gate for each value has no separate tensor in some architectures.
+            gate = self.config.attention_gate
+            if module == _QKV[0] and gate is not None and not self._has(f"{at}attn_gate.weight"):
+                return queries_or_gate(f"{at}attn_q.{kind}", self.config.heads_of(layer), 0)
             return Source(f"{at}{_NAMES[module]}.{kind}", pairs)
         which, sizes = _QKV.index(module), self.config.heads_of(layer).rows
         start = sum(sizes[:which])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.checkpoint.tensors.parameter_sources import Joined, ParameterSource, Source
-from llmcli.checkpoint.tensors.recurrent_sources import NegatedExponential, Reshaped
+from llmcli.checkpoint.tensors.recurrent_sources import NegatedExponential, Reshaped, ba_by_key_head, qkvz_by_key_head
 from llmcli.model import LayerConfig, ModelConfig
 from llmcli.model.mixer_config import DeltaConfig, MixerConfig, mixer_module
 from llmcli.model.recurrent.parameters import mixer_parameters
@@ -75,21 +75,15 @@ class MixerTensors:
         return Source(self.names.first_of(at, names, kind) or self.names.full(f"{at}{part}"))
 
     def _by_key_head(self, at: str, owner: str, kind: str, delta: DeltaConfig) -> Source:
-        """Rows of a tensor that has, for each key head, all parts that belong to it and its value heads."""
-        shared = delta.value_heads // delta.key_heads
-        values = shared * delta.value_dim
-        name, sizes, wanted = {
-            "in_proj_qkv": ("in_proj_qkvz", (delta.key_dim, delta.key_dim, values, values), (0, 1, 2)),
-            "in_proj_z": ("in_proj_qkvz", (delta.key_dim, delta.key_dim, values, values), (3,)),
-            "in_proj_b": ("in_proj_ba", (shared, shared), (0,)),
-            "in_proj_a": ("in_proj_ba", (shared, shared), (1,)),
-        }[owner]
-        ranges = []
-        for part in wanted:
-            for head in range(delta.key_heads):
-                start = head * sum(sizes) + sum(sizes[:part])
-                ranges.append((start, start + sizes[part]))
-        return Source(self.names.full(f"{at}{name}.{kind}"), None, tuple(ranges), delta.key_heads * sum(sizes))
+        """The rows of a projection in a tensor that has, for each key head, all parts that belong to it."""
+        qkvz, ba = (self.names.full(f"{at}{name}.{kind}") for name in ("in_proj_qkvz", "in_proj_ba"))
+        match owner:
+            case "in_proj_qkv":
+                return qkvz_by_key_head(qkvz, delta, 0, 1, 2)
+            case "in_proj_z":
+                return qkvz_by_key_head(qkvz, delta, 3)
+            case _:
+                return ba_by_key_head(ba, delta, 0 if owner == "in_proj_b" else 1)
 
     def _joined(self, names: list[str], shape: tuple[int, ...], *, reshaped: bool) -> ParameterSource:
         """Queries, keys and values, or their convolutions, which files keep apart."""

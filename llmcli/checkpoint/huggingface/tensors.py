@@ -25,7 +25,7 @@ from llmcli.checkpoint.tensors.parameter_sources import (
     Source,
     Stacked,
 )
-from llmcli.checkpoint.tensors.recurrent_sources import Scaled
+from llmcli.checkpoint.tensors.recurrent_sources import Scaled, queries_or_gate
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.model.config import ExpertsConfig, Heads, LayerConfig, ModelConfig
 
@@ -111,7 +111,7 @@ class HFTensors:
             return self._projection(at, module, kind, of)
         if module == "self_attn.gate_proj" and self.family.gate_in_queries:
             name = self.names.find(at, f"self_attn.q_proj.{kind}")
-            return self._queries_or_gate(name, self.config.heads_of(of), 1)
+            return queries_or_gate(name, self.config.heads_of(of), 1)
         if module in ("self_attn.q_norm", "self_attn.k_norm") and self.config.qk_norm == "each_head":
             return self._norm_of_each_head(at, module, kind, of)
         gate_or_up = module.startswith("mlp.") and module.endswith(("gate_proj", "up_proj"))
@@ -145,7 +145,7 @@ class HFTensors:
                 rows = shape.rows[0] if module == "self_attn.q_proj" else shape.rows[1]
                 return Source(name, None, _halves_exchanged(rows, shape.key_dim), rows)
             if self.family.gate_in_queries and module == "self_attn.q_proj":
-                return self._queries_or_gate(name, shape, 0)
+                return queries_or_gate(name, shape, 0)
             return Source(name, pairs)
         which = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").index(module)
         sizes = shape.rows
@@ -162,12 +162,6 @@ class HFTensors:
         needed, stored = self.config.vocab_size, self.stored.get(name)
         rows = needed if stored is None else stored.shape[0]
         return Source(name, None, ((0, needed),), rows) if rows > needed else Source(name)
-
-    def _queries_or_gate(self, name: str, heads: Heads, which: int) -> Source:
-        """The queries (0) or the gate (1) in a tensor that has both of one head after the other."""
-        size = heads.key_dim
-        starts = ((2 * head + which) * size for head in range(heads.count))
-        return Source(name, None, tuple((start, start + size) for start in starts), 2 * heads.count * size)
 
     def _positions(self, name: str) -> ParameterSource:
         """The vectors of positions: of a table whose first rows may belong to no token, or computed."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tests.support.gguf.delta_parts import DELTA_NAMES, delta_metadata
 from tests.support.gguf.recurrent_parts import RECURRENT, is_recurrent, recurrent_metadata, recurrent_name
 from tests.support.models.tiny import SPECIALS, TEMPLATE, byte_tokenizer
 
@@ -58,6 +59,8 @@ LATENT = ("deepseek2", "deepseek32", "glm-dsa", "mistral4")
 
 def architecture_name(config: Any) -> str:
     """The value of `general.architecture`."""
+    if config.model_type in DELTA_NAMES:
+        return DELTA_NAMES[config.model_type]
     if is_recurrent(config):
         return recurrent_name(config)
     if config.model_type == "granitemoehybrid" and not config.num_local_experts:
@@ -82,6 +85,8 @@ def kv_head_count(config: Any) -> int:
 
 def metadata(config: Any, architecture: str, *, old: bool) -> dict[str, Any]:
     """The keys below the architecture's name."""
+    if architecture in DELTA_NAMES.values():
+        return delta_metadata(config, architecture)
     if architecture in RECURRENT:
         return recurrent_metadata(config, architecture)
     values = config.to_dict()

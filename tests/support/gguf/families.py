@@ -86,12 +86,14 @@ RECURRENT_IMPLIED: dict[str, dict[str, Any]] = {
     "nemotron h": _NO_LIMIT,
     "falcon h1": dict.fromkeys(("embedding_multiplier", "lm_head_multiplier"), 1.0),
     "falcon h1, normalized": {"mamba_norm_before_gate": False},
+    "lfm 2": {"conv_bias": False},
     "nemotron 3": {"intermediate_size": 24, **_NO_LIMIT},
     "nemotron 3, latent": {"intermediate_size": 24, **_NO_LIMIT},
 }
 RECURRENT_STORED = (
     "mamba", "falcon mamba", "mamba 2", "granite 4", "granite 4, dense", "bamba", "falcon h1", "falcon h1, normalized",
     "nemotron h", "nemotron 3", "nemotron 3, latent", "jamba", "kimi linear",
+    "qwen 3.5", "qwen 3.5, experts", "qwen 3 next", "lfm 2", "lfm 2, experts",
 )  # fmt: skip
 STORED = [*(name for name in CASES if name not in NOT_STORED), *NEWER_STORED, *RECURRENT_STORED]
 

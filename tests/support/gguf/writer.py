@@ -18,6 +18,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
+from tests.support.gguf.delta_parts import delta_tensors
 from tests.support.gguf.facts import LATENT, architecture_name, head_size, kv_head_count, metadata, tokenizer_metadata
 from tests.support.gguf.recurrent_parts import changed_tensors, multiplied, published_name
 from tests.support.kernels.packed_blocks import sound_blocks
@@ -27,7 +28,7 @@ PERMUTED = (
     "llama", "mistral3", "granite", "granitemoe", "granitehybrid", "granite-swa", "smollm3", "arcee", "olmo",
     "muse-glimmer",
 )  # fmt: skip
-PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron", "muse-glimmer")
+PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron", "muse-glimmer", "qwen35", "qwen35moe", "qwen3next")
 NOT_PLUS_ONE: dict[str, tuple[str, ...]] = dict.fromkeys(PLUS_ONE, ()) | {"muse-glimmer": ("output_norm.weight",)}
 # Architectures that the installed package does not know, and others with the same names of tensors.
 SAME_NAMES = {
@@ -43,6 +44,7 @@ SAME_NAMES = {
 ROUTERS = (
     "ffn.router.layer",
     "mlp.gate",
+    "feed_forward.gate",
     "mlp.router",
     "block_sparse_moe.router",
     "feed_forward.router",
@@ -164,6 +166,8 @@ def tensors(model: Any, config: Any, architecture: str, *, old: bool, joined: bo
         if architecture == "falcon-h1":
             tensor = multiplied(part, tensor, config)
         changed = changed_tensors(at, part, tensor, config, architecture)
+        if changed is None:
+            changed = delta_tensors(at, part, tensor, config, architecture, old=old)
         if changed is not None:
             yield from changed.items()
             continue
