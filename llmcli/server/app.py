@@ -18,6 +18,7 @@ from llmcli.server.internal import Internal
 from llmcli.server.metrics import CONTENT_TYPE
 from llmcli.server.openai.chat import ChatCompletions
 from llmcli.server.openai.completions import Completions
+from llmcli.server.openai.decisions import Decisions
 from llmcli.server.openai.models import Models
 from llmcli.server.openai.tokens import Tokens
 from llmcli.server.request_log import RequestLog, RequestLogMiddleware
@@ -69,6 +70,7 @@ def _paths(service: Service) -> list[Path]:
         ("GET", "/v1/models/{name:path}", models.one),
         ("POST", "/v1/chat/completions", ChatCompletions(service).answer),
         ("POST", "/v1/completions", Completions(service).answer),
+        ("POST", "/v1/decisions", Decisions(service).answer),
         ("POST", "/tokenize", tokens.encode),
         ("POST", "/detokenize", tokens.decode),
         ("GET", "/tokenizer_info", tokens.info),

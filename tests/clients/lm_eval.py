@@ -55,11 +55,11 @@ def main() -> int:
         folder = Path(name)
         model = tiny_checkpoint(folder / "model", "llama", max_position_embeddings=512)
         _write_tasks(folder)
-        own = f"pretrained={model},dtype=float32"
+        own = f"pretrained={model},dtype=float32,add_bos_token=False"
         wanted = _samples(folder, "hf", own, folder / "hf")
         with serving(llmcli.load(model, dtype="float32")) as server:
             for batch in ("1", "4"):
-                url = f"base_url={server.url}/completions,model=any,add_bos_token=True"
+                url = f"base_url={server.url}/completions,model=any"
                 found = _samples(folder, "local-completions", url, folder / f"served-{batch}", batch=batch)
                 if not _alike(wanted, found):
                     return 1
