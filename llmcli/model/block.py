@@ -53,7 +53,7 @@ class Block(nn.Module):
         both = placement != "parallel_shared" and not normed_inside
         self.mixer_name = "mixers" if layer.beside is not None else mixer_module(layer.mixer)
         if layer.parts != "feed_forward":
-            self.input_layernorm = _norm(config, present=placement != "post")
+            self.input_layernorm = _norm(config, present=placement != "post" and layer.input_norm)
             self.add_module(self.mixer_name, make_mixer(config, layer, index))
         if layer.parts != "mixer":
             self.post_attention_layernorm = _norm(config, present=both and placement != "post")

@@ -124,6 +124,14 @@ class KeyIndexConfig:
 
 
 @dataclass(frozen=True)
+class HeadLayer:
+    """A dense layer, an activation and a norm between the final norm and the output head (ModernBERT's decoders)."""
+
+    activation: Activation = "gelu"
+    bias: bool = False
+
+
+@dataclass(frozen=True)
 class PerLayerConfig:
     """Per-layer embeddings: a table with a small vector of each token for every layer (Gemma 3n and 4)."""
 
@@ -240,6 +248,8 @@ class LayerConfig:
     """An earlier layer, whose choice of keys this layer uses."""
     key_is_value: bool = False
     """Values are the projected keys, before their norm and rotation."""
+    input_norm: bool = True
+    """Attention reads a normalized residual stream, where the placement has a norm there."""
     sinks: bool = False
     """Each head has a learned score in the softmax that stands for attending to nothing."""
     sparsity: float | None = None
@@ -341,6 +351,8 @@ class ModelConfig:
     """Round the factor to the weights' type first, as in training."""
     residual_scale: float = 1.0
     """Factor on the outputs of attention and feed-forward, where the placement is "pre" or "sandwich"."""
+    head_layer: HeadLayer | None = None
+    """None: the output head reads what the final norm returns."""
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     """Logits `z` become `cap * tanh(z / cap)`."""

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.config import Activation
-from llmcli.model.norm import RMSNorm
+from llmcli.model.config import Activation, HeadLayer, ModelConfig
+from llmcli.model.norm import RMSNorm, make_norm
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -121,3 +121,18 @@ class PlainFeedForward(nn.Module):
     def neurons(self, x: Tensor) -> Tensor:
         """The activation of each neuron; (B, T, C) -> (B, T, I)."""
         return self.activation(self.up_proj(x))
+
+
+class DenseHead(nn.Module):
+    """A dense layer in front of the output head: `norm(act(dense(x)))` (ModernBERT, arXiv:2412.13663)."""
+
+    def __init__(self, config: ModelConfig, layer: HeadLayer) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=layer.bias)
+        self.activation = make_activation(layer.activation)
+        self.norm = make_norm(config.hidden_size, config.norm_eps, config.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        y: Tensor = self.norm(self.activation(self.dense(x)))
+        return y

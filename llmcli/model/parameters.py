@@ -44,6 +44,9 @@ def _transformer(config: ModelConfig) -> Named:
     for index, layer in enumerate(config.layers):
         yield from within(f"layers.{index}", _block(config, layer))
     yield from within("norm", norm_weights((hidden,), config.final_norm or config.norm))
+    if config.head_layer is not None:
+        yield from within("head_layer.dense", linear(hidden, hidden, bias=config.head_layer.bias))
+        yield from within("head_layer.norm", norm_weights((hidden,), config.norm))
     head = dict(linear(hidden, config.vocab_size, bias=config.head_bias))
     if config.tie_embeddings:
         del head["weight"]
@@ -84,7 +87,7 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
         yield "layer_scalar", ParameterInfo((1,))
     norm = dict(norm_weights((config.hidden_size,), config.norm))
     if layer.parts != "feed_forward":
-        if placement != "post":
+        if placement != "post" and layer.input_norm:
             yield from within("input_layernorm", iter(norm.items()))
         both = (layer.mixer,) if layer.beside is None else (layer.mixer, layer.beside)
         for mixer in both:

@@ -18,6 +18,7 @@ from llmcli.model.attention.scaled_dot_product import visible_keys
 from llmcli.model.block import make_block
 from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig
+from llmcli.model.feed_forward import DenseHead
 from llmcli.model.finite import are_finite_logits, check_logits, first_not_finite, located
 from llmcli.model.norm import make_norm
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
@@ -45,6 +46,7 @@ class Transformer(nn.Module):
         self.altup_streams = None if config.altup is None else AltUpStreams(config, config.altup)
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.final_norm or config.norm)
+        self.head_layer = None if config.head_layer is None else DenseHead(config, config.head_layer)
         self.lm_head: nn.Linear | QuantizedLinear = nn.Linear(
             config.hidden_size, config.vocab_size, bias=config.head_bias
         )
@@ -237,7 +239,10 @@ class Transformer(nn.Module):
         """`unembed` without the check: a pass that a CUDA graph records must not wait for the device."""
         if self.altup_streams is not None:
             x = self.altup_streams.merge(x)
-        return self._capped(self.lm_head(self.norm(x)))
+        x = self.norm(x)
+        if self.head_layer is not None:
+            x = self.head_layer(x)
+        return self._capped(self.lm_head(x))
 
     def _not_finite(self, embedded: Tensor, places: Sequence[Positions], cache: KVCache | None) -> NotFiniteError:
         """Repeat the last pass to find the first part of the model whose output is not finite."""
@@ -246,7 +251,10 @@ class Transformer(nn.Module):
             y: Tensor = self.layers[index](x, places[self._kind_of_layer[index]], cache)
             return y
 
-        head: dict[str, nn.Module] = {"norm": self.norm, "lm_head": self.lm_head}
+        head: dict[str, nn.Module] = {"norm": self.norm}
+        if self.head_layer is not None:
+            head["head_layer"] = self.head_layer
+        head["lm_head"] = self.lm_head
         embedding: dict[str, nn.Module] = {"embed_tokens": self.embed_tokens}
         if self.embed_positions is not None:
             embedding["embed_positions"] = self.embed_positions

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from llmcli.model import AttentionGate, ExpertsConfig, KeyIndexConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle
+from llmcli.model import (
+    AttentionGate,
+    ExpertsConfig,
+    HeadLayer,
+    KeyIndexConfig,
+    LatentConfig,
+    LayerConfig,
+    ModelConfig,
+    NormStyle,
+)
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, ShortConvConfig
 from llmcli.model.parameters import parameters_of
@@ -74,6 +83,7 @@ def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: 
             latent=LATENT, layers=(LayerConfig(None, index=KeyIndexConfig(3, 4, 2)), LayerConfig(None, index_from=0))
         ),
         mixture(),
+        changed(head_layer=HeadLayer(bias=True), layers=(LayerConfig(None, input_norm=False), DENSE)),
         changed(attention_gate=AttentionGate(), sub_norms=True, qk_norm="rotated_head"),
         changed(attention_gate=AttentionGate(per_head=True), qk_norm="weightless", embed_norm=NormStyle(weight=False)),
         changed(activation="xielu", gated=False, final_norm=NormStyle("layer", bias=True), embed_norm=NormStyle()),

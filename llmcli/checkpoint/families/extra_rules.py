@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.families.rope_keys import rope_section, yarn_mscale
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model import Alibi, AltupConfig, AttentionGate, LatentConfig, NormStyle, PerLayerConfig
+from llmcli.model import Alibi, AltupConfig, AttentionGate, HeadLayer, LatentConfig, NormStyle, PerLayerConfig
+from llmcli.model.config import Activation
 
 
 def no_extras(keys: ConfigKeys) -> dict[str, Any]:
@@ -251,6 +252,15 @@ def bailing_extras(keys: ConfigKeys) -> dict[str, Any]:
 def falcon_h1_extras(keys: ConfigKeys) -> dict[str, Any]:
     """Falcon-H1: factors on embeddings and logits."""
     return {"embed_scale": keys.number("embedding_multiplier"), "logit_scale": keys.number("lm_head_multiplier")}
+
+
+def modernbert_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """ModernBERT's decoders: normalized embeddings, and a layer in front of the output head."""
+    norm, activation = NormStyle("layer", bias=keys.flag("norm_bias")), keys.text("classifier_activation")
+    if activation not in get_args(Activation):
+        raise UnsupportedModelError(f"{keys.path} has classifier_activation = {activation!r}, which is unknown.")
+    head: Any = HeadLayer(activation, bias=keys.flag("classifier_bias"))  # type: ignore[arg-type]
+    return {"norm": norm, "embed_norm": norm, "head_layer": head}
 
 
 def mimo_extras(keys: ConfigKeys) -> dict[str, Any]:

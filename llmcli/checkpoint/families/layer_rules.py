@@ -136,6 +136,12 @@ def sliding_where_not_rotated(keys: ConfigKeys, layers: int) -> list[str]:
     return [FULL if on else SLIDING for on in listed_rope(keys, [""] * layers)]
 
 
+def modernbert_types(keys: ConfigKeys, layers: int) -> list[str]:
+    """ModernBERT's decoders: full attention in every n-th layer, beginning with the first."""
+    period = keys.integer("global_attn_every_n_layers")
+    return [SLIDING if index % period else FULL for index in range(layers)]
+
+
 def mimo_types(keys: ConfigKeys, layers: int) -> list[str]:
     """MiMo-V2: full attention in the first layer and every sixth, or where `hybrid_layer_pattern` is 0."""
     listed = keys.integers("hybrid_layer_pattern")

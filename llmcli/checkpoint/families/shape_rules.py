@@ -87,6 +87,13 @@ def no_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     return [{} for _ in kinds]
 
 
+def modernbert_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """ModernBERT's decoders: the first attention reads the normalized embeddings; older files state two windows."""
+    half = keys.integer("local_attention", minimum=2) // 2
+    older = {} if "sliding_window" in keys.values else {"window": half}
+    return [{"input_norm": index > 0, **({} if kind == FULL else older)} for index, kind in enumerate(kinds)]
+
+
 def mimo_layer_extras(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     """MiMo-V2: sinks in windowed layers; published files state the window without the query itself."""
     before = keys.optional_integer("sliding_window_size")

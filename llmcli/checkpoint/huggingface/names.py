@@ -37,13 +37,16 @@ _OLD_BUFFERS = re.compile(
 
 # Our name of a part, and its other names. Each of these names means the same in all families.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
-    "embed_tokens": ("wte", "embed_in", "word_embeddings", "in_out_embed", "embeddings"),
+    "embed_tokens": ("embeddings.tok_embeddings", "wte", "embed_in", "word_embeddings", "in_out_embed", "embeddings"),
     "embed_positions": ("wpe",),
-    "embed_norm": ("word_embeddings_layernorm",),
-    "norm": ("ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "rms_norm"),
-    "lm_head": ("embed_out", "output_projection"),
+    "embed_norm": ("word_embeddings_layernorm", "embeddings.norm"),
+    "norm": ("final_norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "rms_norm"),
+    "lm_head": ("embed_out", "output_projection", "decoder"),
+    "head_layer.dense": ("lm_head.dense",),
+    "head_layer.norm": ("lm_head.norm",),
     "input_layernorm": (
         "attention_layernorm",
+        "attn_norm",
         "attention_layer_norm",
         "ln_1",
         "ln_attn",
@@ -55,6 +58,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "attention_output_norm": ("post_attn_norm", "rms_norm_1"),
     "post_attention_layernorm": (
         "feedforward_layernorm",
+        "mlp_norm",
         "feedforward_layer_norm",
         "pre_ff_layernorm",
         "ln_2",
@@ -87,6 +91,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "self_attn.dense",
         "self_attn.out_proj",
         "attn.o_proj",
+        "attn.Wo",
         "multi_head_attention.linear",
         "attn.c_proj",
         "attn.out_proj",
@@ -119,6 +124,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "mlp.down_proj": (
         "feed_forward.down_proj",
         "mlp.c_proj",
+        "mlp.Wo",
         "mlp.fc2",
         "mlp.fc_out",
         "mlp.dense_4h_to_h",
@@ -225,7 +231,9 @@ class TensorNames:
         for full in names:
             if is_ignored_name(full):
                 continue
-            prefix = next((prefix for prefix in _PREFIXES if full.startswith(prefix)), "")
+            # A name behind the prefix has several parts: "decoder.weight" is a head.
+            found = (prefix for prefix in _PREFIXES if full.startswith(prefix) and "." in full[len(prefix) :])
+            prefix = next(found, "")
             # If two names end alike, the first is used; the other one is reported as unused.
             name = _AROUND.sub(".", full.removeprefix(prefix))
             self._full.setdefault(name, full)

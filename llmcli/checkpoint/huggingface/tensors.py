@@ -33,7 +33,7 @@ from llmcli.model.config import ExpertsConfig, Heads, LayerConfig, ModelConfig
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
 _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
-_FUSED_GATE_UP = ("mlp.gate_up_proj", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
+_FUSED_GATE_UP = ("mlp.gate_up_proj", "mlp.Wi", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
 _KEYS_AND_VALUES = ("embed_q", "unembed_out")
 # Stacks of matrices that files hold one by one.
 _STREAMS = {

@@ -251,6 +251,11 @@ def check_additive(config: ModelConfig) -> None:
 
     That is the embedding and the outputs of all attention and feed-forward networks in most models.
     """
+    if config.head_layer is not None:
+        raise UnsupportedModelError(
+            "The logits of this model cannot be split into contributions of its parts: there is a layer in front of "
+            "its output head."
+        )
     if config.altup is not None:
         raise UnsupportedModelError(
             "The logits of this model cannot be split into contributions of its parts: it has several residual "

@@ -138,8 +138,10 @@ def promotion(loaded: LoadedModel, block: int, vector: Tensor, top: int) -> Prom
     scale is the same for all tokens, so it does not change the order.
 
     Raises:
-        UnsupportedModelError: what the block writes reaches the head through several residual streams.
+        UnsupportedModelError: what the block writes reaches the head through other streams or another layer.
     """
+    if loaded.config.head_layer is not None:
+        raise UnsupportedModelError("A layer is in front of this model's output head, so a neuron promotes no tokens.")
     if loaded.config.altup is not None:
         raise UnsupportedModelError("This model has several residual streams, so a neuron promotes no tokens directly.")
     model, tokenizer, place = loaded.model, loaded.tokenizer, blocks(loaded.model)[block]

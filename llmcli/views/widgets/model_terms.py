@@ -66,6 +66,8 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
     words = [_heads(config, layer)]
     if config.qk_norm is not None and (config.qk_norm != "rotated" or layer.rope is not None):
         words.append(_QK_NORMS[config.qk_norm])
+    if not layer.input_norm:
+        words.append("on the residual stream as it is")
     if config.value_norm:
         words.append("values normalized")
     if config.value_scale != 1:
@@ -133,6 +135,8 @@ def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:
 def logit_words(config: ModelConfig) -> str:
     """Bias, scale and cap of the logits, each after a comma; empty if there are none."""
     words = ""
+    if config.head_layer is not None:
+        words += f", behind a {config.head_layer.activation} layer with a norm"
     if config.head_bias:
         words += ", with biases"
     if config.logit_scale != 1:

@@ -131,6 +131,11 @@ PUBLISHED: dict[str, tuple[str, dict[str, object], tuple[str, ...]]] = {
         ("layer_types", "mlp_layer_types", "rope_parameters", "rms_norm_eps", "sliding_window"),
     ),
     "glm 5": ("glm 5", {"index_topk_pattern": "FSF", "rope_theta": 1e4}, ("indexer_types", "rope_parameters")),
+    "ettin": (
+        "ettin",
+        {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 1e4},
+        ("layer_types", "sliding_window", "rope_parameters"),
+    ),
     "gpt-neo": ("gpt-neo", {}, ("attention_layers",)),
     "gpt-j": ("gpt-j", {"n_ctx": 128, "rotary": True}, ("rope_parameters",)),
     "falcon 7b": ("falcon 7b", {"rope_theta": 1e4}, ("rope_parameters", "num_kv_heads")),

@@ -155,6 +155,12 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
         "of the part for images, whose source the text model shares",
     ),
     "minicpm3": {"logits_scaling": "computed from dim_model_base, which is read"},
+    "modernbert-decoder": {
+        **dict.fromkeys(("mlp_dropout",), _DROPOUT),
+        **dict.fromkeys(("initializer_cutoff_factor",), _TRAINING),
+        "cls_token_id": _TOKEN,
+        "decoder_bias": "the tensors show whether there is one",
+    },
     "mpt": {
         "embedding_fraction": "of training only",
         "init_device": "of training only",

@@ -44,8 +44,8 @@ GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # Parts for images and sound, which text does not go through.
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
-NO_KERNEL = {"deepseek v3.2", "glm 5"}
-"""Cases that the C kernel does not compute: an index that chooses keys."""
+NO_KERNEL = {"deepseek v3.2", "glm 5", "ettin"}
+"""Cases that the C kernel does not compute: an index that chooses keys, a layer in front of the head."""
 
 EAGER_IS_WRONG = {"falcon rw"}
 """Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
@@ -276,6 +276,11 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
     "llama 3.2 vision": (
         "mllama_text_model",
         {**EPS, "num_hidden_layers": 5, "cross_attention_layers": [0, 3], "rope_parameters": ROPE},
+    ),
+    "ettin": (
+        "modernbert-decoder",
+        {"norm_eps": 3e-4, "local_attention": 12, "layer_types": None, "num_hidden_layers": 4, "classifier_bias": True}
+        | {"pad_token_id": 0},
     ),
     "mimo v2": (
         "mimo_v2_flash",

@@ -1,14 +1,22 @@
-"""StableLM, StarCoder 2, Nemotron, Apertus, nanochat, HyperCLOVAX and Kolibri."""
+"""StableLM, StarCoder 2, ModernBERT's decoders, Nemotron, Apertus, nanochat, HyperCLOVAX and Kolibri."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules, shape_rules
 from llmcli.checkpoint.families.bias_keys import BiasKeys
 from llmcli.checkpoint.families.family import Family
+from llmcli.checkpoint.families.layer_rules import FULL
 from llmcli.checkpoint.families.rope_keys import RopeRules
-from llmcli.checkpoint.families.styles import BASE, EXPERT_COUNT, LAYER_EPS, LAYER_NORM, LAYER_NORM_BASE
+from llmcli.checkpoint.families.styles import (
+    BASE,
+    EXPERT_COUNT,
+    LAYER_EPS,
+    LAYER_NORM,
+    LAYER_NORM_BASE,
+    LAYER_NORM_WITHOUT_BIAS,
+)
 from llmcli.model import NormStyle
 
 _APERTUS = Family(
@@ -59,6 +67,33 @@ FAMILIES: dict[str, Family] = {
     # Apertus, and the text model of Apertus 1.5.
     "apertus": _APERTUS,
     "apertus1p5_text": replace(_APERTUS, extras=extra_rules.apertus_extras, spare_embeddings=True),
+    # Ettin's decoders.
+    "modernbert-decoder": Family(
+        {
+            **LAYER_NORM_BASE,
+            "hidden_act": "gelu",
+            "rope_theta": 160_000.0,
+            "local_rope_theta": 1e4,
+            "local_attention": 128,
+            "sliding_window": 64,
+            "global_attn_every_n_layers": 3,
+            "classifier_activation": "gelu",
+            "max_position_embeddings": 8192,
+        },
+        aliases={
+            "rms_norm_eps": ("norm_eps",),
+            "hidden_act": ("hidden_activation",),
+            "rope_theta": ("global_rope_theta",),
+            "num_key_value_heads": (),
+        },
+        norm=LAYER_NORM_WITHOUT_BIAS,
+        layer_types=layer_rules.modernbert_types,
+        lists_layer_types=True,
+        layer_extras=shape_rules.modernbert_layer_extras,
+        rope=RopeRules(scaled_layers_only=FULL, local_theta="local_rope_theta", by_layer_type=True),
+        extras=extra_rules.modernbert_extras,
+        supported_values={"rope_scaling": ()},
+    ),
     # Karpathy's nanochat.
     "nanochat": Family(
         {**BASE, "hidden_act": "relu2", "final_logit_softcapping": 15.0},
