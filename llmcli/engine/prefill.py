@@ -10,9 +10,12 @@ from torch import Tensor
 from llmcli.kernels.base import FastStep
 from llmcli.model import KVCache
 
-# What templates write behind the last message: the header of the reply and an opened thought, for example. They often
-# write something else there once the reply is known.
-_LAST_CHUNK = 16
+LAST_CHUNK = 16
+"""Tokens that are read alone at the end of a prompt if the cache needs marks.
+
+Templates write something there behind the last message, for example the header of the reply and an opened thought, and
+often something else once the reply is known.
+"""
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
 """Called with the number of tokens read so far and the number of all tokens, first before any is read."""
@@ -46,7 +49,7 @@ def prefill(
     tell = progress or (lambda done, total: None)
     tell(cache.length, len(ids))
     marked = is_prompt and cache.needs_marks
-    for end in (max(0, len(ids) - _LAST_CHUNK), len(ids)) if marked else (len(ids),):
+    for end in (max(0, len(ids) - LAST_CHUNK), len(ids)) if marked else (len(ids),):
         for logits in read_chunks(step, cache, ids[:end]):  # noqa: B007
             tell(cache.length, len(ids))
             if marked:

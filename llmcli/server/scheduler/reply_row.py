@@ -11,6 +11,7 @@ from llmcli.engine.context_limit import check_prompt, memory_for_text
 from llmcli.engine.decoders.single_step import choose_token
 from llmcli.engine.events import Event, Finish, FinishReason, Prefill, Step
 from llmcli.engine.logprobs import TokenLogprobs, token_logprobs
+from llmcli.engine.prefill import LAST_CHUNK
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
 from llmcli.engine.reply_timer import ReplyTimer
 from llmcli.engine.sampling.sampler import sampler_for
@@ -75,8 +76,11 @@ class ReplyRow:
         scores: list[TokenLogprobs | None] = [None]
         with memory_for_text(self._loaded.model, len(ids)):
             cache.reserve(len(ids))
-            for piece in pieces(len(ids), self._cached, step.prefill_chunk):
+            last = LAST_CHUNK if cache.needs_marks else 0
+            for piece in pieces(len(ids), self._cached, step.prefill_chunk, last):
                 logits = step.forward(ids[piece.start : piece.stop], cache, only_last=top is None)
+                # For texts of models with states, which can only go back to marks.
+                cache.mark()
                 if top is not None:
                     # Operations on one row are short: waking torch's other threads would take longer.
                     with one_thread():
@@ -151,12 +155,12 @@ class ReplyRow:
             self.text = None
 
 
-def pieces(length: int, held: int, chunk: int) -> Iterator[range]:
+def pieces(length: int, held: int, chunk: int, last: int = 0) -> Iterator[range]:
     """The passes that read the rest of a prompt of `length` tokens of which `held` are in the cache.
 
-    They end at multiples of `chunk`, as those of a prompt of which nothing is held.
+    They end at multiples of `chunk`, as those of a prompt of which nothing is held. The `last` tokens are one pass.
     """
     while held < length:
-        end = min((held // chunk + 1) * chunk, length)
+        end = min((held // chunk + 1) * chunk, length - last) if held < length - last else length
         yield range(held, end)
         held = end
