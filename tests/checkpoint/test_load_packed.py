@@ -92,6 +92,26 @@ def test_packed_reading_gives_the_values_of_dense_reading(
         torch.testing.assert_close(packed(ids), dense(ids), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "packing"), [(Kind.Q5_1, "stored"), (Kind.F16, "int8"), (Kind.Q4_1, "int4"), (Kind.Q8_0, "int8")]
+)
+def test_any_number_of_threads_packs_what_torch_packs(
+    kind: Kind, packing: Packing, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made("mixtral", hidden_size=64, intermediate_size=96)
+    path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantized(kind))
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    in_c = loaded(path, packing)
+    monkeypatch.setattr("llmcli.checkpoint.load_weights.block_packer", lambda: None)
+    by_torch = loaded(path, packing)
+    matrices = {name: matrix for name, matrix in by_torch.named_modules() if isinstance(matrix, PackedMatrix)}
+    assert len(matrices) > 10
+    for name, matrix in matrices.items():
+        ours: Any = in_c.get_submodule(name)
+        assert all(torch.equal(ours[index], matrix[index]) for index in range(matrix.count)), name
+
+
 def test_plain_float_tensors_are_not_packed(tmp_path: Path) -> None:
     model = made("llama 3.1", hidden_size=64)
     path = write_gguf(model, tmp_path / "model.gguf", kind_of=quantized(Kind.Q8_0, "ffn"))

@@ -16,9 +16,11 @@ typedef float Row16[BLOCK_ROWS];         /* a number of each row */
 
 /* Convert to float16 and back, clamped to its greatest number; NaN stays NaN. */
 INLINE void round_to_half(Row16 numbers, uint16_t *halves) {
-    for (int r = 0; r < BLOCK_ROWS; r++) {
-        numbers[r] = numbers[r] > 65504 ? 65504 : numbers[r];
-        numbers[r] = numbers[r] < -65504 ? -65504 : numbers[r];
+    const vf greatest = broadcast(65504);
+    for (int r = 0; r < BLOCK_ROWS; r += LANES) {
+        vf x = load(numbers + r);
+        x = select_lanes(x > greatest, greatest, x);
+        store(numbers + r, select_lanes(x < -greatest, -greatest, x));
     }
     to_halves(numbers, halves);
     from_halves(halves, numbers);
@@ -26,7 +28,10 @@ INLINE void round_to_half(Row16 numbers, uint16_t *halves) {
 
 /* 1 / scale, or 0 where the scale is 0. */
 INLINE void invert(const Row16 scale, Row16 inverse) {
-    for (int r = 0; r < BLOCK_ROWS; r++) inverse[r] = scale[r] == 0 ? 0 : 1 / scale[r];
+    for (int r = 0; r < BLOCK_ROWS; r += LANES) {
+        const vf x = load(scale + r), zero = {0};
+        store(inverse + r, select_lanes(x == zero, zero, 1 / x));
+    }
 }
 
 /* Round to a whole number between bounds; NaN becomes the lower. */
@@ -77,37 +82,55 @@ INLINE float code_of(float value, const Line *line, int r) {
     return round_between((value - line->minimum[r]) * line->inverse[r], 0, 15);
 }
 
+/* The same as a vector of whole numbers, for adding up; infinite values become bounds, NaN a number. */
+INLINE vf codes_of(vf above, vf inverse) {
+    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    vf code = above * inverse;
+#ifdef USE_AVX512
+    code = (vf)_mm512_min_ps(_mm512_max_ps((__m512)code, _mm512_setzero_ps()), _mm512_set1_ps(15));
+#else
+    code = vmin(vmax(code, broadcast(0)), broadcast(15));
+#endif
+    return code + shift - shift;
+}
+
 /* The squared error of rounding to the codes of `line`, and the line of least squared error for these codes. */
 INLINE void fit_line(const Values values, const Line *line, Row16 error, Line *fitted) {
-    Row16 codes = {0}, squares = {0}, sum = {0}, products = {0};
-    for (int r = 0; r < BLOCK_ROWS; r++) error[r] = 0;
-    for (int i = 0; i < GROUP; i++)
-        for (int r = 0; r < BLOCK_ROWS; r++) {
+    Row16 codes, sum;
+    for (int r = 0; r < BLOCK_ROWS; r += LANES) {
+        const vf minimum = load(line->minimum + r), scale = load(line->scale + r), inverse = load(line->inverse + r);
+        vf wrongs = {0}, ones = {0}, twos = {0}, all = {0}, both = {0};
+        for (int i = 0; i < GROUP; i++) {
             /* Relative to the minimum, which keeps the sums accurate. */
-            const float code = code_of(values[i][r], line, r), above = values[i][r] - line->minimum[r];
-            const float wrong = code * line->scale[r] - above;
-            error[r] += wrong * wrong;
-            codes[r] += code;
-            squares[r] += code * code;
-            sum[r] += above;
-            products[r] += code * above;
+            const vf above = load(values[i] + r) - minimum, code = codes_of(above, inverse);
+            const vf wrong = code * scale - above;
+            wrongs += wrong * wrong;
+            ones += code;
+            twos += code * code;
+            all += above;
+            both += code * above;
         }
-    for (int r = 0; r < BLOCK_ROWS; r++) {
-        const float spread = squares[r] - codes[r] * codes[r] / GROUP;
-        fitted->scale[r] = (products[r] - codes[r] * sum[r] / GROUP) / (spread > 1e-6f ? spread : 1e-6f);
+        store(error + r, wrongs);
+        store(codes + r, ones);
+        store(sum + r, all);
+        const vf spread = twos - ones * ones * (1.0f / GROUP);
+        store(fitted->scale + r, (both - ones * all * (1.0f / GROUP)) / vmax(spread, broadcast(1e-6f)));
     }
     round_to_half(fitted->scale, fitted->scale_half);
-    for (int r = 0; r < BLOCK_ROWS; r++)
-        fitted->minimum[r] = line->minimum[r] + (sum[r] - fitted->scale[r] * codes[r]) / GROUP;
+    for (int r = 0; r < BLOCK_ROWS; r += LANES) {
+        const vf rest = load(sum + r) - load(fitted->scale + r) * load(codes + r);
+        store(fitted->minimum + r, load(line->minimum + r) + rest * (1.0f / GROUP));
+    }
 }
 
 /* Of each row the line with the smaller error. */
 INLINE void keep_better(const Line *line, const Row16 error, Line *best, Row16 least) {
-    for (int r = 0; r < BLOCK_ROWS; r++) {
-        const int better = error[r] < least[r];
-        least[r] = better ? error[r] : least[r];
-        best->scale[r] = better ? line->scale[r] : best->scale[r];
-        best->minimum[r] = better ? line->minimum[r] : best->minimum[r];
+    for (int r = 0; r < BLOCK_ROWS; r += LANES) {
+        const vf now = load(error + r), before = load(least + r);
+        const vi better = now < before;
+        store(least + r, select_lanes(better, now, before));
+        store(best->scale + r, select_lanes(better, load(line->scale + r), load(best->scale + r)));
+        store(best->minimum + r, select_lanes(better, load(line->minimum + r), load(best->minimum + r)));
     }
 }
 
