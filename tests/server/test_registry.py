@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from llmcli.server.registry import Identity, Registration, ServerState, file_mar
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "llmcli"
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    # The path of a socket must be short.
+    with tempfile.TemporaryDirectory() as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        yield Path(runtime) / "llmcli"
 
 
 def state(registration: Registration, started: float = 1.5) -> ServerState:

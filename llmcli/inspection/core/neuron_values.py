@@ -38,7 +38,7 @@ class Firing:
     activations: Tensor
     """(I,), signed; float32."""
     down: Tensor
-    """(C, I): what each neuron writes at an activation of 1, behind a norm of its own with that norm's actual scale."""
+    """(C, I): what each neuron writes at an activation of 1, after the network's own norm with its actual scale."""
     weight: float
     """A factor on the output: the expert's weight, or 1."""
 

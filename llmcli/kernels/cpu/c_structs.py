@@ -68,7 +68,7 @@ class Latent(ctypes.Structure):
     )
 
 
-class AltUp(ctypes.Structure):
+class Streams(ctypes.Structure):
     """How a layer predicts and corrects several residual streams."""
 
     _fields_ = (*_fields(c_void_p, "router prediction correction scale"), ("router_norm", Norm))
@@ -86,7 +86,7 @@ class Layer(ctypes.Structure):
         ("experts", Experts),
         *_fields(Matrix, "per_layer_gate per_layer_down"),
         ("per_layer_norm", Norm),
-        ("altup", AltUp),
+        ("altup", Streams),
         *_fields(Matrix, "laurel_left laurel_right"),
         ("laurel_norm", Norm),
         *_fields(c_void_p, "edit_reads edit_writes"),

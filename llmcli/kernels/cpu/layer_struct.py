@@ -139,8 +139,8 @@ def _add_latent_attention(described: c.Layer, weights: WeightStructs, attention:
         described.attention_gate = weights.matrix(attention.gate_proj)
 
 
-def _altup(weights: WeightStructs, altup: AltUp) -> c.AltUp:
-    described = c.AltUp(
+def _altup(weights: WeightStructs, altup: AltUp) -> c.Streams:
+    described = c.Streams(
         router=weights.small(altup.modality_router),
         prediction=weights.small(altup.prediction_coefs),
         correction=weights.small(altup.correction_coefs),

@@ -68,7 +68,7 @@ typedef struct {
     float scale, alpha, limit, softcap, mixing_range, shared_scale; /* softcap: 0 is none */
     int32_t shared; /* size of the shared expert, or 0; its matrices are the layer's */
     Matrix shared_gate;
-    /* Each kind with norms of its own: the layer's second norm is then that of the router's input. */
+    /* Each kind has separate norms: the layer's second norm is then that of the router's input. */
     int32_t own_norms;
     Norm input_norm, output_norm, shared_norm, shared_output_norm;
 } Experts;
@@ -87,7 +87,7 @@ typedef struct {
     const float *prediction, *correction; /* (streams * streams, streams) and (streams, streams) */
     const float *scale; /* (hidden) or NULL: of the first stream, where the gate of the layer's vector reads it */
     Norm router_norm;
-} AltUp;
+} Streams;
 
 typedef struct {
     Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm, v_norm;
@@ -100,7 +100,7 @@ typedef struct {
     Experts experts;    /* experts.count is 0 in a dense layer */
     Matrix per_layer_gate, per_layer_down; /* data may be NULL */
     Norm per_layer_norm;
-    AltUp altup;
+    Streams altup;
     Matrix laurel_left, laurel_right; /* a path of low rank beside attention; data may be NULL */
     Norm laurel_norm;
     const float *edit_reads, *edit_writes; /* (edits, inner) and (edits, hidden): rank-one updates of `down` */

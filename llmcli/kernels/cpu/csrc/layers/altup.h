@@ -11,7 +11,7 @@
 enum { MOST_STREAMS = 8 };
 
 /* The router's output for a token's first stream, from -1 to 1 for each stream. */
-static void route_streams(const Worker *w, const AltUp *altup, int token, float *routed) {
+static void route_streams(const Worker *w, const Streams *altup, int token, float *routed) {
     const Context *c = w->context;
     int hidden = c->model.hidden;
     float *normed = w->rows->delta + token * c->ld_hidden;
@@ -28,7 +28,7 @@ static void route_streams(const Worker *w, const AltUp *altup, int token, float 
 }
 
 /* Add to each stream of a token a mixture of all of them, and keep the first, which the layer changes. */
-static void predict_streams(const Worker *w, const AltUp *altup, int token) {
+static void predict_streams(const Worker *w, const Streams *altup, int token) {
     const Context *c = w->context;
     int hidden = c->model.hidden, streams = c->model.streams;
     float routed[MOST_STREAMS], mixing[MOST_STREAMS][MOST_STREAMS], *x = w->rows->x + token * c->ld_x;
@@ -48,7 +48,7 @@ static void predict_streams(const Worker *w, const AltUp *altup, int token) {
 }
 
 /* Add to each predicted stream of a token a part of what the layer changed in the first. */
-static void correct_streams(const Worker *w, const AltUp *altup, int token) {
+static void correct_streams(const Worker *w, const Streams *altup, int token) {
     const Context *c = w->context;
     int hidden = c->model.hidden, streams = c->model.streams;
     float routed[MOST_STREAMS], *x = w->rows->x + token * c->ld_x;
