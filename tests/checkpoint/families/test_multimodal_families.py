@@ -13,6 +13,7 @@ import torch
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from tests.support.models.newer_cases import EXPERTS, LATENT, ROUTED, WINDOWS
+from tests.support.models.recurrent_cases import CONV, DELTA
 from tests.support.models.tiny import SIZES, random_ids, save
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
@@ -36,7 +37,15 @@ SMALL_TOWER: dict[str, Any] = {
 AXES = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
 LATENT_EXPERTS = {**LATENT, **ROUTED}
 
+QUARTER = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+QUARTER_AXES = {**QUARTER, "mrope_section": [1, 1, 0], "mrope_interleaved": True}
+
 CASES: dict[str, dict[str, Any]] = {
+    "qwen3_5": {**DELTA, "rope_parameters": QUARTER_AXES},
+    "qwen3_5_moe": {**DELTA, **EXPERTS, "num_experts": 6, "shared_expert_intermediate_size": 20}
+    | {"rope_parameters": QUARTER_AXES},
+    "lfm2_vl": {**CONV, "block_multiple_of": 24},
+    "lfm3_vl": {**CONV, "head_dim": 8, "sliding_window": 6},
     "qwen2_vl": {"rope_parameters": AXES},
     "qwen2_5_vl": {"rope_parameters": AXES, "tie_word_embeddings": True},
     "qwen3_vl": {"head_dim": 8, "rope_parameters": AXES},

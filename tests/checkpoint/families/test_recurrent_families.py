@@ -104,8 +104,16 @@ PUBLISHED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("layer_types", "mlp_layer_types", "linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim"),
     ),
     "qwen 3.5": (
-        {"partial_rotary_factor": 0.25, "rope_theta": 1e4, "rope_scaling": None, "mtp_num_hidden_layers": 1}
-        | {"full_attention_interval": 2, "attn_output_gate": True, "mamba_ssm_dtype": "float32"},
+        {
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1e4,
+            "rope_scaling": None,
+            "full_attention_interval": 2,
+            "attn_output_gate": True,
+            "mamba_ssm_dtype": "float32",
+            "mtp_num_hidden_layers": 1,
+            "mtp_use_dedicated_embeddings": False,
+        },
         ("rope_parameters", "layer_types"),
     ),
     "lfm 2": ({"block_ff_dim": 48, "tie_embedding": True, "full_attn_idxs": [1], "rope_theta": 1e6}, ("layer_types",)),

@@ -49,7 +49,7 @@ _NEMOTRON3 = {
 }
 
 _EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-_DELTA = {
+DELTA = {
     **_EPS,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
     "head_dim": 16,
@@ -58,7 +58,7 @@ _DELTA = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 6,
 }
-_CONV = {"norm_eps": 3e-4, "layer_types": ["conv", "full_attention", "conv"], "tie_word_embeddings": True}
+CONV = {"norm_eps": 3e-4, "layer_types": ["conv", "full_attention", "conv"], "tie_word_embeddings": True}
 
 RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("mamba", _MAMBA),
@@ -159,28 +159,28 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_group_size": 3,
         },
     ),
-    "qwen 3.5": ("qwen3_5_text", _DELTA),
-    "qwen 3.5, experts": ("qwen3_5_moe_text", {**_DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20}),
+    "qwen 3.5": ("qwen3_5_text", DELTA),
+    "qwen 3.5, experts": ("qwen3_5_moe_text", {**DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20}),
     "qwen 3 next": (
         "qwen3_next",
-        {**_DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20, "mlp_only_layers": [1]},
+        {**DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20, "mlp_only_layers": [1]},
     ),
     "olmo hybrid": (
         "olmo_hybrid",
-        {**_DELTA, "linear_value_head_dim": 4, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}},
+        {**DELTA, "linear_value_head_dim": 4, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}},
     ),
     "olmo hybrid, no rope": (
         "olmo_hybrid",
         {**_EPS, "num_hidden_layers": 2, "linear_allow_neg_eigval": False, "rope_parameters": None},
     ),
-    "lfm 2": ("lfm2", {**_CONV, "conv_bias": True, "block_multiple_of": 24, "block_ffn_dim_multiplier": 1.2}),
-    "lfm 2, experts": ("lfm2_moe", {**_CONV, **_EXPERTS, "num_dense_layers": 1, "routed_scaling_factor": 1.5}),
+    "lfm 2": ("lfm2", {**CONV, "conv_bias": True, "block_multiple_of": 24, "block_ffn_dim_multiplier": 1.2}),
+    "lfm 2, experts": ("lfm2_moe", {**CONV, **_EXPERTS, "num_dense_layers": 1, "routed_scaling_factor": 1.5}),
     "lfm 3": (
         "lfm3",
-        {**_CONV, "layer_types": ["conv", "sliding_attention", "full_attention"], "head_dim": 16, "sliding_window": 6},
+        {**CONV, "layer_types": ["conv", "sliding_attention", "full_attention"], "head_dim": 16, "sliding_window": 6},
     ),
     "lfm 3, plain": (
         "lfm3",
-        {**_CONV, "head_dim": 8, "conv_L_cache": 2, "use_sandwich_norm": False, "use_attention_gate": False},
+        {**CONV, "head_dim": 8, "conv_L_cache": 2, "use_sandwich_norm": False, "use_attention_gate": False},
     ),
 }
