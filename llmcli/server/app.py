@@ -19,6 +19,7 @@ from llmcli.server.metrics import CONTENT_TYPE
 from llmcli.server.openai.chat import ChatCompletions
 from llmcli.server.openai.completions import Completions
 from llmcli.server.openai.decisions import Decisions
+from llmcli.server.openai.embeddings import Embeddings
 from llmcli.server.openai.models import Models
 from llmcli.server.openai.tokens import Tokens
 from llmcli.server.request_log import RequestLog, RequestLogMiddleware
@@ -71,6 +72,7 @@ def _paths(service: Service) -> list[Path]:
         ("POST", "/v1/chat/completions", ChatCompletions(service).answer),
         ("POST", "/v1/completions", Completions(service).answer),
         ("POST", "/v1/decisions", Decisions(service).answer),
+        ("POST", "/v1/embeddings", Embeddings(service).answer),
         ("POST", "/tokenize", tokens.encode),
         ("POST", "/detokenize", tokens.decode),
         ("GET", "/tokenizer_info", tokens.info),

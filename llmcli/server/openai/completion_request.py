@@ -80,7 +80,7 @@ def read_completion(body: Mapping[str, Any], ready: Ready) -> CompletionAsked:
     options = fields.inner("stream_options")
     include_usage = options is not None and options.flag("include_usage")
     echo, token_ids = fields.flag("echo"), fields.flag("return_token_ids")
-    prompts = _prompts(fields, ready.loaded.tokenizer)
+    prompts = read_prompts(fields, ready.loaded.tokenizer, "prompt")
     most = fields.integer("max_tokens", 0, _MOST_TOKENS)
     most = _DEFAULT_TOKENS if most is None else most
     if most == 0 and not echo:
@@ -111,27 +111,29 @@ def read_completion(body: Mapping[str, Any], ready: Ready) -> CompletionAsked:
     )
 
 
-def _prompts(fields: Fields, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
-    """The prompts: a text, a list of texts, the ids of a text, or a list of these."""
+def read_prompts(fields: Fields, tokenizer: Tokenizer, name: str) -> tuple[Prompt, ...]:
+    """The texts in the field `name`: a text, a list of texts, the ids of a text, or a list of these.
+
+    Raises:
+        ApiError: it is none of these.
+    """
     special, control = fields.flag("add_special_tokens", True), fields.flag("control_tokens")
-    given = fields.value("prompt")
-    wrong = ApiError("prompt must be a text, a list of texts, or one or several lists of token ids.", param="prompt")
+    given = fields.value(name)
     if isinstance(given, list) and given and all(isinstance(each, int) for each in given):
         given = [given]
     several = given if isinstance(given, list) else [given]
     if not 0 < len(several) <= _MOST_PROMPTS:
-        raise ApiError(f"prompt can have from 1 to {_MOST_PROMPTS} texts.", param="prompt")
+        raise ApiError(f"{name} can have from 1 to {_MOST_PROMPTS} texts.", param=name)
     found = []
     for each in several:
         if isinstance(each, str):
             ids = tokenizer.encode(each, add_special_tokens=special, control_tokens=control)
             found.append(Prompt(each, tuple(ids)))
         elif isinstance(each, list):
-            found.append(
-                Prompt(tokenizer.decode(token_ids(each, "prompt", tokenizer), skip_special=False), tuple(each))
-            )
+            ids = token_ids(each, name, tokenizer)
+            found.append(Prompt(tokenizer.decode(ids, skip_special=False), tuple(ids)))
         else:
-            raise wrong
+            raise ApiError(f"{name} must be a text, a list of texts, or one or several lists of token ids.", param=name)
     return tuple(found)
 
 
