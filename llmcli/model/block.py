@@ -50,13 +50,14 @@ class Block(nn.Module):
         super().__init__()
         normed_inside = layer.experts is not None and layer.experts.own_norms
         placement = config.placement_of(layer)
+        inputs = placement not in ("post", "sum")
         both = placement != "parallel_shared" and not normed_inside
         self.mixer_name = "mixers" if layer.beside is not None else mixer_module(layer.mixer)
         if layer.parts != "feed_forward":
-            self.input_layernorm = _norm(config, present=placement != "post" and layer.input_norm)
+            self.input_layernorm = _norm(config, present=inputs and layer.input_norm)
             self.add_module(self.mixer_name, make_mixer(config, layer, index))
         if layer.parts != "mixer":
-            self.post_attention_layernorm = _norm(config, present=both and placement != "post")
+            self.post_attention_layernorm = _norm(config, present=both and inputs)
             self.mlp = _feed_forward(config, layer)
 
     @property
@@ -153,6 +154,21 @@ class SharedNormBlock(Block):
         return x  # noqa: RET504
 
 
+class SumNormBlock(Block):
+    """A layer that normalizes the residual stream after each addition (Radford et al. 2018, GPT-1)."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__(config, layer, index)
+        self.attention_output_norm = _norm(config, present=True)
+        self.mlp_output_norm = _norm(config, present=True)
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = self.attention_output_norm(x + self.mixer(x, place, cache))
+        y: Tensor = self.mlp_output_norm(x + self.mlp(x))
+        return y
+
+
 class MixerBlock(Block):
     """A layer without a feed-forward network."""
 
@@ -177,6 +193,7 @@ _KINDS: dict[Placement, type[Block]] = {
     "sandwich": OutputNormBlock,
     "parallel": ParallelBlock,
     "parallel_shared": SharedNormBlock,
+    "sum": SumNormBlock,
 }
 
 
@@ -188,6 +205,8 @@ def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
         kind = AltUpBlock
     elif config.layer_scale:
         kind = ScaledBlock
+    if config.placement_of(layer) == "sum" and kind is not SumNormBlock:
+        raise ValueError("what is added to a normalized sum has no factor or norm of its own")
     if layer.parts != "both":
         if kind is not Block:
             raise ValueError("only layers that normalize their inputs alone can have a single part")

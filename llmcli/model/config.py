@@ -18,10 +18,10 @@ INT8_GROUP = 32
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu"]
 """xIELU has two learned numbers in each layer."""
 
-Placement: TypeAlias = Literal["pre", "post", "sandwich", "parallel", "parallel_shared"]
+Placement: TypeAlias = Literal["pre", "post", "sandwich", "parallel", "parallel_shared", "sum"]
 """Where a block normalizes: the inputs of attention and feed-forward ("pre", GPT-2 and Llama), their outputs ("post"),
 or both ("sandwich"). In a "parallel" block both read the block's input, each through its own norm or, with
-"parallel_shared", through one norm.
+"parallel_shared", through one norm. With "sum" the residual stream itself is normalized after each addition (GPT-1).
 """
 
 QKNorm: TypeAlias = Literal["head", "whole", "each_head", "weightless", "rotated", "rotated_head"]
@@ -36,7 +36,8 @@ one weight for all heads ("rotated_head").
 class NormStyle:
     """Which normalization a model uses. The variants differ visibly in low precision."""
 
-    kind: Literal["rms", "layer"] = "rms"
+    kind: Literal["rms", "layer", "none"] = "rms"
+    """With "none" the input is left as it is."""
     weight: bool = True
     bias: bool = False
     plus_one: bool = False

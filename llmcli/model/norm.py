@@ -109,6 +109,8 @@ def root_mean_square(x: Tensor, eps: float) -> Tensor:
 
 def make_norm(size: int | tuple[int, ...], eps: float, style: NormStyle) -> nn.Module:
     """Make the norm of a `style`, with weights of shape `size`; it normalizes the last dimension."""
+    if style.kind == "none":
+        return nn.Identity()
     if style.kind == "layer":
         return LayerNorm(size, eps, style)
     if not style.weight:

@@ -35,7 +35,7 @@ def linear(inputs: int, outputs: int, *, bias: bool = False) -> Named:
 
 def norm_weights(shape: Shape, style: NormStyle, *, may_have_bias: bool = True) -> Named:
     """Those of `make_norm` for weights of `shape`."""
-    if style.weight:
+    if style.weight and style.kind != "none":
         yield "weight", ParameterInfo(shape)
     if style.kind == "layer" and style.bias and may_have_bias:
         yield "bias", ParameterInfo(shape)

@@ -87,7 +87,7 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
         yield "layer_scalar", ParameterInfo((1,))
     norm = dict(norm_weights((config.hidden_size,), config.norm))
     if layer.parts != "feed_forward":
-        if placement != "post" and layer.input_norm:
+        if placement not in ("post", "sum") and layer.input_norm:
             yield from within("input_layernorm", iter(norm.items()))
         both = (layer.mixer,) if layer.beside is None else (layer.mixer, layer.beside)
         for mixer in both:
@@ -95,15 +95,15 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
             yield from within(name if len(both) == 1 else f"mixers.{name}", _mixer(config, layer, mixer))
     if layer.parts != "mixer":
         normed_inside = layer.experts is not None and layer.experts.own_norms
-        if placement not in ("post", "parallel_shared") and not normed_inside:
+        if placement not in ("post", "sum", "parallel_shared") and not normed_inside:
             yield from within("post_attention_layernorm", iter(norm.items()))
         if layer.experts is not None:
             yield from within("mlp", _mixture_of_experts(config, layer.experts))
         else:
             yield from within("mlp", _feed_forward(config, config.width_of(layer), gated=config.gated))
-    if placement in ("post", "sandwich"):
+    if placement in ("post", "sandwich", "sum"):
         yield from within("attention_output_norm", iter(norm.items()))
-    if placement in ("post", "sandwich") or (layer.experts is not None and layer.experts.output_norm):
+    if placement in ("post", "sandwich", "sum") or (layer.experts is not None and layer.experts.output_norm):
         yield from within("mlp_output_norm", iter(norm.items()))
     if config.altup is not None:
         yield from within("altup", _altup(config, config.altup))

@@ -59,12 +59,12 @@ def computed(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, parameter.shape) for name, parameter in parameters_of(config).items()]
 
 
-@pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "parallel", "parallel_shared"])
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich", "parallel", "parallel_shared", "sum"])
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: NormStyle) -> None:
     for scale, qk_norm in itertools.product((1.0, 0.5), (None, "head", "whole", "each_head", "rotated")):
-        if scale != 1 and placement in ("post", "sandwich") and norm != NormStyle():
-            # No model scales the outputs of other norms.
+        if scale != 1 and (placement == "sum" or (placement in ("post", "sandwich") and norm != NormStyle())):
+            # No model scales the outputs of other norms, or what is added to sums that are normalized.
             continue
         config = changed(placement=placement, norm=norm, residual_scale=scale, qk_norm=qk_norm)
         assert computed(config) == created(config)

@@ -122,6 +122,12 @@ def gpt2_extras(keys: ConfigKeys) -> dict[str, Any]:
     return {"learned_positions": True, "attention_scale": None if keys.flag("scale_attn_weights") else 1.0}
 
 
+def gpt1_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """GPT-1: learned positions, and no norm in front of the head. Its "gelu" is the tanh approximation."""
+    activation = {"activation": "gelu_tanh"} if keys.text("hidden_act") == "gelu" else {}
+    return {"learned_positions": True, "final_norm": NormStyle("none"), **activation}
+
+
 def gpt_bigcode_extras(keys: ConfigKeys) -> dict[str, Any]:
     """StarCoder 1: like GPT-2; all heads may share one key head."""
     return gpt2_extras(keys) | ({"num_kv_heads": 1} if keys.flag("multi_query") else {})

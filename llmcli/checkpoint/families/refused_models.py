@@ -32,7 +32,7 @@ REASONS: dict[str, str] = {
     **dict.fromkeys(("axk2", "hy_v4", "dots3_note", "dots3_note_text", "mistral_large4"), _SPARSE),
     **dict.fromkeys(("inkling_text", "inkling2_text", "inkling2_loop_text"), "convolutions within attention"),
     **dict.fromkeys(("dory", "hrm_text"), "layers that run several times"),
-    **dict.fromkeys(("ctrl", "openai-gpt"), "norms of the sums of the residual stream"),
+    "ctrl": "positions as sines beside cosines",
     "blt": "patches of bytes instead of tokens",
     "cpmant": "attention biased by relative positions",
     "diffllama": "differences of two softmaxes",

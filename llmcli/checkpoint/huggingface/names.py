@@ -37,8 +37,16 @@ _OLD_BUFFERS = re.compile(
 
 # Our name of a part, and its other names. Each of these names means the same in all families.
 _SYNONYMS: dict[str, tuple[str, ...]] = {
-    "embed_tokens": ("embeddings.tok_embeddings", "wte", "embed_in", "word_embeddings", "in_out_embed", "embeddings"),
-    "embed_positions": ("wpe",),
+    "embed_tokens": (
+        "embeddings.tok_embeddings",
+        "tokens_embed",
+        "wte",
+        "embed_in",
+        "word_embeddings",
+        "in_out_embed",
+        "embeddings",
+    ),
+    "embed_positions": ("wpe", "positions_embed"),
     "embed_norm": ("word_embeddings_layernorm", "embeddings.norm"),
     "norm": ("final_norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "rms_norm"),
     "lm_head": ("embed_out", "output_projection", "decoder"),
@@ -286,7 +294,20 @@ class TensorNames:
 
 def belongs_to_model(full: str) -> bool:
     """Whether a full name looks like a part of a language model."""
-    return full.startswith((*_PREFIXES, "lm_head.", "embed_out.", "layers.", "h.", "wte.", "wpe.", "ln_f."))
+    return full.startswith(
+        (
+            *_PREFIXES,
+            "lm_head.",
+            "embed_out.",
+            "layers.",
+            "h.",
+            "wte.",
+            "wpe.",
+            "ln_f.",
+            "tokens_embed.",
+            "positions_embed.",
+        )
+    )
 
 
 def is_ignored_name(full: str) -> bool:

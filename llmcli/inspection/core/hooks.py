@@ -251,6 +251,11 @@ def check_additive(config: ModelConfig) -> None:
 
     That is the embedding and the outputs of all attention and feed-forward networks in most models.
     """
+    if any(config.placement_of(layer) == "sum" for layer in config.layers):
+        raise UnsupportedModelError(
+            "The logits of this model cannot be split into contributions of its parts: its blocks normalize the "
+            "residual stream itself."
+        )
     if config.head_layer is not None:
         raise UnsupportedModelError(
             "The logits of this model cannot be split into contributions of its parts: there is a layer in front of "

@@ -13,6 +13,7 @@ _PLACEMENTS = {
     "pre": "before each part",
     "post": "after each part",
     "sandwich": "before and after each part",
+    "sum": "of the residual stream after each part",
     "parallel": "before each part, both parts in parallel",
     "parallel_shared": "one before both parts, which run in parallel",
 }

@@ -38,6 +38,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "ssm_out_multiplier": (0.4,),
     "time_step_limit": ([0.5, 0.8],),
     "activation": ("relu",),
+    "afn": ("relu",),
     "activation_function": ("gelu", "relu"),
     "apply_residual_connection_post_layernorm": (True,),
     # For four layers.

@@ -97,6 +97,10 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
             _CLASSIFIER,
         ),
     },
+    "openai-gpt": dict.fromkeys(
+        ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
+        _CLASSIFIER,
+    ),
     "gpt_bigcode": {
         "attention_softmax_in_fp32": "the type of the softmax, which is rounding",
         "scale_attention_softmax_in_fp32": "the type in which scores are scaled, which is rounding",

@@ -44,8 +44,8 @@ GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # Parts for images and sound, which text does not go through.
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
-NO_KERNEL = {"deepseek v3.2", "glm 5", "ettin"}
-"""Cases that the C kernel does not compute: an index that chooses keys, a layer in front of the head."""
+NO_KERNEL = {"deepseek v3.2", "glm 5", "ettin", "gpt 1"}
+"""Cases that the C kernel does not compute: an index that chooses keys, a layer in front of the head, norms of sums."""
 
 EAGER_IS_WRONG = {"falcon rw"}
 """Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
@@ -170,6 +170,7 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "aria": ("aria_text", {**EPS, "moe_num_experts": 4, "moe_topk": 2}),
+    "gpt 1": ("openai-gpt", {**GPT2_SIZES, "layer_norm_epsilon": 3e-4}),
     "gpt-j": ("gptj", {**GPT2_SIZES, "rotary_dim": 4, "layer_norm_epsilon": 3e-4}),
     "codegen": ("codegen", {**GPT2_SIZES, "rotary_dim": 4}),
     "gpt-neo": (

@@ -17,6 +17,19 @@ from llmcli.checkpoint.families.styles import (
 )
 
 FAMILIES: dict[str, Family] = {
+    # GPT-1.
+    "openai-gpt": Family(
+        {**LAYER_NORM_BASE, "hidden_act": "gelu", "max_position_embeddings": 512},
+        aliases={**GPT2_ALIASES, "intermediate_size": (), "hidden_act": ("afn",)},
+        norm=LAYER_NORM,
+        placement="sum",
+        gated=False,
+        rope_on=layer_rules.never_rope,
+        extras=extra_rules.gpt1_extras,
+        biases=ALWAYS,
+        own_names={"attention_output_norm": "ln_1", "mlp_output_norm": "ln_2"},
+        matrices_transposed=True,
+    ),
     "gpt2": Family(
         {**LAYER_NORM_BASE, "hidden_act": "gelu_new", "scale_attn_weights": True, "max_position_embeddings": 1024},
         aliases=GPT2_ALIASES,
