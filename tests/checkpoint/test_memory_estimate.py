@@ -22,6 +22,7 @@ from llmcli.model.quantized.matrix import PackedMatrix
 from llmcli.sizes import size
 from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.terminal.cli import llm
 
@@ -58,6 +59,26 @@ def test_estimated_weights_and_cache_equal_the_real_ones(
     assert told.weights == sum(parameter.nbytes for parameter in model.parameters()) + sum(packed.values())
     assert told.cache == model.new_cache(capacity=128).nbytes
     assert told.working > 0
+
+
+def test_the_estimate_holds_when_a_text_has_all_its_marks(tmp_path: Path) -> None:
+    """States of a text and of a pass, the marks of a long text, and the one before proposals."""
+    model_type, overrides = RECURRENT["qwen 3.5"]
+    checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, model_type, **overrides))
+    told = footprint(meta_model(checkpoint.config), {}, torch.float32, 128, CPU)
+    model = load_weights(checkpoint, CPU, torch.float32)
+    cache, tokens = model.new_cache(capacity=128), torch.zeros(1, 3, dtype=torch.long)
+    with torch.no_grad():
+        for _ in range(40):
+            model(tokens, cache)
+            cache.mark()
+        model(tokens, cache)
+        cache.mark(brief=True)
+        model(tokens, cache)
+    one = checkpoint.config.state_bytes(4)
+    # The states of the next pass are missing.
+    assert cache.nbytes + one == told.cache
+    assert one * 10 < cache.nbytes
 
 
 def test_stored_blocks_are_counted_in_their_packed_size(tmp_path: Path) -> None:

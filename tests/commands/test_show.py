@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import TEMPLATE, tiny_model, write_text_files
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.quantized.models import save_quantized
@@ -71,3 +72,16 @@ def test_weights_that_are_rounded_are_named(kind: str, tmp_path: Path) -> None:
         pytest.skip("nothing computes with packed weights on this machine")
     assert runs.endswith("Q2_K rounded to 8 bits") == (kind == "Q2_K")
     assert ("in memory" in runs) == (kind == "Q2_K")
+
+
+def test_a_model_with_states_names_its_layers_and_their_memory(tmp_path: Path) -> None:
+    model_type, overrides = RECURRENT["qwen 3.5"]
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
+    shown = " ".join(llm("show", folder).stdout.decode().replace("│", " ").split())
+    assert "blocks 0, 2 2 x" in shown
+    assert "gated delta net 4 heads, each remembers 8 x 6 values, on 2 key heads" in shown
+    # Two layers: 3 inputs of 56 channels in 16 bits, and 192 sums in float32.
+    assert "states 2.2 KiB for a text of any length, and up to 8 earlier ones to go back to" in shown
+    account = json.loads(llm("show", folder, "--json").stdout)["account"]
+    assert account["state_bytes"] == 2 * (3 * 56 * 2 + 192 * 4)
+    assert account["recurrent"] > 0
