@@ -36,11 +36,11 @@ Packing: TypeAlias = Literal["stored", "int8", "int4"]
 _WEIGHTS_AT_ONCE = 1 << 28
 # Number of parameters from which on a model's weights get such allocations.
 _LARGE = 1 << 24
-# Never packed: a gate of a single row, the matrix that latent attention splits, AltUp's tiny ones, and step sizes and
-# decays of recurrent layers, which are few weights, whose errors add up over a text.
+# Never packed: a gate of a single row, the matrix that latent attention splits, AltUp's tiny ones, step sizes and
+# decays of recurrent layers, and the weights of the heads of an index: few weights, whose errors change much.
 _DENSE = (
     *("shared_expert_gate", "kv_b_proj", "correction_coefs", "prediction_coefs", "modality_router"),
-    *("in_proj_a", "in_proj_b", "dt_proj", "x_proj"),
+    *("in_proj_a", "in_proj_b", "dt_proj", "x_proj", "weight_proj"),
 )
 
 
