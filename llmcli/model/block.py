@@ -21,6 +21,7 @@ from llmcli.model.mixer_config import (
     Mamba2Config,
     MambaConfig,
     MixerConfig,
+    RglruConfig,
     ShortConvConfig,
     mixer_module,
 )
@@ -29,6 +30,7 @@ from llmcli.model.norm import Scale, ScaledRMSNorm, make_norm
 from llmcli.model.recurrent.delta_net import DeltaNet
 from llmcli.model.recurrent.mamba import Mamba
 from llmcli.model.recurrent.mamba2 import Mamba2
+from llmcli.model.recurrent.rglru import Rglru
 from llmcli.model.recurrent.short_conv import ShortConv
 from llmcli.model.recurrent.two_mixers import TwoMixers
 from llmcli.model.residual.altup import AltUp
@@ -218,6 +220,7 @@ _MIXERS: dict[type, Callable[..., nn.Module]] = {
     DeltaConfig: DeltaNet,
     Mamba2Config: Mamba2,
     MambaConfig: Mamba,
+    RglruConfig: Rglru,
     ShortConvConfig: ShortConv,
 }
 

@@ -121,6 +121,31 @@ class MambaConfig:
 
 
 @dataclass(frozen=True)
+class RglruConfig:
+    """A real-gated linear recurrent unit (Griffin, arXiv:2402.19427)."""
+
+    width: int
+    """Channels, each with a state of one value."""
+    blocks: int
+    """Blocks of channels; the gates of a channel are made from its block."""
+    conv_width: int
+
+    @property
+    def tail_values(self) -> int:
+        """Numbers in the tail."""
+        return (self.conv_width - 1) * self.width
+
+    @property
+    def sum_values(self) -> int:
+        """Numbers in the sum."""
+        return self.width
+
+    def projected(self, hidden: int) -> int:
+        """Values that are projected from a token, of `hidden` values: inputs, and the gate on the output."""
+        return 2 * self.width
+
+
+@dataclass(frozen=True)
 class ShortConvConfig:
     """A gated short convolution (LFM2, arXiv:2511.23404).
 
@@ -147,12 +172,13 @@ class ShortConvConfig:
         return 3 * hidden
 
 
-MixerConfig: TypeAlias = DeltaConfig | Mamba2Config | MambaConfig | ShortConvConfig
+MixerConfig: TypeAlias = DeltaConfig | Mamba2Config | MambaConfig | RglruConfig | ShortConvConfig
 
 _NAMES: dict[type, str] = {
     DeltaConfig: "gated delta net",
     Mamba2Config: "Mamba-2",
     MambaConfig: "Mamba",
+    RglruConfig: "RG-LRU",
     ShortConvConfig: "short convolution",
 }
 
@@ -161,6 +187,7 @@ _MODULES: dict[type, str] = {
     DeltaConfig: "linear_attn",
     Mamba2Config: "mamba",
     MambaConfig: "mamba",
+    RglruConfig: "rglru",
     ShortConvConfig: "conv",
 }
 

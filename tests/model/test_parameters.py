@@ -19,7 +19,7 @@ from llmcli.model import (
     NormStyle,
 )
 from llmcli.model.meta_device import meta_model
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, ShortConvConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig, ShortConvConfig
 from llmcli.model.parameters import parameters_of
 
 DENSE = LayerConfig(None)
@@ -94,6 +94,7 @@ def test_parameters_of_blocks_of_every_placement_and_norm(placement: str, norm: 
         changed(layers=(CONV, replace(CONV, mixer=ShortConvConfig(4, bias=True)), replace(CONV, parts="mixer"))),
         changed(layers=(replace(DENSE, mixer=DELTA), replace(DENSE, mixer=KIMI))),
         changed(layers=tuple(replace(DENSE, mixer=mamba) for mamba in MAMBAS)),
+        changed(layers=(replace(DENSE, mixer=RglruConfig(6, 2, 3)),)),
         mixture(gated=False, latent_size=5, shared_size=10),
         changed(layers=(replace(DENSE, beside=DELTA), replace(CONV, beside=DELTA))),
         changed(layers=(replace(DENSE, parts="mixer"), replace(DENSE, parts="feed_forward"))),

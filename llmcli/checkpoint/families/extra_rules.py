@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -21,6 +22,19 @@ def no_extras(keys: ConfigKeys) -> dict[str, Any]:
 def gemma_scales(keys: ConfigKeys) -> dict[str, Any]:
     """Gemma: embeddings are multiplied by the square root of the hidden size."""
     return {"embed_scale": keys.integer("hidden_size") ** 0.5, "embed_scale_rounded": True}
+
+
+def recurrent_gemma_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """RecurrentGemma: the factor on embeddings has bfloat16's 8 bits, and the file states both halves of the gate."""
+    mantissa, exponent = math.frexp(keys.integer("hidden_size") ** 0.5)
+    return {
+        "embed_scale": math.ldexp(round(mantissa * 256), exponent - 8),
+        "logit_softcap": keys.positive("logits_soft_cap"),
+        "intermediate_size": keys.integer("intermediate_size") // 2,
+        "qkv_bias": keys.flag("attention_bias"),
+        "o_bias": True,
+        "mlp_bias": True,
+    }
 
 
 def gemma1_extras(keys: ConfigKeys) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
-from llmcli.checkpoint.families.layer_rules import FULL, LINEAR
+from llmcli.checkpoint.families.layer_rules import FULL, LINEAR, SLIDING
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig
 
 
 def no_scales(keys: ConfigKeys) -> dict[str, tuple[tuple[int, float], ...]]:
@@ -105,6 +105,16 @@ def _linear_keys(keys: ConfigKeys) -> ConfigKeys:
     return ConfigKeys(own, keys.path)
 
 
+def griffin_types(keys: ConfigKeys, layers: int) -> list[str]:
+    """RecurrentGemma: a list of "recurrent" and "attention", with a window, is repeated."""
+    listed = keys.get("block_types")
+    if not isinstance(listed, list) or not listed or not {str(kind) for kind in listed} <= {"recurrent", "attention"}:
+        raise CheckpointError(
+            f"{keys.path} has block_types = {in_short(listed)}; a list of recurrent and attention is needed."
+        )
+    return [SLIDING if listed[index % len(listed)] == "attention" else LINEAR for index in range(layers)]
+
+
 # Further fields of `LayerConfig`: for each layer, given the layer types.
 
 
@@ -174,6 +184,16 @@ def falcon_h1_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]
     norm = "norm_first" if keys.flag("mamba_norm_before_gate") else "gate_first"
     mixer = replace(mixer, norm=norm if keys.flag("mamba_rms_norm") else None)  # type: ignore[arg-type]
     return [{"beside": mixer} for _ in kinds]
+
+
+def griffin_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """RecurrentGemma: RG-LRU in place of attention, in most layers."""
+    blocks = keys.integer("num_attention_heads")
+    width = keys.optional_integer("lru_width") or keys.integer("hidden_size")
+    if width % blocks:
+        raise CheckpointError(f"{keys.path}: lru_width {width} is not a multiple of {blocks} blocks.")
+    mixer = RglruConfig(width, blocks, keys.integer("conv1d_width"))
+    return [{"mixer": mixer} if kind == LINEAR else {} for kind in kinds]
 
 
 def kimi_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:

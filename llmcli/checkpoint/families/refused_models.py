@@ -14,7 +14,6 @@ REASONS: dict[str, str] = {
         (
             "zamba",
             "zamba2",
-            "recurrent_gemma",
             "rwkv",
             "rwkv5",
             "rwkv6",

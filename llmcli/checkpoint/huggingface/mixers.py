@@ -8,7 +8,7 @@ from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.checkpoint.tensors.parameter_sources import Joined, ParameterSource, Source
 from llmcli.checkpoint.tensors.recurrent_sources import NegatedExponential, Reshaped, ba_by_key_head, qkvz_by_key_head
 from llmcli.model import LayerConfig, ModelConfig
-from llmcli.model.mixer_config import DeltaConfig, MixerConfig, mixer_module
+from llmcli.model.mixer_config import DeltaConfig, MixerConfig, RglruConfig, mixer_module
 from llmcli.model.recurrent.parameters import mixer_parameters
 
 # Modules of a layer that hold a recurrent network, the usual one first.
@@ -16,9 +16,15 @@ _MODULES = {
     "mamba": ("mamba", "mixer"),
     "linear_attn": ("linear_attn", "self_attn", "attention"),
     "conv": ("conv",),
+    "rglru": ("temporal_block",),
 }
 # Our names of parts, and those of files.
-_PARTS = {"dt_norm": ("dt_layernorm",), "b_norm": ("b_layernorm",), "c_norm": ("c_layernorm",)}
+_PARTS = {
+    "dt_norm": ("dt_layernorm",),
+    "b_norm": ("b_layernorm",),
+    "c_norm": ("c_layernorm",),
+    "conv1d": ("conv_1d",),
+}
 # The same for delta attention, whose queries, keys and values files keep apart.
 _DELTA_PARTS = {
     "in_proj_z": ("g_proj",),
@@ -69,10 +75,11 @@ class MixerTensors:
         apart = [f"{at}{name}.{kind}" for name in _DELTA_JOINED.get(owner, ())]
         if module == "linear_attn" and apart and self.names.has(apart[0]):
             return self._joined(apart, shape, reshaped=owner == "conv1d")
-        if owner in ("conv1d", "conv") and kind == "weight":
-            return Reshaped(self.names.full(f"{at}{part}"), shape)
+        if isinstance(self.mixer, RglruConfig) and not owner:
+            return Source(self.names.full(f"{at}rg_lru.{part}"))
         names = (owner, *_PARTS.get(owner, ()), *(_DELTA_PARTS.get(owner, ()) if module == "linear_attn" else ()))
-        return Source(self.names.first_of(at, names, kind) or self.names.full(f"{at}{part}"))
+        name = self.names.first_of(at, names, kind) or self.names.full(f"{at}{part}")
+        return Reshaped(name, shape) if owner in ("conv1d", "conv") and kind == "weight" else Source(name)
 
     def _by_key_head(self, at: str, owner: str, kind: str, delta: DeltaConfig) -> Source:
         """The rows of a projection in a tensor that has, for each key head, all parts that belong to it."""

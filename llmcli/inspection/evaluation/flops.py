@@ -14,6 +14,7 @@ _BOXES = (
     ("self_attn", "attention"),
     ("linear_attn", "recurrent"),
     ("mamba", "recurrent"),
+    ("rglru", "recurrent"),
     (".conv.", "recurrent"),
     ("laurel", "attention"),
     ("mlp", "feed_forward"),

@@ -25,6 +25,7 @@ from llmcli.model.mixer_config import ShortConvConfig, mixer_name
 from llmcli.model.recurrent.delta_net import DeltaNet
 from llmcli.model.recurrent.mamba import Mamba
 from llmcli.model.recurrent.mamba2 import Mamba2
+from llmcli.model.recurrent.rglru import Rglru
 
 # Shares of the units whose half-lives are no longer than the numbers of `HalfLives`.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -185,7 +186,7 @@ def _on_mixers(loaded: LoadedModel, see: Callable[[int, Tensor, Tensor], None]) 
     handles: list[RemovableHandle] = []
     for index, block in enumerate(blocks(loaded.model)):
         for module in block.modules():
-            if isinstance(module, DeltaNet | Mamba | Mamba2):
+            if isinstance(module, DeltaNet | Mamba | Mamba2 | Rglru):
                 handles.append(block.register_forward_pre_hook(keep(index)))
                 handles.append(module.register_forward_hook(look(index)))
     with removed(handles):

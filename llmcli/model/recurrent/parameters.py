@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmcli.model.config import ModelConfig
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, MixerConfig, ShortConvConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, MixerConfig, RglruConfig, ShortConvConfig
 from llmcli.model.parameter_info import Named, ParameterInfo, linear, within
 
 
@@ -16,6 +16,8 @@ def mixer_parameters(config: ModelConfig, mixer: MixerConfig) -> Named:
             return _mamba2(config, mixer)
         case MambaConfig():
             return _mamba(config, mixer)
+        case RglruConfig():
+            return _rglru(config, mixer)
         case ShortConvConfig():
             return _short_conv(config, mixer)
 
@@ -44,6 +46,19 @@ def _mamba(config: ModelConfig, mamba: MambaConfig) -> Named:
         for name, size in zip(("dt_norm", "b_norm", "c_norm"), sizes, strict=True):
             yield f"{name}.weight", ParameterInfo((size,))
     yield from within("out_proj", linear(width, hidden, bias=mamba.bias))
+
+
+def _rglru(config: ModelConfig, rglru: RglruConfig) -> Named:
+    hidden, width, blocks = config.hidden_size, rglru.width, rglru.blocks
+    size = width // blocks
+    for gate in ("input_gate", "recurrent_gate"):
+        yield f"{gate}_weight", ParameterInfo((blocks, size, size))
+        yield f"{gate}_bias", ParameterInfo((blocks, size))
+    yield "recurrent_param", ParameterInfo((width,), float32=True)
+    for name in ("linear_y", "linear_x"):
+        yield from within(name, linear(hidden, width, bias=True))
+    yield from within("conv1d", _conv(width, rglru.conv_width, bias=True))
+    yield from within("linear_out", linear(width, hidden, bias=True))
 
 
 def _conv(channels: int, width: int, *, bias: bool) -> Named:

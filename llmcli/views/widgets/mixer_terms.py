@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig
 
 if TYPE_CHECKING:
     from llmcli.model.mixer_config import MixerConfig
@@ -25,6 +25,8 @@ def mixer_words(mixer: MixerConfig) -> str:
             f"{mixer.width} channels, {mixer.state} values remembered for each, "
             f"after a convolution over {mixer.conv_width} tokens"
         )
+    if isinstance(mixer, RglruConfig):
+        return f"{mixer.width} channels in {mixer.blocks} blocks, after a convolution over {mixer.conv_width} tokens"
     return f"sees the last {mixer.width} tokens"
 
 

@@ -19,6 +19,8 @@ _ROTATIONS = (
 # For three layers, as in the tiny models.
 VALUES: dict[str, tuple[Any, ...]] = {
     "attention_in_multiplier": (0.4,),
+    "attention_window_size": (3,),
+    "logits_soft_cap": (0.5,),
     "attention_out_multiplier": (0.4,),
     "kda_lower_bound": (-2.0,),
     "kda_safe_gate": (False,),
@@ -148,6 +150,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
 SIZES = frozenset(
     {
         "attn_layer_indices",
+        "block_types",
+        "conv1d_width",
+        "lru_width",
         "attn_layer_offset",
         "attn_layer_period",
         "conv_kernel",

@@ -135,6 +135,11 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
         "use_mamba_kernels": _EQUAL,
         **dict.fromkeys(("use_associative_scan", "use_mambapy"), _EQUAL),
     },
+    "recurrent_gemma": {
+        **dict.fromkeys(("final_w_init_variance_scale", "w_init_variance_scale"), _TRAINING),
+        "head_dim": "computed from the hidden size and the number of heads, which are read",
+        "sliding_window": "another name of attention_window_size, which is read",
+    },
     "bailing_hybrid": {
         "linear_conv_kernel_dim": "computed from short_conv_kernel_size, which is read",
         "linear_num_heads": "computed from num_attention_heads, which is read",

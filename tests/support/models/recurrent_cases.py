@@ -132,6 +132,10 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
             "expert_layer_offset": 1,
         },
     ),
+    "recurrent gemma": (
+        "recurrent_gemma",
+        {**_EPS, "lru_width": 32, "attention_window_size": 6, "logits_soft_cap": 5.0, "num_key_value_heads": 1},
+    ),
     "kimi linear": (
         "kimi_linear",
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.registry.recurrent import delta, hybrid, kimi, liquid, mamba
+from llmcli.checkpoint.families.registry.recurrent import delta, griffin, hybrid, kimi, liquid, mamba
 
 FAMILIES: dict[str, Family] = {
     **mamba.FAMILIES,
@@ -11,4 +11,5 @@ FAMILIES: dict[str, Family] = {
     **kimi.FAMILIES,
     **delta.FAMILIES,
     **liquid.FAMILIES,
+    **griffin.FAMILIES,
 }
