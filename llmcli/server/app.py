@@ -24,6 +24,8 @@ from llmcli.server.openai.models import Models
 from llmcli.server.openai.tokens import Tokens
 from llmcli.server.request_log import RequestLog, RequestLogMiddleware
 from llmcli.server.service import Service
+from llmcli.server.translations.messages import Messages
+from llmcli.server.translations.responses import Responses
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 Path: TypeAlias = tuple[str, str, Endpoint]
@@ -52,7 +54,7 @@ def _log(log: RequestLog | None) -> list[Middleware]:
 
 
 def _paths(service: Service) -> list[Path]:
-    models, tokens = Models(service), Tokens(service)
+    models, tokens, messages = Models(service), Tokens(service), Messages(service)
 
     async def health(request: Request) -> Response:
         if service.ready is None:
@@ -71,6 +73,9 @@ def _paths(service: Service) -> list[Path]:
         ("GET", "/v1/models/{name:path}", models.one),
         ("POST", "/v1/chat/completions", ChatCompletions(service).answer),
         ("POST", "/v1/completions", Completions(service).answer),
+        ("POST", "/v1/responses", Responses(service).answer),
+        ("POST", "/v1/messages", messages.answer),
+        ("POST", "/v1/messages/count_tokens", messages.count),
         ("POST", "/v1/decisions", Decisions(service).answer),
         ("POST", "/v1/embeddings", Embeddings(service).answer),
         ("POST", "/tokenize", tokens.encode),

@@ -32,6 +32,7 @@ from llmcli.server.scheduler.work import (
     Work,
     once,
 )
+from llmcli.text.tokenizer import Tokenizer
 
 _Value = TypeVar("_Value")
 
@@ -79,6 +80,11 @@ class Service:
         if self.ready is None:
             raise ApiError("The model is being loaded.", status=503, code="loading")
         return self.ready
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.needed().loaded.tokenizer
 
     def check_model(self, name: str | None) -> None:
         """Check the model that a request names.

@@ -8,14 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llmcli.engine.events import Event, Finish, Prefill, Step
-from llmcli.engine.reply.thinking import ThinkingApart
+from llmcli.engine.events import Finish, Step
 from llmcli.server.http.streams import PING, Channel, EventStream, cancelling, json_object, sse
+from llmcli.server.openai.chat_events import ChatEvents
 from llmcli.server.openai.chat_request import ChatAsked, read_chat
 from llmcli.server.openai.replies import FINGERPRINT, chat_logprobs, finish_reason, new_id, timings, usage
-from llmcli.server.scheduler.work import WorkEvent
 from llmcli.server.service import Ready, Service
-from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
 
 
@@ -46,24 +44,15 @@ class ChatReply:
         self._asked, self._tokenizer = asked, ready.loaded.tokenizer
         self._model = asked.model or ready.loaded.name
         self._id, self._created = new_id("chatcmpl"), int(time.time())
-        self._prefill: Prefill | None = None
-        self._apart = ThinkingApart(
-            self._tokenizer, asked.reply.start or ReplyStart(), exact=asked.reply.constraint is not None
-        )
-        self._steps: list[Step] = []
+        self._events = ChatEvents(asked, self._tokenizer)
 
     async def whole(self, channel: Channel) -> dict[str, object]:
         """The reply as one object."""
-        finish: Finish | None = None
-        async for event in channel.events():
-            split = self._take(event)
-            finish = split if isinstance(split, Finish) else finish
-        assert finish is not None
-        parts: list[Step | Finish] = [*self._steps, finish]
-        thinking = "".join(part.thinking for part in parts) or None
+        finish = await self._events.end(channel)
+        steps, thinking = self._events.steps, self._events.thinking() or None
         message: dict[str, object] = {
             "role": "assistant",
-            "content": "".join(part.text for part in parts),
+            "content": self._events.text(),
             "refusal": None,
             "reasoning_content": thinking,
             "reasoning": thinking,
@@ -73,23 +62,22 @@ class ChatReply:
             "index": 0,
             "message": message,
             "finish_reason": finish_reason(finish.reason),
-            "logprobs": chat_logprobs(self._steps, self._tokenizer) if self._asked.logprobs else None,
+            "logprobs": chat_logprobs(steps, self._tokenizer) if self._asked.logprobs else None,
         }
         if self._asked.token_ids:
-            choice["token_ids"] = [step.id for step in self._steps]
+            choice["token_ids"] = [step.id for step in steps]
         return self._head("chat.completion") | {"choices": [choice]} | self._ending(finish) | self._more()
 
     async def stream(self, channel: Channel) -> AsyncIterator[bytes]:
         """The reply as server-sent events."""
         yield self._chunk({"role": "assistant", "content": ""}, more=self._more())
-        async for given in channel.events():
-            event = self._take(given)
-            if given is None:
+        async for event in self._events.read(channel):
+            if event is None:
                 yield PING
             elif isinstance(event, Step):
                 if event.text or event.thinking or self._asked.logprobs or self._asked.token_ids:
                     yield self._chunk(_delta(event), [event])
-            elif isinstance(event, Finish):
+            else:
                 if event.text or event.thinking:
                     yield self._chunk(_delta(event))
                 yield self._chunk({}, finish=event)
@@ -97,24 +85,13 @@ class ChatReply:
                     yield sse(self._head("chat.completion.chunk") | {"choices": []} | self._ending(event))
         yield sse("[DONE]")
 
-    def _take(self, event: WorkEvent | None) -> Event | None:
-        """Keep what the reply needs of an event; return it with a thought apart, None for others than the engine's."""
-        if not isinstance(event, Prefill | Step | Finish):
-            return None
-        split = self._apart(event)
-        if isinstance(split, Prefill):
-            self._prefill = split
-        elif isinstance(split, Step):
-            self._steps.append(split)
-        return split
-
     def _head(self, kind: str) -> dict[str, object]:
         names = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
         return {**names, "system_fingerprint": FINGERPRINT}
 
     def _ending(self, finish: Finish) -> dict[str, object]:
-        reasoning = sum(1 for step in self._steps if step.thinking)
-        return {"usage": usage([finish.stats], reasoning), "timings": timings(self._prefill, finish)}
+        counts = usage([finish.stats], self._events.reasoning_tokens)
+        return {"usage": counts, "timings": timings(self._events.prefill, finish)}
 
     def _more(self) -> dict[str, object]:
         """What the client should know about its prompt."""
@@ -138,7 +115,7 @@ class ChatReply:
         if self._asked.token_ids:
             choice["token_ids"] = [step.id for step in steps]
         value = self._head("chat.completion.chunk") | {"choices": [choice]} | (more or {})
-        return sse(value if finish is None else value | {"timings": timings(self._prefill, finish)})
+        return sse(value if finish is None else value | {"timings": timings(self._events.prefill, finish)})
 
     def _logprobs(self, steps: Sequence[Step], tokenizer: Tokenizer) -> dict[str, object] | None:
         return chat_logprobs(steps, tokenizer) if self._asked.logprobs and steps else None
