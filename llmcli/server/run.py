@@ -82,7 +82,8 @@ class RunningServer:
                 sockets.append(tcp_socket(settings.host, settings.port))
             for each in sockets:
                 stack.callback(each.close)
-            if settings.api_key is None and not all(map(is_loopback, sockets)):
+            local = all(map(is_loopback, sockets))
+            if settings.api_key is None and not local:
                 raise UsageError(
                     "Other machines could use this server, so it needs a key: give --api-key, or set LLMCLI_API_KEY."
                 )
@@ -100,7 +101,7 @@ class RunningServer:
             if settings.log is not None:
                 log = RequestLog(settings.log, name, bodies=settings.log_bodies, tell=tell)
                 stack.callback(log.close)
-            access = Access.of(settings.host, settings.api_key, settings.origins)
+            access = Access.of(settings.api_key, settings.origins, local=local)
             connection = connection_class(
                 public_app(self.service, access, log), private_app(self.service, log), request_s=settings.request_s
             )

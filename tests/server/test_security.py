@@ -201,3 +201,13 @@ def test_sockets_of_systemd_are_for_this_process_only() -> None:
     assert passed_sockets({"LISTEN_PID": str(os.getpid() + 1), "LISTEN_FDS": "1"}) == []
     assert passed_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"}) == []
     assert passed_sockets({}) == []
+
+
+def test_a_socket_of_systemd_is_listened_on() -> None:
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
+    with tcp_socket("127.0.0.1", 0) as listening:
+        [passed] = passed_sockets(environment, os.dup(listening.fileno()))
+        with passed:
+            assert passed.getsockname() == listening.getsockname() and not passed.get_inheritable()
+    with socket.socket() as connected, pytest.raises(LlmcliError, match="ListenStream"):
+        passed_sockets(environment, os.dup(connected.fileno()))

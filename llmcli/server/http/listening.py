@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmcli.errors import LlmcliError, UsageError
 
-_FIRST_PASSED = 3
+FIRST_PASSED = 3
 """The first descriptor that systemd hands over (sd_listen_fds)."""
 _BACKLOG = 128
 
@@ -53,8 +53,8 @@ def tcp_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def passed_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
-    """The listening sockets that systemd hands to this process (socket activation); empty without any.
+def passed_sockets(environment: Mapping[str, str], first: int = FIRST_PASSED) -> list[socket.socket]:
+    """The listening sockets that systemd hands to this process (socket activation), from descriptor `first` on.
 
     Raises:
         LlmcliError: one of them is not a listening stream socket.
@@ -63,12 +63,14 @@ def passed_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
         return []
     found = []
     with suppress(ValueError):
-        for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(environment.get("LISTEN_FDS", "0"))):
+        for descriptor in range(first, first + int(environment.get("LISTEN_FDS", "0"))):
             os.set_inheritable(descriptor, False)
             found.append(socket.socket(fileno=descriptor))
     for each in found:
         stream = each.type == socket.SOCK_STREAM
         if not stream or not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            for one in found:
+                one.close()
             raise LlmcliError("A socket that systemd handed over is not one to listen on; use ListenStream=.")
     return found
 

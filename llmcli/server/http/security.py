@@ -34,12 +34,10 @@ class Access:
     """The web pages that may use it, as "https://example.org"; "*" is any."""
 
     @classmethod
-    def of(cls, host: str, api_key: str | None, origins: Sequence[str]) -> Access:
-        """The rules for a server that listens on `host`."""
-        if host in _LOOPBACK:
-            return cls(api_key, _LOOPBACK, tuple(origins))
-        # Machines have many names, and a key protects this one: a page cannot know it.
-        return cls(api_key, (), tuple(origins))
+    def of(cls, api_key: str | None, origins: Sequence[str], *, local: bool) -> Access:
+        """The rules for a server that only this machine can reach, or that others can reach too."""
+        # Machines have many names, and a key protects those that others reach: a web page cannot know it.
+        return cls(api_key, _LOOPBACK if local else (), tuple(origins))
 
 
 class AccessMiddleware:
