@@ -97,6 +97,7 @@ def compare(
     checkpoints = [find_checkpoint(name) for name in (first, second)]
 
     from llmcli.inspection.evaluation.model_diff import compare as compare_models
+    from llmcli.text.chat.text_ids import text_ids
     from llmcli.views.inspect.model_diff import SCHEMA, ComparisonView
     from llmcli.views.terminal.progress import progress_bar
 
@@ -105,7 +106,7 @@ def compare(
 
     def ids(loaded: LoadedModel) -> list[int]:
         as_message = text_options.chat or (prompt is not None and loaded.template is not None)
-        return output.text_ids(loaded.tokenizer, loaded.template, words, chat=as_message, model=loaded.name)
+        return text_ids(loaded.tokenizer, loaded.template, words, chat=as_message, model=loaded.name)
 
     with progress_bar(unit="tokens") as progress:
         result = compare_models(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from llmcli.commands.shared import output
-from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.flags import only, with_options
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.output import TextOptions, ViewOptions
 from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.commands.shared.prompt_input import file_or_text
+from llmcli.commands.shared.server import server_for
+from llmcli.views.terminal import terminal
+
+if TYPE_CHECKING:
+    from llmcli.inspection.evaluation.text_score import TextScore
+    from llmcli.server.wire import ScoredText
+
+    Scored: TypeAlias = tuple[TextScore, Callable[[int], bytes]]
+    """The score of a text, and the bytes of the tokens in it."""
 
 
 @with_options
@@ -24,7 +33,9 @@ def score(
         str | None, typer.Argument(metavar="[FILE|TEXT|-]", help="A file or a text. Default or -: piped text.")
     ] = None,
     *,
-    model_options: Annotated[ModelOptions, only("model", "edit", "context", "kv_cache", "device", "dtype", "readable")],
+    model_options: Annotated[
+        ModelOptions, only("model", "edit", "context", "kv_cache", "device", "dtype", "readable", "server")
+    ],
     text_options: TextOptions,
     report_options: Annotated[ReportOptions, only("top")],
     view_options: ViewOptions,
@@ -35,28 +46,59 @@ def score(
     content = file_or_text(text)
     # --context is the length of the scored windows here, not of a KV cache.
     loading = replace(model_options, context=None)
-    loaded = load_model(
-        find_checkpoint(model_options.model), loading, template=text_options.chat_template, may_quantize=False
+    from llmcli.server.wire import ScoredText
+
+    asked = ScoredText(
+        content,
+        text_options.chat,
+        top=report_options.top,
+        window=model_options.context,
+        readable=model_options.readable,
+    )
+    result, token_bytes = _served(loading, text_options.chat_template, asked) or _local(
+        loading, text_options.chat_template, asked
     )
 
-    from llmcli.inspection.evaluation.perplexity import score as score_ids
     from llmcli.views.inspect.perplexity import SCHEMA, ScoreView, score_json
-    from llmcli.views.terminal.progress import progress_bar
 
-    ids = output.text_ids(loaded.tokenizer, loaded.template, content, chat=text_options.chat, model=loaded.name)
-    with progress_bar("Scoring", unit="tokens") as progress:
-        result = score_ids(
-            loaded,
-            ids,
-            top=report_options.top,
-            window=model_options.context,
-            readable=model_options.readable,
-            progress=lambda done, total: progress("Scoring", done, total),
-        )
     output.present(
-        ScoreView(result, report_options.top, loaded.tokenizer.token_bytes),
+        ScoreView(result, report_options.top, token_bytes),
         schema=SCHEMA,
-        value=score_json(result, loaded.tokenizer.token_bytes),
+        value=score_json(result, token_bytes),
         output=view_options,
         title="llm score",
     )
+
+
+def _served(options: ModelOptions, template: str | None, asked: ScoredText) -> Scored | None:
+    """The score by a running server that holds the model; None if there is none."""
+    server = server_for(options, template=template)
+    if server is None:
+        return None
+    from llmcli.client.computed import served_score
+    from llmcli.client.connection import NoServerError
+    from llmcli.views.terminal.progress import progress_bar
+
+    try:
+        with progress_bar("Scoring", unit="tokens") as progress:
+            return served_score(
+                server, asdict(asked), terminal.note, lambda done, total: progress("Scoring", done, total)
+            )
+    except NoServerError as error:
+        terminal.note(f"{error} The model is loaded in this process.")
+        return None
+
+
+def _local(options: ModelOptions, template: str | None, asked: ScoredText) -> Scored:
+    """The score by a model that this process loads."""
+
+    from llmcli.commands.shared.load_model import find_checkpoint, load_model
+
+    loaded = load_model(find_checkpoint(options.model), options, template=template, may_quantize=False)
+
+    from llmcli.server.command_line.score import score_text
+    from llmcli.views.terminal.progress import progress_bar
+
+    with progress_bar("Scoring", unit="tokens") as progress:
+        result = score_text(loaded, asked, lambda done, total: progress("Scoring", done, total))
+    return result, loaded.tokenizer.token_bytes

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from llmcli.server.computed import Computed
 from llmcli.server.http.errors import ApiError
 from llmcli.server.http.security import Access, AccessMiddleware, BodyLimitMiddleware
 from llmcli.server.internal import Internal
@@ -40,9 +41,12 @@ def public_app(service: Service, access: Access, log: RequestLog | None = None) 
 def private_app(service: Service, log: RequestLog | None = None) -> Starlette:
     """The application for the private socket, which has the protocol of the command line too."""
     internal = Internal(service)
+    computed = Computed(service, internal.failed)
     more = [
         ("POST", "/internal/generate", internal.generate),
         ("POST", "/internal/cancel", internal.cancel),
+        ("POST", "/internal/choices", computed.choices),
+        ("POST", "/internal/score", computed.score),
         ("GET", "/internal/status", internal.status),
         ("POST", "/internal/stop", internal.stop),
     ]

@@ -46,9 +46,7 @@ class Internal:
             asked = read_request(await json_object(request))
             reply = await service.prepare(lambda: _prepared(asked, ready))
         except LlmcliError as error:
-            found = service.error(error)
-            detail = cast("dict[str, object]", found.value["error"])
-            return JSONResponse({"error": detail | {"exit_code": error.exit_code}}, found.status)
+            return refusal(service, error)
         work, channel = service.submit(reply.work)
         if asked.id is not None:
             self._named[asked.id] = work
@@ -56,7 +54,7 @@ class Internal:
             log_saved()
         works: list[Work] = [work]
         pieces = self._lines(reply, works, channel)
-        return EventStream(pieces, works, media_type="application/x-ndjson", failed=self._failed)
+        return EventStream(pieces, works, media_type="application/x-ndjson", failed=self.failed)
 
     async def cancel(self, request: Request) -> Response:
         """End a reply as Ctrl-C does; its last event follows."""
@@ -95,11 +93,18 @@ class Internal:
             if reply.asked.id is not None and self._named.get(reply.asked.id) in works:
                 del self._named[reply.asked.id]
 
-    def _failed(self, error: Exception) -> bytes:
+    def failed(self, error: Exception) -> bytes:
         """The last line after an error."""
         found = self._service.error(error)
         code = error.exit_code if isinstance(error, LlmcliError) else 1
         return line({"event": "error", "message": str(found), "exit_code": code})
+
+
+def refusal(service: Service, error: LlmcliError) -> Response:
+    """The answer to a request that does not suit the model, with the exit code of the command."""
+    found = service.error(error)
+    detail = cast("dict[str, object]", found.value["error"])
+    return JSONResponse({"error": detail | {"exit_code": error.exit_code}}, found.status)
 
 
 @dataclass(frozen=True)

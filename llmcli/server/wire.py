@@ -16,6 +16,10 @@ A client posts a `GenerateRequest` to `/internal/generate` and reads one JSON ob
 - `{"event": "end"}`: the last line, if nothing failed.
 - `{"event": "error", "message", "exit_code"}`: the last line, if something did.
 
+`/internal/choices` and `/internal/score` answer with notes, progress, and `{"event": "result", "value", "bytes"}`: the
+probabilities of given answers, after a `begin` with `may_think`, or the score of a text with the bytes of its tokens.
+`llmcli.server.values` reads the value.
+
 A post to `/internal/cancel` with `{"id": ...}` ends the reply to the request with this `id`, as Ctrl-C does: its finish
 follows, with the reason "interrupted". A reply whose connection is closed ends too.
 Numbers keep every bit: JSON has the shortest decimal that gives the same float, and NaN and infinities as Python writes
@@ -84,6 +88,21 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True)
+class ScoredText:
+    """A text to score: the body of a post to `/internal/score`."""
+
+    text: str
+    chat: bool = False
+    """Whether it is a message in the chat template."""
+    top: int = 0
+    """The most probable tokens to give at each place."""
+    window: int | None = None
+    """The most tokens that are read at a time; None: the model's context."""
+    readable: bool = False
+    """Whether the readable model computes."""
+
+
+@dataclass(frozen=True)
 class ReplyBegin:
     """What is known before a reply begins."""
 
@@ -146,6 +165,18 @@ def read_request(value: object) -> GenerateRequest:
                 "begun": tuple(given.get("begun", ())),
             },
         )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The request is malformed: {error}.") from None
+
+
+def read_scored_text(value: object) -> ScoredText:
+    """The text to score of a request.
+
+    Raises:
+        UsageError: it is not such a request.
+    """
+    try:
+        return _made(ScoredText, _object(value, "The request"))
     except (TypeError, ValueError) as error:
         raise UsageError(f"The request is malformed: {error}.") from None
 

@@ -156,6 +156,37 @@ def test_a_server_that_is_gone_is_replaced_by_this_process(server: TestServer, m
     assert b"The model is being loaded. The model is loaded in this process." in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["generate", "Hi", "--choices", "yes,no", "--top", "2"], 0),
+        (["generate", "Hi", "--choices", "yes,no,maybe", "--json", "--readable", "--system", "Be brief."], 0),
+        (["generate", "Hi", "--choices", "yes,no", "--min-prob", "1"], 1),
+        (["generate", "Hi", "--choices", "yes,yes!", "--raw"], 2),
+        (["generate", "Hi" * 400, "--choices", "yes,no"], 6),
+        (["score", "the cat sat", "--top", "2"], 0),
+        (["score", "the cat sat", "--json", "--top", "1", "--chat", "--context", "9"], 0),
+        (["score", "the cat sat", "--json", "--readable"], 0),
+        (["score", "a", "--context", "1"], 2),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_choices_and_scores_are_the_same(server: TestServer, model: Path, arguments: list[str], code: int) -> None:
+    before = server.server.service.requests
+    warm, cold = (llm(*arguments, "-m", model, *more) for more in ([], ["--server", "off"]))
+    assert (warm.returncode, warm.stdout, warm.stderr) == (code, cold.stdout, cold.stderr)
+    assert cold.returncode == code and (code > 1 or warm.stdout)
+    assert server.server.service.requests > before
+
+
+def test_answers_are_compared_after_a_thought(tmp_path: Path) -> None:
+    model = write_thinker(tmp_path / "m", b"hm.", b"Yes!")
+    with serve(model):
+        warm, cold = generate(model, "Hi", "--choices", "Yes!,No", "--json", "--seed", "4", "--stop", "m")
+    assert (warm.stdout, warm.stderr) == (cold.stdout, cold.stderr) and b"hm." in warm.stderr
+    assert json.loads(warm.stdout)["thinking"] == "hm." and json.loads(warm.stdout)["seed"] == 4
+
+
 def test_a_batch_is_answered_alike_and_in_order(server: TestServer, model: Path, tmp_path: Path) -> None:
     lines = [
         *({"id": n, "prompt": "Hi" * (n + 1), "seed": n, "max_tokens": 20 - 4 * n} for n in range(5)),

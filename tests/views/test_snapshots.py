@@ -24,7 +24,7 @@ from llmcli.inspection.attention.pattern import Pattern
 from llmcli.inspection.attention.summary import AttentionSummary, BlockReading
 from llmcli.inspection.core.tokens import Token
 from llmcli.inspection.evaluation.cost import model_cost
-from llmcli.inspection.evaluation.perplexity import TextScore, TokenScore
+from llmcli.inspection.evaluation.text_score import TextScore, TokenScore
 from llmcli.inspection.feed_forward.moe_routing import ExpertRouting
 from llmcli.views.inspect.attention import attention_view, pattern_view, read_table
 from llmcli.views.inspect.cost import CostView

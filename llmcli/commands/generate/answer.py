@@ -15,10 +15,10 @@ from llmcli.text.chat_template.json_text import json_text
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.commands.generate.prepare import Run
+    from llmcli.commands.generate.prepare import ReplyRun
 
 
-def answer(run: Run) -> None:
+def answer(run: ReplyRun) -> None:
     """Generate and write one reply.
 
     Raises:
@@ -33,7 +33,7 @@ def answer(run: Run) -> None:
     end(run, reply)
 
 
-def answer_several(run: Run) -> None:
+def answer_several(run: ReplyRun) -> None:
     """Generate and write the replies of --samples, one after another, with the seeds that follow the first one's.
 
     The prompt is read once. A reply without the requested form does not stop the others; Ctrl-C does. With --json what
@@ -72,7 +72,7 @@ def answer_several(run: Run) -> None:
         raise typer.Exit(1)
 
 
-def _write_heading(run: Run) -> None:
+def _write_heading(run: ReplyRun) -> None:
     """Write a line before a reply: a dim rule on a terminal, elsewhere "--- 1 of 3, seed 5 ---"."""
     assert run.sample is not None
     count, seed = f"{run.sample + 1} of {run.options.output.samples}", run.params.seed

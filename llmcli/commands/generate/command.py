@@ -40,6 +40,7 @@ def generate(
     # Imported here, because the command line imports this module for every command.
     from llmcli.commands.generate.answer import answer, answer_several
     from llmcli.commands.generate.choices.choose import choose
+    from llmcli.commands.generate.choices.run import prepared_choice
     from llmcli.commands.generate.options import GenerateOptions
     from llmcli.commands.generate.prepare import prepared
     from llmcli.commands.generate.request import check_request, read_text
@@ -59,10 +60,13 @@ def generate(
     path, options = continued(invocation, options)
     text, options = read_text(invocation, prompt, options)
     request = check_request(invocation, text, options)
-    with saved_run(invocation, options, path) as saved, prepared(request, saved) as run:
+    with saved_run(invocation, options, path) as saved:
         if request.answers:
-            choose(run)
-        elif options.output.samples > 1:
-            answer_several(run)
-        else:
-            answer(run)
+            with prepared_choice(request, saved) as choice:
+                choose(choice)
+            return
+        with prepared(request, saved) as run:
+            if options.output.samples > 1:
+                answer_several(run)
+            else:
+                answer(run)

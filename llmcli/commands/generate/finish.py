@@ -11,11 +11,11 @@ from llmcli.commands.shared.token_report import explain, reply_page
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.commands.generate.prepare import Run
+    from llmcli.commands.generate.prepare import ReplyRun
     from llmcli.commands.generate.stream import GeneratedReply
 
 
-def reply_value(run: Run, reply: GeneratedReply) -> dict[str, object]:
+def reply_value(run: ReplyRun, reply: GeneratedReply) -> dict[str, object]:
     """The whole reply, as --json prints it."""
     from llmcli.views.reply.reply_json import reply_json
 
@@ -34,14 +34,14 @@ def reply_value(run: Run, reply: GeneratedReply) -> dict[str, object]:
     )
 
 
-def show_report(run: Run, reply: GeneratedReply) -> None:
+def show_report(run: ReplyRun, reply: GeneratedReply) -> None:
     """Write the report of --probs, --top and --attention, unless they are in the JSON."""
     output = run.options.output
     if not (output.as_json or output.as_jsonl):
         explain(run.source.token_bytes, reply.read.steps, run.options.report)
 
 
-def write_files(run: Run, reply: GeneratedReply) -> None:
+def write_files(run: ReplyRun, reply: GeneratedReply) -> None:
     """Write the files of --html, --svg and --record."""
     options = run.options
     output = options.output
@@ -55,7 +55,7 @@ def write_files(run: Run, reply: GeneratedReply) -> None:
     run.request.recorder.write(run.source, reply.finish)
 
 
-def end(run: Run, reply: GeneratedReply) -> None:
+def end(run: ReplyRun, reply: GeneratedReply) -> None:
     """With --stats write the cost of the reply, and note how it ended.
 
     Raises:

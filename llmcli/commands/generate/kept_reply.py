@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from llmcli.commands.shared.continued import template_source
 
 if TYPE_CHECKING:
-    from llmcli.commands.generate.prepare import Run
+    from llmcli.commands.generate.prepare import ReplyRun, Run
     from llmcli.conversations.live_conversation import ReplyRecorder
     from llmcli.engine import Event
 
 
-def recording(run: Run, events: Iterable[Event]) -> Generator[Event, None, None]:
+def recording(run: ReplyRun, events: Iterable[Event]) -> Generator[Event, None, None]:
     """The events of a reply, kept as far as they are read; a reply not read to its end counts as interrupted.
 
     The question is kept at the call.
@@ -49,7 +49,7 @@ def _recorder(run: Run) -> ReplyRecorder | None:
     return recorder
 
 
-def _recorded(run: Run, events: Iterable[Event], recorder: ReplyRecorder) -> Generator[Event, None, None]:
+def _recorded(run: ReplyRun, events: Iterable[Event], recorder: ReplyRecorder) -> Generator[Event, None, None]:
     from llmcli.engine import Finish, Step
 
     begun, reason = run.begin.begun_ids, "interrupted"

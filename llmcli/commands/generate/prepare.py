@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llmcli.commands.generate.request import CheckedRequest
 from llmcli.commands.shared.server import server_for
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
     from llmcli.commands.generate.options import GenerateOptions
     from llmcli.commands.generate.saving import SavedRun
-    from llmcli.commands.generate.source import LocalReply, ReplySource
+    from llmcli.commands.generate.source import BegunSource, LocalReply, ReplySource
     from llmcli.engine import SamplingParams
     from llmcli.server.wire import GenerateRequest, ReplyBegin
     from llmcli.text.chat.messages import Message
 
+_Source = TypeVar("_Source")
+
 
 @dataclass(frozen=True)
 class Run:
-    """Everything needed to generate a reply and to show it."""
+    """A request whose prompt is encoded, and what is needed to answer it and to show the answer."""
 
     request: CheckedRequest
-    source: ReplySource
+    source: BegunSource
     saved: SavedRun
     """The conversation that the run continues and is kept in, if any."""
-    sample: int | None = None
-    """With --samples: the number of the reply, from 0."""
 
     @property
     def begin(self) -> ReplyBegin:
@@ -53,14 +53,23 @@ class Run:
         return self.request.options
 
 
+@dataclass(frozen=True)
+class ReplyRun(Run):
+    """A run that generates a reply."""
+
+    source: ReplySource
+    sample: int | None = None
+    """With --samples: the number of the reply, from 0."""
+
+
 @contextmanager
-def prepared(request: CheckedRequest, saved: SavedRun) -> Iterator[Run]:
-    """Prepare the reply, and write the notes on its prompt to stderr.
+def prepared(request: CheckedRequest, saved: SavedRun) -> Iterator[ReplyRun]:
+    """Prepare a reply, and write the notes on its prompt to stderr.
 
     Raises:
         LlmcliError: the model cannot be loaded, or the request does not suit it.
     """
-    run = Run(request, _served(request, saved) or prepare_local(request, saved), saved)
+    run = ReplyRun(request, _served(request, saved) or prepare_local(request, saved), saved)
     with closing(run.source):
         tell_begin(run.begin)
         check_report(request.options.report, is_chat=run.begin.is_chat)
@@ -75,17 +84,23 @@ def _served(request: CheckedRequest, saved: SavedRun) -> ReplySource | None:
     """
     options = request.options
     # A draft model changes the texts that are drawn, and so can a lookup that is asked for.
-    if request.answers or options.speculation.draft is not None or options.speculation.lookup:
+    if options.speculation.draft is not None or options.speculation.lookup:
         return None
     server = server_for(options.model, template=options.prompt.chat_template)
     if server is None:
         return None
-    from llmcli.client.connection import NoServerError
     from llmcli.client.reply import ServedReply
 
     before = saved.messages(server.model, server.vocab_size) if saved.is_continued else ()
+    return unless_gone(lambda: ServedReply(server, asked(request, before, saved=saved.is_kept), terminal.note))
+
+
+def unless_gone(make: Callable[[], _Source]) -> _Source | None:
+    """What `make` returns; None, with a note, if the server takes no more requests."""
+    from llmcli.client.connection import NoServerError
+
     try:
-        return ServedReply(server, asked(request, before, saved=saved.is_kept), terminal.note)
+        return make()
     except NoServerError as error:
         terminal.note(f"{error} The model is loaded in this process.")
         return None

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from llmcli.server.wire import GenerateRequest, ReplyBegin
 
 
-class ReplySource(Protocol):
-    """Generates one reply; the model can be in this process or in a server."""
+class BegunSource(Protocol):
+    """A prompt that a model has encoded, in this process or in a server."""
 
     @property
     def begin(self) -> ReplyBegin:
         """What is known before the reply begins."""
+
+    def close(self) -> None:
+        """Release what the reply needed."""
+
+
+class ReplySource(BegunSource, Protocol):
+    """Generates one reply; the model can be in this process or in a server."""
 
     @property
     def can_end(self) -> bool | None:
@@ -61,9 +68,6 @@ class ReplySource(Protocol):
 
     def with_seed(self, seed: int) -> ReplySource:
         """The source of another reply to the same prompt."""
-
-    def close(self) -> None:
-        """Release what the reply needed."""
 
 
 class LocalReply:

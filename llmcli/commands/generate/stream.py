@@ -16,7 +16,7 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llmcli.commands.generate.prepare import Run
+    from llmcli.commands.generate.prepare import ReplyRun
     from llmcli.engine import Event, Finish
 
 
@@ -29,7 +29,7 @@ class GeneratedReply:
     finish: Finish
 
 
-def stream_reply(run: Run) -> GeneratedReply:
+def stream_reply(run: ReplyRun) -> GeneratedReply:
     """Generate the reply and show it as it arrives, as text or JSON lines; with --json nothing is shown yet.
 
     Raises:
@@ -64,7 +64,7 @@ def stream_reply(run: Run) -> GeneratedReply:
     return GeneratedReply(read, finish)
 
 
-def _json_lines(run: Run) -> JsonLines:
+def _json_lines(run: ReplyRun) -> JsonLines:
     """Make the writer of --jsonl, after the run has its conversation."""
     return JsonLines(
         run.begin.model,
@@ -75,7 +75,7 @@ def _json_lines(run: Run) -> JsonLines:
     )
 
 
-def _writer(run: Run) -> Callable[[Event], None] | None:
+def _writer(run: ReplyRun) -> Callable[[Event], None] | None:
     """Make the function that writes the reply as text; None with --json."""
     from llmcli.views.reply.writer import ReplyWriter
 

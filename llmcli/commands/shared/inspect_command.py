@@ -76,8 +76,10 @@ class InspectContext:
     @cached_property
     def ids(self) -> list[int]:
         """Token ids of the text, raw or as a message in the chat template."""
+        from llmcli.text.chat.text_ids import text_ids
+
         content, loaded = self.content, self.loaded
-        return output.text_ids(loaded.tokenizer, loaded.template, content, chat=self.chat, model=loaded.name)
+        return text_ids(loaded.tokenizer, loaded.template, content, chat=self.chat, model=loaded.name)
 
     @cached_property
     def text_parts(self) -> TextParts:
@@ -87,9 +89,11 @@ class InspectContext:
     @cached_property
     def ids_without_weights(self) -> list[int]:
         """The same ids as `ids`, without loading the weights."""
+        from llmcli.text.chat.text_ids import text_ids
+
         content, name, parts = self.content, self.checkpoint.name, self.text_parts
         template = parts.template(self.text_options.chat_template)
-        return output.text_ids(parts.tokenizer, template, content, chat=self.chat, model=name)
+        return text_ids(parts.tokenizer, template, content, chat=self.chat, model=name)
 
     @contextmanager
     def progress(

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from llmcli.text.chat_template.template import ChatTemplate
-    from llmcli.text.tokenizer import Tokenizer
 
 # Of a text longer than _SHORT tokens, only the last _LAST positions are shown by default.
 _SHORT, _LAST = 40, 8
@@ -35,21 +33,6 @@ Position: TypeAlias = Annotated[
         help="Only this token, counted from 0, or from the end if negative. Repeatable.",
     ),
 ]
-
-
-def text_ids(tokenizer: Tokenizer, template: ChatTemplate | None, content: str, *, chat: bool, model: str) -> list[int]:
-    """Encode a text, raw or as a user message in the chat template, up to where the reply begins.
-
-    Raises:
-        UsageError: the model has no chat template.
-    """
-    from llmcli.text.chat.prompt import Message, encode_chat, encode_raw
-
-    if not chat:
-        return encode_raw(tokenizer, content)
-    if template is None:
-        raise UsageError(f"{model} has no chat template; leave --chat out.")
-    return encode_chat(tokenizer, template, [Message("user", content)])
 
 
 def check_template(invocation: typer.Context, *, chat: bool) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llmcli.text.tokenizer import Tokenizer
+if TYPE_CHECKING:
+    from llmcli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -4,49 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from llmcli.device import one_thread
-from llmcli.engine import Candidate
 from llmcli.engine.logprobs import token_logprobs
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.errors import UsageError
 from llmcli.inspection.core.distributions import perplexity
+from llmcli.inspection.evaluation.text_score import TextScore, TokenScore
 from llmcli.loaded_model import LoadedModel
-
-
-@dataclass(frozen=True)
-class TokenScore:
-    """Log-probability, rank, entropy and candidates of one token; None or empty for a first token."""
-
-    index: int
-    id: int
-    text: str
-    logprob: float | None = None
-    """In nats."""
-    rank: int | None = None
-    """1 if no token was more probable."""
-    entropy: float | None = None
-    """Entropy of the whole distribution, in nats."""
-    top: tuple[Candidate, ...] = ()
-    """The most probable tokens at this position."""
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """The scores of a text, token by token and in total."""
-
-    tokens: tuple[TokenScore, ...]
-    perplexity: float
-    """exp of the mean negative log-probability of the scored tokens; infinite if that overflows a float."""
-    bits_per_byte: float
-    """Total surprisal in bits per byte of the scored tokens: comparable between tokenizers."""
-    windows: int
-    """Number of overlapping windows the text was read in; 1 if it fits the context."""
-    path: str
-    """The implementation that ran."""
 
 
 def score(

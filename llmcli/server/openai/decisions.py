@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 
 from llmcli.engine.prefill import PrefillProgress
 from llmcli.errors import UsageError
-from llmcli.inspection.evaluation.multiple_choice import AnswerChoices, choose
+from llmcli.inspection.evaluation.answer_choices import AnswerChoices
+from llmcli.inspection.evaluation.multiple_choice import choose
 from llmcli.server.http.errors import ApiError
 from llmcli.server.http.streams import json_object
 from llmcli.server.openai.fields import Fields

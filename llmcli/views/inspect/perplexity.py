@@ -27,7 +27,7 @@ from llmcli.views.widgets.token_table import (
 )
 
 if TYPE_CHECKING:
-    from llmcli.inspection.evaluation.perplexity import TextScore
+    from llmcli.inspection.evaluation.text_score import TextScore
 
 SCHEMA = "llmcli.score/1"
 

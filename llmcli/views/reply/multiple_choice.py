@@ -14,7 +14,7 @@ from llmcli.views.widgets.numbers import bits, number
 from llmcli.views.widgets.token_table import band_style, percent, probability_bar, token_label
 
 if TYPE_CHECKING:
-    from llmcli.inspection.evaluation.multiple_choice import AnswerChoices
+    from llmcli.inspection.evaluation.answer_choices import AnswerChoices
 
 
 def answers_view(result: AnswerChoices, top: int = 0) -> Group:

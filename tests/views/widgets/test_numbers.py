@@ -14,7 +14,7 @@ from llmcli.inspection.causal.prompt_ablation import AnswerToken, Instead, Remov
 from llmcli.inspection.core.distributions import change, entropy, kl_divergence, perplexity
 from llmcli.inspection.core.tokens import Token, TokenProb
 from llmcli.inspection.evaluation.model_diff import ComparedToken, Comparison, Continuation, Expected
-from llmcli.inspection.evaluation.perplexity import TextScore, TokenScore
+from llmcli.inspection.evaluation.text_score import TextScore, TokenScore
 from llmcli.views.inspect.model_diff import ComparisonView
 from llmcli.views.inspect.perplexity import ScoreView
 from llmcli.views.inspect.prompt_ablation import without_view, words_view

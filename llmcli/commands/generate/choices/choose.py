@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
 
 from llmcli.commands.generate.kept_reply import keep
-from llmcli.commands.generate.source import LocalReply
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
+    from llmcli.commands.generate.choices.run import ChoiceRun
     from llmcli.commands.generate.choices.thought import Thought
-    from llmcli.commands.generate.prepare import Run
-    from llmcli.inspection.evaluation.multiple_choice import AnswerChoices
+    from llmcli.inspection.evaluation.answer_choices import AnswerChoices
 
 SCHEMA = "llmcli.choices/1"
 
 
-def choose(run: Run) -> None:
+def choose(run: ChoiceRun) -> None:
     """Print the most probable answer, or all of them as JSON; with --probs or --top also a table on stderr.
 
     A reasoning model thinks first: its thought goes to stderr, and the answers are compared after it.
@@ -28,13 +26,15 @@ def choose(run: Run) -> None:
         LlmcliError: the thought did not end.
         typer.Exit: the best answer's share of the probability of all answers is less than --min-prob.
     """
+    from llmcli.commands.generate.choices.thought import Thought, think
     from llmcli.views.reply.multiple_choice import answers_view
+    from llmcli.views.terminal.progress import progress_bar
     from llmcli.views.widgets.token_table import percent
 
-    options, source = run.options, run.source
-    assert isinstance(source, LocalReply)
-    thought = _thought(source, no_thinking=options.prompt.no_thinking)
-    result = _compare(run, source, thought)
+    options = run.options
+    thought = think(run.source.thinking()) if run.source.may_think else Thought()
+    with progress_bar(unit="tokens") as progress:
+        result = run.source.compare(thought.ids, lambda done, total: progress("Reading the prompt", done, total))
     best = result.choices[0]
     keep(run, best.text)
     if options.output.as_json:
@@ -49,47 +49,7 @@ def choose(run: Run) -> None:
         raise typer.Exit(1)
 
 
-def _thought(source: LocalReply, *, no_thinking: bool) -> Thought:
-    """Generate the model's thought; empty if it does not think."""
-    from llmcli.commands.generate.choices.thought import Thought, think
-    from llmcli.text.reply_start import opening_tokens
-
-    tokenizer, built = source.loaded.tokenizer, source.reply.built
-    may_think = built.start.state == "begin" and not no_thinking and opening_tokens(tokenizer)
-    if tokenizer.thinking.awaits_answer(built.start.state) or may_think:
-        return think(source.engine, tokenizer, built, replace(source.reply.params, stop=()))
-    return Thought()
-
-
-def _compare(run: Run, source: LocalReply, thought: Thought) -> AnswerChoices:
-    """Compute the probability of each answer after the prompt and the thought."""
-    from llmcli.inspection.evaluation.multiple_choice import choose as choose_ids
-    from llmcli.text.trusted_encoding import TextSegment
-    from llmcli.views.terminal.progress import progress_bar
-
-    loaded, options, prompt, built = source.loaded, run.options, source.reply.prompt, source.reply.built
-    before = [*built.ids, *thought.ids]
-
-    def with_answer(answer: str) -> list[int]:
-        if not thought.ids:
-            return prompt.built(built.start.prefill + answer).ids
-        segment = TextSegment(answer, trusted=False)
-        return before + loaded.tokenizer.encode_segments([segment], continuation=True)
-
-    with progress_bar(unit="tokens") as progress:
-        return choose_ids(
-            loaded,
-            before,
-            {answer: with_answer(answer) for answer in run.request.answers},
-            whole=prompt.template is not None and bool(loaded.stop_ids),
-            context_length=options.model.context,
-            threads=options.model.threads,
-            readable=options.choice.readable,
-            progress=lambda done, total: progress("Reading the prompt", done, total),
-        )
-
-
-def _print_json(run: Run, thought: Thought, result: AnswerChoices) -> None:
+def _print_json(run: ChoiceRun, thought: Thought, result: AnswerChoices) -> None:
     from llmcli.views.terminal.to_json import json_line
 
     best = result.choices[0]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmcli.commands.generate.structured_output import no_answer_message
-from llmcli.engine import Engine, Finish, SamplingParams, Step
-from llmcli.engine.reply.thinking import ThinkingApart
+from llmcli.engine import Finish, Step
 from llmcli.errors import LlmcliError
-from llmcli.text.chat.prompt import ChatPrompt
-from llmcli.text.tokenizer import Tokenizer
 from llmcli.views.reply.writer import ThoughtWriter
+
+if TYPE_CHECKING:
+    from llmcli.commands.generate.choices.source import ThinkingReply
 
 
 @dataclass(frozen=True)
@@ -22,30 +24,30 @@ class Thought:
     text: str = ""
 
 
-def think(engine: Engine, tokenizer: Tokenizer, built: ChatPrompt, params: SamplingParams) -> Thought:
-    """Generate a reply to `built` up to its answer, and show the thought on stderr; empty if the model does not think.
+def think(reply: ThinkingReply) -> Thought:
+    """Generate `reply` up to its answer, and show the thought on stderr; empty if the model does not think.
 
     Raises:
         LlmcliError: the reply ended inside the thought.
         KeyboardInterrupt: Ctrl-C ended it there.
     """
-    apart = ThinkingApart(tokenizer, built.start)
     ids: list[int] = []
     thought = ""
     writer = ThoughtWriter()
-    for event in map(apart, engine.stream(built.ids, params, probabilities=False, start=built.start)):
-        if not isinstance(event, Step | Finish):
-            continue
-        thought += event.thinking
-        writer.write(event.thinking)
-        if event.text and not apart.awaits_answer:
-            break
-        if isinstance(event, Step):
-            ids.append(event.id)
-        elif apart.awaits_answer:
-            if event.reason == "interrupted":
-                raise KeyboardInterrupt
-            raise LlmcliError(no_answer_message(event))
+    with closing(reply):
+        for event in reply.events():
+            if not isinstance(event, Step | Finish):
+                continue
+            thought += event.thinking
+            writer.write(event.thinking)
+            if event.text and not reply.awaits_answer:
+                break
+            if isinstance(event, Step):
+                ids.append(event.id)
+            elif reply.awaits_answer:
+                if event.reason == "interrupted":
+                    raise KeyboardInterrupt
+                raise LlmcliError(no_answer_message(event))
     writer.end()
-    marked = bool(thought) or bool(tokenizer.decode(ids, skip_special=False).strip())
+    marked = bool(thought) or bool(b"".join(map(reply.token_bytes, ids)).strip())
     return Thought(tuple(ids), thought) if marked else Thought()
