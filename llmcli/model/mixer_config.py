@@ -32,6 +32,9 @@ class DeltaConfig:
     """Size between the two projections that make decays and gates each; None: they have one projection."""
     norm_eps: float | None = None
     """Of the norm of the output; None: that of the model's other norms."""
+    late_rounding: bool = False
+    """Round the output to the activations' type after the weight of its norm and the gate; so it is with a decay for
+    each channel."""
     tiled: bool = False
     """Value head h belongs to key head h modulo `key_heads`; otherwise neighbors share a key head."""
 

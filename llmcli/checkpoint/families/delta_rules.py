@@ -19,6 +19,12 @@ def last_of_interval_full(keys: ConfigKeys, layers: int) -> list[str]:
     return [LINEAR if (index + 1) % interval else FULL for index in range(layers)]
 
 
+def lara_types(keys: ConfigKeys, layers: int) -> list[str]:
+    """Lara Mini: five layers that repeat."""
+    pattern = (LINEAR, SLIDING, LINEAR, FULL, SLIDING)
+    return [pattern[index % len(pattern)] for index in range(layers)]
+
+
 def fourth_or_last_full(keys: ConfigKeys, layers: int) -> list[str]:
     """Olmo Hybrid: attention in every fourth layer, or in the last of fewer."""
     kinds = [FULL if index % 4 == 3 else LINEAR for index in range(layers)]
@@ -60,6 +66,12 @@ def conv_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
 def qwen_delta_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     """Qwen3-Next and Qwen3.5: gated delta nets."""
     mixer = _delta(keys)
+    return [{"mixer": mixer} if kind == LINEAR else {} for kind in kinds]
+
+
+def lara_delta_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """Lara Mini: gated delta nets whose output is rounded late."""
+    mixer = _delta(keys, late_rounding=True)
     return [{"mixer": mixer} if kind == LINEAR else {} for kind in kinds]
 
 

@@ -54,3 +54,15 @@ def lfm2_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
     )
     dense = keys.integer("num_dense_layers", minimum=0)
     return [None if index < dense else experts for index in range(layers)]
+
+
+def lara_experts(keys: ConfigKeys, layers: int) -> list[ExpertsConfig | None]:
+    """Lara Mini: every layer; a router in float32, and a shared expert without a gate."""
+    experts = make_experts(
+        keys,
+        "moe_intermediate_size",
+        normalized=keys.flag("norm_topk_prob"),
+        float32_router=True,
+        shared_size=keys.optional_integer("shared_expert_intermediate_size", minimum=0) or 0,
+    )
+    return [experts] * layers

@@ -21,7 +21,6 @@ REASONS: dict[str, str] = {
             "xlstm",
             "minimax",
             "zaya",
-            "lara_mini",
             "qwen4_exp",
             "qwen4_exp_text",
         ),

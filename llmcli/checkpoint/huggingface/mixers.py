@@ -34,7 +34,7 @@ _DELTA_PARTS = {
     "in_proj_a.linear_left": ("f_a_proj",),
     "in_proj_a.linear_right": ("f_b_proj",),
     "in_proj_b": ("b_proj",),
-    "norm": ("o_norm",),
+    "norm": ("o_norm", "out_norm"),
     "out_proj": ("o_proj", "dense"),
 }
 _DELTA_FUSED = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
@@ -72,6 +72,9 @@ class MixerTensors:
             fused = self.names.first_of(at, ("in_proj_qkvz", "in_proj_ba"), kind)
             if fused is not None:
                 return self._by_key_head(at, owner, kind, self.mixer)
+        joined = f"{at}in_proj.{kind}"
+        if isinstance(self.mixer, DeltaConfig) and owner in _DELTA_FUSED and self.names.has(joined):
+            return self._of_all(joined, owner, self.mixer)
         apart = [f"{at}{name}.{kind}" for name in _DELTA_JOINED.get(owner, ())]
         if module == "linear_attn" and apart and self.names.has(apart[0]):
             return self._joined(apart, shape, reshaped=owner == "conv1d")
@@ -91,6 +94,13 @@ class MixerTensors:
                 return qkvz_by_key_head(qkvz, delta, 3)
             case _:
                 return ba_by_key_head(ba, delta, 0 if owner == "in_proj_b" else 1)
+
+    def _of_all(self, name: str, owner: str, delta: DeltaConfig) -> Source:
+        """The rows of a projection in a tensor that has all of them, one after the other."""
+        keys, values = delta.key_heads * delta.key_dim, delta.value_heads * delta.value_dim
+        sizes = dict(zip(_DELTA_FUSED, (2 * keys + values, values, delta.value_heads, delta.value_heads), strict=True))
+        start = sum(list(sizes.values())[: list(sizes).index(owner)])
+        return Source(self.names.full(name), None, ((start, start + sizes[owner]),), sum(sizes.values()))
 
     def _joined(self, names: list[str], shape: tuple[int, ...], *, reshaped: bool) -> ParameterSource:
         """Queries, keys and values, or their convolutions, which files keep apart."""

@@ -50,7 +50,7 @@ class DeltaNet(nn.Module):
             config.norm_eps if delta.norm_eps is None else delta.norm_eps,
             "norm_first",
             activation=delta.gate,
-            round_first=delta.decay == "head",
+            round_first=delta.decay == "head" and not delta.late_rounding,
         )
         self.out_proj = nn.Linear(values, hidden, bias=False)
 

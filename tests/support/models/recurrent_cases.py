@@ -169,6 +169,11 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_next",
         {**DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20, "mlp_only_layers": [1]},
     ),
+    "lara mini": (
+        "lara_mini",
+        {**DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20, "sliding_window": 6}
+        | {"layer_types": ["linear_attention", "sliding_attention", "full_attention"]},
+    ),
     "olmo hybrid": (
         "olmo_hybrid",
         {**DELTA, "linear_value_head_dim": 4, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}},

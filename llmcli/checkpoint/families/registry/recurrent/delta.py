@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from llmcli.checkpoint.families import delta_rules, expert_rules
+from llmcli.checkpoint.families import delta_rules, expert_rules, hybrid_expert_rules, layer_rules
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.layer_rules import FULL, LINEAR
+from llmcli.checkpoint.families.layer_rules import FULL, LINEAR, SLIDING
 from llmcli.checkpoint.families.rope_keys import RopeRules
 from llmcli.checkpoint.families.styles import BASE, CENTERED_RMS, EXPERT_COUNT, LATE_RMS, POST
 
@@ -72,6 +72,29 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN_MOE, "intermediate_size": 5632, "num_experts": 512, "num_experts_per_tok": 10},
         experts=True,
         aliases=EXPERT_COUNT,
+    ),
+    "lara_mini": Family(
+        {
+            **_QWEN_MOE,
+            "head_dim": 128,
+            "partial_rotary_factor": None,
+            "num_key_value_heads": 4,
+            "linear_num_key_heads": 8,
+            "linear_num_value_heads": 16,
+            "num_experts": 128,
+            "num_experts_per_tok": 4,
+            "sliding_window": 512,
+            "max_position_embeddings": 131072,
+        },
+        aliases={**EXPERT_COUNT, "decoder_sparse_step": (), "mlp_only_layers": ()},
+        norm=LATE_RMS,
+        qk_norm="head",
+        kinds=(FULL, SLIDING, LINEAR),
+        layer_types=delta_rules.lara_types,
+        lists_layer_types=True,
+        layer_extras=delta_rules.lara_delta_layers,
+        rope_on=layer_rules.sliding_rope,
+        experts=hybrid_expert_rules.lara_experts,
     ),
     "olmo_hybrid": Family(
         {
