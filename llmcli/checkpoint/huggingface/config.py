@@ -29,6 +29,7 @@ _ACTIVATION_NAMES: dict[str, Activation] = {
 }
 # Multimodal models, and the type of their text model if the file does not state it.
 WRAPPERS = {
+    **dict.fromkeys(("nemotron_h_omni", "NemotronH_Nano_VL_V2"), "nemotron_h"),
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
     "lfm2_vl": "lfm2",
@@ -82,7 +83,7 @@ def family_config(keys: ConfigKeys) -> FamilyConfig:
         UnsupportedModelError: an unknown family, or a feature that this program lacks.
     """
     model_type = keys.text("model_type")
-    inner = keys.section("text_config") if model_type in WRAPPERS else None
+    inner = keys.section("text_config") or keys.section("llm_config") if model_type in WRAPPERS else None
     if inner is not None:
         model_type = inner.text("model_type") or WRAPPERS[str(model_type)]
         # `tie_word_embeddings` is stated outside of `text_config`.

@@ -10,6 +10,7 @@ from llmcli.model import ModelConfig
 # Longest first; without its prefix a name is the name inside the language model.
 _PREFIXES = (
     "model.language_model.model.",
+    "language_model.backbone.",
     "language_model.model.",
     "model.language_model.",
     "model.text_model.",
@@ -27,7 +28,7 @@ _PREFIXES = (
 # Vision and audio parts, and layers for multi-token prediction; none is needed for text.
 _OTHER_PARTS = re.compile(
     r"(model\.|language_model\.)*(visual|vision_(tower|model|embedder|encoder|adapter|projection|embed_tokens|projector)"
-    r"|multi_modal_projector|mm_projector|embed_(vision|audio)|image_newline|audio_(tower|embed|encoder)|(vision|audio)_tokenizer|connector|mtp"
+    r"|multi_modal_projector|mlp1|sound_(encoder|projection)|mm_projector|embed_(vision|audio)|image_newline|audio_(tower|embed|encoder)|(vision|audio)_tokenizer|connector|mtp"
     r"|embed_tokens_extend)(\..*)?"
 )
 # Buffers that older versions of transformers saved; all are computed from the configuration.

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import llmcli
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from tests.support.models.newer_cases import EXPERTS, LATENT, ROUTED, WINDOWS
-from tests.support.models.recurrent_cases import CONV, DELTA
+from tests.support.models.recurrent_cases import CONV, DELTA, RECURRENT
 from tests.support.models.tiny import SIZES, random_ids, save
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
@@ -98,6 +99,26 @@ def test_text_alone_gives_the_logits_of_transformers(wrapper: str, tmp_path: Pat
         theirs = model(input_ids=torch.tensor([IDS])).logits[0]
     ours = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS)
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 2e-5
+    assert not open_checkpoint(folder).notes
+
+
+def test_nemotron_with_images_keeps_its_text_model_under_other_names(tmp_path: Path) -> None:
+    model_type, overrides = RECURRENT["nemotron h"]
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
+    expected = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS)
+    config = json.loads((folder / "config.json").read_text())
+    published = {"model_type": "NemotronH_Nano_VL_V2", "llm_config": config, "vision_config": TOWER}
+    (folder / "config.json").write_text(json.dumps(published))
+    weights = folder / "model.safetensors"
+    tensors = {f"language_model.{name}": tensor for name, tensor in load_file(weights).items()}
+    for part in (
+        "mlp1.0.weight",
+        "vision_model.radio_model.model.norm.weight",
+        "sound_projection.norm.weight",
+    ):
+        tensors[part] = torch.ones(4)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(IDS), expected)
     assert not open_checkpoint(folder).notes
 
 
