@@ -30,17 +30,16 @@ def stack_of(module: str) -> str:
     return _SINGLE.sub(r"\1.\2", module)
 
 
+def part_of_stack(info: TensorInfo, expert: int, name: str) -> TensorInfo:
+    """The part of a stack that belongs to one expert, as a tensor of that `name`."""
+    size = info.nbytes // info.rows
+    return replace(info, name=name, shape=info.shape[1:], offset=info.offset + expert * size, nbytes=size)
+
+
 def _parts(info: TensorInfo) -> Iterator[TensorInfo]:
     match = _STACK.fullmatch(info.name) if "_proj." in info.name else None
     if match is None or len(info.shape) != _DIMENSIONS.get(match[3]) or not 0 < info.rows <= _MOST_EXPERTS:
         yield info
         return
-    size = info.nbytes // info.rows
     for expert in range(info.rows):
-        yield replace(
-            info,
-            name=f"{match[1]}.{expert}.{match[2]}.{match[3]}",
-            shape=info.shape[1:],
-            offset=info.offset + expert * size,
-            nbytes=size,
-        )
+        yield part_of_stack(info, expert, f"{match[1]}.{expert}.{match[2]}.{match[3]}")

@@ -227,6 +227,11 @@ class HFTensors:
                     return self._packed(f"{at}{stack}.{name}", what, experts)
         if self.names.has(f"{at}ffn.experts.mlp.w1"):
             return self._experts_in_rows(f"{at}ffn.experts.mlp.", experts, gate_up=inner)
+        if what == "gate_up_proj" and self.names.has(f"{at}mlp.experts.0.gate_up_proj.weight"):
+            # gpt-oss in 4 bits.
+            pairs = PairedRows(2 * experts.intermediate_size) if self.family.gate_up_alternating else None
+            single = (self.names.full(f"{at}mlp.experts.{expert}.{what}.weight") for expert in range(experts.count))
+            return Stacked(tuple(Source(name, pairs) for name in single))
         for stack, gate, up, down in _SINGLE_EXPERTS:
             if self.names.has(f"{at}{stack}.0.{down}.weight"):
                 parts = (down,) if not inner else (gate, up) if experts.gated else (up,)

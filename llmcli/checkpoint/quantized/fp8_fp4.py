@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmcli.checkpoint.files.weight_file import shown
-from llmcli.checkpoint.quantized.base import QuantizedTensor, TensorPool, check_matrix, check_shape
+from llmcli.checkpoint.huggingface.stacked_experts import part_of_stack
+from llmcli.checkpoint.quantized.base import QuantizedTensor, TensorPool, as_wide, check_matrix, check_shape
 from llmcli.checkpoint.quantized.scaled_codes import (
     SCALES,
     Cell,
@@ -88,11 +89,11 @@ def put_fp4(
 
 
 def collapse_mxfp4(tensors: TensorPool) -> None:
-    """Replace `P_blocks` (..., rows, K / 32, 16) and `P_scales` by P of shape (..., rows, K).
+    """Replace `P_blocks` (rows, K / 32, 16) and `P_scales` by P of shape (rows, K), and a stack by its experts.
 
-    Rows keep the order of the file, outputs first: gpt-oss has `gate_up_proj` (E, 2 I, d), with gate in even rows and
-    up in odd rows, and `down_proj` (E, d, I). The unquantized form of that family has the last two dimensions
-    transposed.
+    The stack `experts.down_proj` becomes `experts.0.down_proj.weight` and so on. Rows keep the order of the file,
+    outputs first: gpt-oss has `gate_up_proj` (E, 2 I, d), with gate in even rows and up in odd rows, and `down_proj`
+    (E, d, I). The unquantized form of that family has the last two dimensions transposed.
 
     Raises:
         CheckpointError: scales are missing or do not fit.
@@ -106,9 +107,19 @@ def collapse_mxfp4(tensors: TensorPool) -> None:
                 "blocks of 16 bytes in rows are needed."
             )
         check_shape(scale, blocks.shape[:-1], blocks)
-        shape = (*blocks.shape[:-2], blocks.shape[-2] * _MXFP4_GROUP)
-        decode = GridRows(shape, blocks, fp4_codes, scale, (1, _MXFP4_GROUP))
-        tensors.put(QuantizedTensor(stem, shape, "MXFP4", (blocks, scale), decode))
+        if len(blocks.shape) == 3:
+            tensors.put(_mxfp4(stem, blocks, scale))
+            continue
+        stack, _, name = stem.rpartition(".")
+        for expert in range(blocks.rows):
+            parts = (part_of_stack(info, expert, info.name) for info in (blocks, scale))
+            tensors.put(_mxfp4(f"{stack}.{expert}.{name}.weight", *parts))
+
+
+def _mxfp4(name: str, blocks: TensorInfo, scale: TensorInfo) -> QuantizedTensor:
+    shape = (blocks.rows, blocks.shape[1] * _MXFP4_GROUP)
+    rows = GridRows(shape, blocks, fp4_codes, scale, (1, _MXFP4_GROUP), fraction=2)
+    return QuantizedTensor(name, shape, "MXFP4", (blocks, scale), rows, rows.packed, 8, as_wide(_MXFP4_GROUP, shape[1]))
 
 
 def _weight_shape(weight: TensorInfo) -> tuple[int, ...]:

@@ -100,12 +100,13 @@ def test_mxfp4_experts(tmp_path: Path) -> None:
         prefix + "gate_up_proj_bias": torch.zeros(3, 10),
     }
     found = opened(tmp_path, tensors, {"quant_method": "mxfp4"})
-    assert set(found) == {prefix + "gate_up_proj", prefix + "gate_up_proj_bias"}
-    weight = found[prefix + "gate_up_proj"]
-    assert (weight.shape, weight.encoding) == ((3, 10, 64), "MXFP4")
+    names = [f"{prefix}{expert}.gate_up_proj.weight" for expert in range(3)]
+    assert set(found) == {*names, prefix + "gate_up_proj_bias"}
     expected = torch.tensor(FP4)[q] * torch.pow(2.0, exponents - 127).repeat_interleave(32, 2)
-    assert torch.equal(read(weight), expected)
-    assert torch.equal(read(weight, step=1), expected)
+    for name, values in zip(names, expected, strict=True):
+        assert (found[name].shape, found[name].encoding) == ((10, 64), "MXFP4")
+        assert torch.equal(read(found[name]), values)
+        assert torch.equal(read(found[name], step=1), values)
 
 
 def test_settings_may_differ_between_modules(tmp_path: Path) -> None:

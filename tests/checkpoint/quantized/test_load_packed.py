@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,14 @@ from llmcli.checkpoint.read_packed import read_packed
 from llmcli.checkpoint.tensors.parameter_sources import Source
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.errors import CheckpointError
+from llmcli.inspection.core.hooks import blocks
 from llmcli.model.meta_device import meta_model
 from llmcli.model.quantized.layout import PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import PackedMatrix, QuantizedLinear
+from tests.support.models.parity_cases import CASES as PARITY
 from tests.support.models.tiny import edit_config, random_ids
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
-from tests.support.quantized.cases import CASES, Case, awq, gptq, make, mlx, packed_integers, scaled_int8
+from tests.support.quantized.cases import CASES, FP4, Case, awq, gptq, make, mlx, packed_integers, scaled_int8
 from tests.support.quantized.models import MODULE, named, opened
 
 # Groups of inputs are in order, as the configurations say.
@@ -220,14 +223,43 @@ def test_long_groups_are_kept_on_a_gpu(
 
 
 def test_matrices_of_a_quantized_stack_are_quantized_again(tmp_path: Path) -> None:
-    """gpt-oss stores its experts so; a chunk has fewer rows than a matrix."""
+    """A chunk has fewer rows than a matrix."""
     rng = torch.Generator().manual_seed(0)
-    blocks = torch.randint(0, 256, (3, 40, 2, 16), generator=rng, dtype=torch.uint8)
-    scales = torch.randint(118, 122, (3, 40, 2), generator=rng, dtype=torch.uint8)
-    stored = opened(tmp_path, {"e.down_proj_blocks": blocks, "e.down_proj_scales": scales}, {"quant_method": "mxfp4"})
+    codes = torch.randn(3, 40, 64, generator=rng).to(torch.float8_e4m3fn)
+    factors = torch.rand(3, 3, 4, generator=rng) + 0.5
+    config = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    stored = opened(tmp_path, {"e.down_proj": codes, "e.down_proj_scale_inv": factors}, config)
     matrix = PackedMatrix(narrow(8), 40, 64, dtype=torch.float32, count=3)
     with TensorReader() as reader:
         read_packed(Source("e.down_proj"), stored, reader, matrix, sizes=PackingSizes(values=1 << 10))
         expected = stored["e.down_proj"].read_rows(reader, 0, 3).view(3, 40, 64)
     for index in range(3):
         assert float((matrix[index] - expected[index]).norm() / expected[index].norm()) < 0.006
+
+
+def test_experts_of_gpt_oss_keep_their_values(tmp_path: Path) -> None:
+    model_type, overrides = PARITY["gpt-oss"]
+    folder = tiny_checkpoint(tmp_path, model_type, **{**overrides, "hidden_size": 64, "intermediate_size": 32})
+    rng, path = torch.Generator().manual_seed(0), folder / "model.safetensors"
+    tensors = load_file(path)
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        count, columns, rows = tensors.pop(name).shape
+        shape = count, rows, columns // 32
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, (*shape, 16), generator=rng, dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(118, 124, shape, generator=rng, dtype=torch.uint8)
+    save_file(tensors, path, metadata={"format": "pt"})
+    edit_config(folder, {"quantization_config": {"quant_method": "mxfp4"}})
+    loaded = llmcli.load(folder, device="cpu"), llmcli.load(folder, device="cpu", dtype="float32")
+    if loaded[0].packing is None:
+        pytest.skip("nothing computes with packed weights on this machine")
+    kept, dense = ([block.mlp.experts for block in blocks(one.model)] for one in loaded)
+    for packed, plain in zip(kept, dense, strict=True):
+        for part in ("gate_up_proj", "down_proj"):
+            matrices, expected = getattr(packed, part), getattr(plain, part)
+            assert isinstance(matrices, PackedMatrix)
+            assert all(torch.equal(matrices[index].float(), values) for index, values in enumerate(expected))
+    # Gate and up alternate in the file.
+    byte = tensors["model.layers.0.mlp.experts.gate_up_proj_blocks"][0, 1, 0, 0]
+    scale = 2.0 ** (int(tensors["model.layers.0.mlp.experts.gate_up_proj_scales"][0, 1, 0]) - 127)
+    first: Any = dense[0]
+    assert float(first.gate_up_proj[0, 32, 0]) == FP4[int(byte) & 15] * scale
