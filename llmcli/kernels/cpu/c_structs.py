@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 13
+ABI = 14
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -92,7 +92,7 @@ class Layer(ctypes.Structure):
         *_fields(c_void_p, "edit_reads edit_writes"),
         *_fields(c_int32, "edits heads kv_heads key_dim value_dim"),
         ("latent", Latent),
-        *_fields(c_int32, "inner sparse"),
+        *_fields(c_int32, "inner normed_sums sparse"),
         ("sparsity", c_float),
         *_fields(c_int32, "rope window chunk scaling_interval scaling_offset"),
         *_fields(c_float, "scaling_beta scale output_scale"),
@@ -123,6 +123,9 @@ class Model(ctypes.Structure):
         *_fields(c_float, "clip softcap embed_scale logit_scale logit_softcap"),
         *_fields(Matrix, "embedding positions head"),
         *_fields(Norm, "embed_norm norm"),
+        ("head_dense", Matrix),
+        ("head_norm", Norm),
+        ("head_activation", c_int32),
         ("per_layer", PerLayer),
         *_fields(ctypes.POINTER(Matrix), "spread merge"),
         ("layer", ctypes.POINTER(Layer)),

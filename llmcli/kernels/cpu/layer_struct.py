@@ -13,7 +13,7 @@ from llmcli.kernels.cpu.support import SCORES
 from llmcli.kernels.cpu.weight_structs import WeightStructs
 from llmcli.model.attention.attention import Attention
 from llmcli.model.attention.latent_attention import LatentAttention
-from llmcli.model.block import AltUpBlock, Block, OutputNormBlock, ScaledBlock
+from llmcli.model.block import AltUpBlock, Block, OutputNormBlock, ScaledBlock, SumNormBlock
 from llmcli.model.config import ExpertsConfig, LayerConfig, ModelConfig
 from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import XIELU
@@ -54,7 +54,8 @@ def describe_layer(
     else:
         assert isinstance(attention, Attention)
         _add_attention(described, weights, attention)
-    if isinstance(block, OutputNormBlock):
+    described.normed_sums = isinstance(block, SumNormBlock)
+    if isinstance(block, OutputNormBlock | SumNormBlock):
         described.attention_output = weights.norm(block.attention_output_norm)
         described.feed_forward_output = weights.norm(block.mlp_output_norm)
     added = getattr(block, "per_layer_input", None)

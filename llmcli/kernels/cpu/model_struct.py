@@ -76,6 +76,11 @@ class Description:
             self.model.gate_softplus = config.attention_gate.activation == "softplus"
         if model.embed_positions is not None:
             self.model.positions = weights.matrix(model.embed_positions)
+        if model.head_layer is not None:
+            assert config.head_layer is not None
+            self.model.head_dense = weights.matrix(model.head_layer.dense)
+            self.model.head_norm = weights.norm(model.head_layer.norm)
+            self.model.head_activation = ACTIVATIONS.index(config.head_layer.activation)
         if model.per_layer_embeddings is not None:
             self.model.per_layer = self._per_layer(model.per_layer_embeddings)
         if (streams := model.altup_streams) is not None:

@@ -8,10 +8,12 @@ from llmcli.model.config import (
     AltupConfig,
     AttentionGate,
     ExpertsConfig,
+    HeadLayer,
     Heads,
     LatentConfig,
     LayerConfig,
     ModelConfig,
+    NormStyle,
     PerLayerConfig,
 )
 
@@ -30,13 +32,13 @@ SUPPORTED: SupportedFields = {
         **any_value("layers gated norm final_norm post_norm_eps qkv_clip attention_scale attention_softcap"),
         **any_value("qkv_bias o_bias mlp_bias head_bias learned_positions attention_gate sub_norms embed_norm alibi"),
         **any_value("embed_scale embed_scale_rounded residual_scale logit_scale logit_softcap tie_embeddings"),
-        **any_value("value_norm value_scale per_layer layer_scale altup latent int8_cache"),
+        **any_value("value_norm value_scale per_layer layer_scale altup latent int8_cache head_layer"),
         "activation": ACTIVATIONS,
-        "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared"),
+        "placement": ("pre", "post", "sandwich", "parallel", "parallel_shared", "sum"),
         "qk_norm": QK_NORMS,
     },
     LayerConfig: any_value(
-        "rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value sinks sparsity"
+        "rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value sinks sparsity input_norm"
     ),
     Heads: any_value("count kv_count key_dim value_dim"),
     ExpertsConfig: {
@@ -51,7 +53,9 @@ SUPPORTED: SupportedFields = {
     PerLayerConfig: any_value("vocab_size size"),
     Alibi: any_value("as_score"),
     AttentionGate: {**any_value("per_head"), "activation": ("sigmoid", "softplus")},
+    HeadLayer: {**any_value("bias"), "activation": tuple(name for name in ACTIVATIONS if name != "xielu")},
     **SMALL_PARTS,
+    NormStyle: {**SMALL_PARTS[NormStyle], "kind": ("rms", "layer", "none")},
     **ROTATIONS,
 }
 """The fields that `decoder.c` supports; models with other fields use the readable model."""

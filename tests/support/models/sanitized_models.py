@@ -15,6 +15,7 @@ from llmcli.model import (
     AttentionGate,
     ClampedGLU,
     ExpertsConfig,
+    HeadLayer,
     Heads,
     LatentConfig,
     LayerConfig,
@@ -103,6 +104,7 @@ _CONFIGS = (
         layers=(LayerConfig(_ROPE, chunk=8, experts=_SHARED), LayerConfig(_ROPE, query_scaling=QueryScaling(0.1, 8))),
     ),
     replace(_GEMMA, layer_scale=True),
+    replace(_PLAIN, placement="sum", final_norm=NormStyle("none"), head_layer=HeadLayer(bias=True)),
     replace(_PLAIN, num_kv_heads=5, latent=LatentConfig(13, 17, 9, 6, 11)),
     replace(_GEMMA, altup=AltupConfig(3, laurel_rank=7), layers=(*_GEMMA.layers[1:3], replace(_KEYS_OF, kv_from=0))),
 )

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 13
+#define LLM_ABI 14
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -109,6 +109,7 @@ typedef struct {
                                                     key_dim and value_dim the sizes of a row and of a latent */
     Latent latent;
     int32_t inner;  /* neurons of the dense feed-forward network */
+    int32_t normed_sums; /* the output norms are of the residual stream after each addition */
     int32_t sparse; /* gates are cut off below a number of standard deviations above their mean: */
     float sparsity;
     int32_t rope;  /* which of the step's rotations, or -1 */
@@ -137,6 +138,9 @@ typedef struct {
     Matrix embedding, positions, head;                                          /* positions.data may be NULL */
     Norm embed_norm;
     Norm norm;
+    Matrix head_dense; /* a layer in front of the head: norm(activation(product)); data may be NULL */
+    Norm head_norm;
+    int32_t head_activation;
     PerLayer per_layer;
     const Matrix *spread, *merge; /* (streams - 1): from the embedding to other streams, and from these to the head */
     const Layer *layer;

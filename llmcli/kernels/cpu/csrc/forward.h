@@ -15,8 +15,27 @@ static void normalize_last(Worker *w, Input *in, int skipped) {
     int64_t first, last = own_tokens(w, in->tokens, &first);
     for (int64_t t = first; t < last; t++) {
         normalize(&m->norm, w->rows->x + (skipped + t) * c->ld_x, in->rows + t * in->ld, m->hidden, 0);
+        if (is_packed(m->head_dense.data ? &m->head_dense : &m->head)) quantize(in, (int)t, 0, in->groups);
+    }
+}
+
+/* The dense layer in front of the head, from `in` to `in`. */
+static void dense_before_head(Worker *w, Input *in) {
+    const Context *c = w->context;
+    const Model *m = &c->model;
+    Product dense = {&m->head_dense, in, c->shared.delta, c->ld_hidden};
+    /* Other workers may still read what the last layer left in `delta`. */
+    sync_threads(w);
+    multiply_products(w, &dense, 1, NULL);
+    sync_threads(w);
+    int64_t first, last = own_tokens(w, in->tokens, &first);
+    for (int64_t t = first; t < last; t++) {
+        float *to = in->rows + t * in->ld;
+        activate((Activation){.kind = m->head_activation}, c->shared.delta + t * c->ld_hidden, NULL, to, m->hidden);
+        normalize(&m->head_norm, to, to, m->hidden, 0);
         if (is_packed(&m->head)) quantize(in, (int)t, 0, in->groups);
     }
+    sync_rows(w);
 }
 
 static void embed_tokens(Worker *w) {
@@ -57,6 +76,7 @@ static void run_worker(Worker *w) {
     if (m->streams > 1) merge_streams(w, &in, skipped);
     normalize_last(w, &in, skipped);
     sync_rows(w);
+    if (m->head_dense.data) dense_before_head(w, &in);
     /* The next pass starts with the weights of the first layer. */
     all_logits(w, &head, attention_address(w, c->layers));
     if (m->logit_scale != 1 || m->logit_softcap > 0) cap_logits(w, tokens);

@@ -57,7 +57,7 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
     else
         attention(w, layer, segment);
     for (int64_t t = first; t < last; t++) {
-        add_delta(w, &layer->attention_output, (int)t);
+        add_output(w, layer, &layer->attention_output, (int)t);
         if (layer->laurel_right.data) add_laurel(w, layer, (int)t);
         if (!m->parallel) norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
     }
@@ -69,7 +69,7 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
     else
         feed_forward(w, layer, layer->inner, second, c->shared.delta, then);
     for (int64_t t = first; t < last; t++) {
-        add_delta(w, &layer->feed_forward_output, (int)t);
+        add_output(w, layer, &layer->feed_forward_output, (int)t);
         if (layer->altup.router) correct_streams(w, &layer->altup, (int)t);
     }
     if (extended) add_per_layer_input(w, layer, next);

@@ -32,6 +32,14 @@ static void add_delta(const Worker *w, const Norm *norm, int token) {
     for (int i = 0; i < c->model.hidden; i++) x[i] += delta[i];
 }
 
+/* Add the output of attention or feed-forward to the residual stream, then apply its norm to the sum if there is one of
+   sums, otherwise before to the output. */
+static void add_output(const Worker *w, const Layer *layer, const Norm *norm, int token) {
+    float *x = w->rows->x + token * w->context->ld_x;
+    add_delta(w, layer->normed_sums ? &NOT_NORMED : norm, token);
+    if (layer->normed_sums) normalize(norm, x, x, w->context->model.hidden, 0);
+}
+
 static void scale_residual(const Worker *w, float factor, int token) {
     float *x = w->rows->x + token * w->context->ld_x;
     for (int i = 0; i < w->context->model.hidden; i++) x[i] *= factor;
