@@ -208,7 +208,7 @@ def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     elif config.layer_scale:
         kind = ScaledBlock
     if config.placement_of(layer) == "sum" and kind is not SumNormBlock:
-        raise ValueError("what is added to a normalized sum has no factor or norm of its own")
+        raise ValueError("what is added to a sum that is normalized has neither a factor nor another norm")
     if layer.parts != "both":
         if kind is not Block:
             raise ValueError("only layers that normalize their inputs alone can have a single part")
