@@ -18,7 +18,7 @@ from llmcli.server.command_line.reply import CommandReply
 from llmcli.server.http.streams import Channel, EventStream, json_object
 from llmcli.server.openai.forms import room_for
 from llmcli.server.request_log import log_saved
-from llmcli.server.scheduler.work import ReadSoFar, ReplyRequest, ReplyWork, Work
+from llmcli.server.scheduler.work import ReadSoFar, ReplyRequest, Work
 from llmcli.server.service import Ready, Service
 from llmcli.server.wire import (
     GenerateRequest,
@@ -36,7 +36,7 @@ class Internal:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._named: dict[str, ReplyWork] = {}
+        self._named: dict[str, Work] = {}
         """The replies that have an id."""
 
     async def generate(self, request: Request) -> Response:
@@ -47,7 +47,9 @@ class Internal:
             reply = await service.prepare(lambda: _prepared(asked, ready))
         except LlmcliError as error:
             return refusal(service, error)
-        work, channel = service.submit(reply.work)
+        work, channel = (
+            service.submit(reply.work) if asked.session is None else service.submit_chat(asked.session, reply.work)
+        )
         if asked.id is not None:
             self._named[asked.id] = work
         if asked.saved:

@@ -130,6 +130,17 @@ class Service:
         self._queue(work)
         return work, channel
 
+    def submit_chat(self, session: str, request: ReplyRequest) -> tuple[Computation, Channel]:
+        """Queue a reply in a chat of the command line; its events come through the channel.
+
+        Raises:
+            OverloadedError: too much is waiting.
+        """
+        channel = Channel()
+        work = self.needed().scheduler.sessions.reply(session, request, channel.deliver)
+        self._queue(work)
+        return work, channel
+
     def start(self, compute: Callable[[PrefillProgress], object]) -> tuple[Computation, Channel]:
         """Queue a computation; its progress, in tokens, and its result come through the channel.
 

@@ -151,6 +151,26 @@ def test_a_reply_is_continued_recorded_and_cancelled(server: TestServer, model: 
     assert not server.ask("POST", "/internal/cancel", {"id": "unknown"}, private=True).json["found"]
 
 
+def test_a_chat_has_the_replies_of_one_process(model: LoadedModel) -> None:
+    loaded = llmcli.load(shared_checkpoint("llama", max_position_embeddings=512))
+    chat = loaded.chat(temperature=0, max_tokens=9)
+    before: tuple[Message, ...] = ()
+    with serving(loaded) as server:
+        for question in ("Hi", "And?", "Why is that so?"):
+            wanted = chat.send(question, probabilities=True, top=2)
+            prompt = PromptRequest(question, before=before)
+            request = GenerateRequest(prompt, {"temperature": 0, "max_tokens": 9}, top=2, session="a")
+            _, events = ask(server, request)
+            assert tuple(event for event in events if isinstance(event, Step)) == wanted.tokens
+            [prefill] = [event for event in events if isinstance(event, Prefill)]
+            assert (prefill.cached > 0) == bool(before)
+            before = chat.messages
+        # Another chat begins anew.
+        _, events = ask(server, GenerateRequest(PromptRequest("Hi"), {"max_tokens": 2}, session="b"))
+        [prefill] = [event for event in events if isinstance(event, Prefill)]
+        assert prefill.cached == 0
+
+
 def test_the_state_is_told(server: TestServer) -> None:
     state = server.ask("GET", "/internal/status", private=True).json
     assert (state["pid"], state["model"]) == (server.state.pid, server.state.model)

@@ -59,7 +59,10 @@ def disconnecting(server: TestServer, number: int) -> None:
     body = json.dumps({**asked(number), "stream": True, "max_tokens": 3000}).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with server.raw(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body) as connection:
-        connection.recv(1000)
+        data = b""
+        # The first event comes before the reply begins.
+        while data.count(b"data: ") < 3:
+            data += connection.recv(1000)
 
 
 def test_every_client_of_32_has_the_reply_it_would_have_alone(server: TestServer, model: LoadedModel) -> None:

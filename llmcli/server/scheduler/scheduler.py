@@ -31,6 +31,7 @@ from llmcli.loaded_model import LoadedModel
 from llmcli.server.metrics import ReplyCounts
 from llmcli.server.scheduler.kept_caches import KeptCaches
 from llmcli.server.scheduler.reply_row import ReplyRow
+from llmcli.server.scheduler.sessions import Sessions
 from llmcli.server.scheduler.work import Computation, Failed, OverloadedError, ReplyWork, Result, Work
 
 # Tokens to reserve ahead in a cache: reserving costs as much time as several tokens.
@@ -67,6 +68,7 @@ class Scheduler:
         unit = step.capabilities.prefill_tile or step.prefill_chunk
         self.kept = KeptCaches(loaded.model, unit, limits.cache_bytes)
         self.counts = ReplyCounts()
+        self.sessions = Sessions(loaded, step, self.counts)
         self._changed = threading.Condition()
         self._waiting: deque[Work] = deque()
         self._reading: deque[tuple[ReplyRow, Iterator[Tensor | None]]] = deque()
@@ -149,7 +151,7 @@ class Scheduler:
             self._end(row, "interrupted")
         for row, _ in [pair for pair in self._reading if pair[0].work.cancelled]:
             self._end(row, "interrupted")
-        for computation in [each for each in self._computing if each.cancelled]:
+        for computation in [each for each in self._computing if each.cancelled and not each.ends_itself]:
             self._computing.remove(computation)
 
     def _admit(self) -> None:

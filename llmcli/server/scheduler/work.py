@@ -111,9 +111,10 @@ class ReplyWork(Work):
 class Computation(Work):
     """A computation in parts: an iterator that is advanced between passes, and returns the result."""
 
-    def __init__(self, parts: Iterator[object], deliver: Deliver) -> None:
+    def __init__(self, parts: Iterator[object], deliver: Deliver, *, ends_itself: bool = False) -> None:
+        """With `ends_itself`, its parts end it when it is cancelled; otherwise it is dropped."""
         super().__init__(deliver)
-        self.parts = parts
+        self.parts, self.ends_itself = parts, ends_itself
 
 
 def once(compute: Callable[[], object]) -> Generator[None, None, object]:
