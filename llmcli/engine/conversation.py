@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from llmcli.engine.engine import Engine
+from torch import Tensor
+
 from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.prefill import PrefillProgress
@@ -17,11 +19,36 @@ from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
 
 
+class ConversationEngine(Protocol):
+    """What a conversation needs of an engine, with the meaning that the methods of `Engine` have."""
+
+    context_length: int
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        begun: Sequence[int] = (),
+        probabilities: bool = True,
+        top: int = 0,
+        start: ReplyStart | None = None,
+        interruption: Interruption | None = None,
+        progress: PrefillProgress | None = None,
+    ) -> Iterator[Event]:
+        """Generate a reply."""
+
+    def next_logits(
+        self, ids: Sequence[int], *, prompt: int | None = None, progress: PrefillProgress | None = None
+    ) -> Tensor:
+        """The logits (V,) after a text."""
+
+
 @dataclass
 class Conversation:
     """Messages so far, and the engine whose KV cache holds them."""
 
-    engine: Engine
+    engine: ConversationEngine
     tokenizer: Tokenizer
     template: ChatTemplate
     system: str | None = None

@@ -47,6 +47,7 @@ from llmcli.errors import UsageError
 from llmcli.text.chat.messages import Message, ToolCall
 from llmcli.text.chat.prompt_request import PromptRequest
 from llmcli.text.chat_template.json_text import json_text
+from llmcli.text.reasoning import PLAIN
 
 if TYPE_CHECKING:
     from llmcli.engine.guided.grammar import Rule
@@ -75,6 +76,10 @@ class GenerateRequest:
     """The most tokens of prompt and reply together; None: what the server was started with."""
     session: str | None = None
     """A name for a chat: its replies continue from one KV cache, as those of one `llm chat` process do."""
+    ids: tuple[int, ...] | None = None
+    """The whole prompt as token ids, instead of what `prompt` says."""
+    state: str = PLAIN
+    """With `ids`, the state of the model's `ThinkingFormat` where the reply begins."""
     begun: tuple[int, ...] = ()
     """The first tokens of a reply to continue: they come as its first steps."""
     show_prompt: bool = False
@@ -163,6 +168,7 @@ def read_request(value: object) -> GenerateRequest:
                 "form": None if form is None else _made(Rule, _object(form, '"form"')),
                 "logit_bias": tuple(given.get("logit_bias", ())),
                 "begun": tuple(given.get("begun", ())),
+                "ids": None if given.get("ids") is None else tuple(given["ids"]),
             },
         )
     except (TypeError, ValueError) as error:

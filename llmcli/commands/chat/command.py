@@ -32,7 +32,7 @@ def chat(
         list[str] | None, typer.Argument(metavar="[FILE]...", help="Text files to send with your first message.")
     ] = None,
     *,
-    model_options: Annotated[ModelOptions, without("readable", "server")],
+    model_options: Annotated[ModelOptions, without("readable")],
     saving: Annotated[SavingOptions, without("log")],
     prompt_options: Annotated[
         PromptOptions, only("file", "system", "no_thinking", "strict_system", "chat_template", "template_arg")

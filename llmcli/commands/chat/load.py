@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 from llmcli.commands.chat.session import ChatModel
 from llmcli.commands.shared.continued import template_source
@@ -12,14 +13,18 @@ from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
+from llmcli.commands.shared.server import server_for
 from llmcli.commands.shared.speculative import Speculator
 from llmcli.conversations.records import model_source
 from llmcli.engine import Conversation
 from llmcli.errors import UsageError
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
+    from llmcli.engine.conversation import ConversationEngine
     from llmcli.loaded_model import LoadedModel
     from llmcli.text.chat_template.template import ChatTemplate
+    from llmcli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,10 @@ class ChatModelLoader:
         return self._load(name, None)
 
     def _load(self, name: str | None, template: str | None) -> ChatModel:
-        loaded = load_model(find_checkpoint(name), self.model, template=template)
+        loaded, engine = self._served(name, template) or self._here(name, template)
         chat_template = _chat_template(loaded)
         conversation = Conversation(
-            self.speculator.engine(loaded, self.model),
+            engine,
             loaded.tokenizer,
             chat_template,
             self.prompt.system,
@@ -55,6 +60,67 @@ class ChatModelLoader:
         )
         params = self.sampling.params(loaded.generation_defaults, loaded.tokenizer)
         return ChatModel(loaded, conversation, params, model_source(name), template_source(template), self.variables)
+
+    def _here(self, name: str | None, template: str | None) -> tuple[LoadedModel, ConversationEngine]:
+        """The model loaded in this process, and its engine."""
+        loaded = load_model(find_checkpoint(name), self.model, template=template)
+        return loaded, self.speculator.engine(loaded, self.model)
+
+    def _served(self, name: str | None, template: str | None) -> tuple[LoadedModel, ConversationEngine] | None:
+        """The model that a running server holds, and an engine that asks it; None if there is none."""
+        server = None
+        if not self.speculator.can_change_text:
+            server = server_for(replace(self.model, model=name), template=template)
+        if server is None:
+            return None
+        from llmcli.client.engine import ServedEngine
+        from llmcli.engine.context_limit import allowed_context
+
+        checkpoint = find_checkpoint(name, weights=False)
+        parts = checkpoint.read_text_parts()
+        model = ServedModel(
+            checkpoint.name,
+            parts.tokenizer,
+            parts.template(template),
+            parts.generation_defaults,
+            lambda: self._here(name, template)[0],
+        )
+        engine = ServedEngine(
+            server,
+            allowed_context(checkpoint.config, self.model.context),
+            lambda: self.speculator.engine(model.here, self.model),
+            terminal.note,
+        )
+        # It has what a chat needs of a loaded model, and loads the rest when it is needed.
+        return cast("LoadedModel", model), engine
+
+
+class ServedModel:
+    """A model that a server holds, with the name, tokenizer and template of a `LoadedModel`.
+
+    Any other attribute, which looks into the model need, loads it into this process, with a note.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        generation_defaults: Mapping[str, float],
+        load: Callable[[], LoadedModel],
+    ) -> None:
+        self.name, self.tokenizer, self.template = name, tokenizer, template
+        self.generation_defaults = generation_defaults
+        self._load = load
+
+    @cached_property
+    def here(self) -> LoadedModel:
+        """The model, loaded in this process."""
+        terminal.note(f"{self.name} is loaded in this process for this.")
+        return self._load()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.here, name)
 
 
 def _chat_template(loaded: LoadedModel) -> ChatTemplate:

@@ -27,6 +27,11 @@ class Speculator:
         self._draft: LoadedModel | None = None
         self._has_drafted = False
 
+    @property
+    def can_change_text(self) -> bool:
+        """Whether it was asked for something that can change the texts that are drawn: a draft model, or a lookup."""
+        return self._options.draft is not None or bool(self._options.lookup)
+
     def find(self) -> None:
         """Find the draft model of `--draft`. Without this call engines have no draft model."""
         if self._options.draft is not None:

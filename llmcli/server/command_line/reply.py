@@ -18,6 +18,7 @@ from llmcli.engine.sampling.sampler import sampler_for
 from llmcli.errors import UsageError
 from llmcli.loaded_model import LoadedModel
 from llmcli.server.wire import GenerateRequest, ReplyBegin
+from llmcli.text.chat.prompt import ChatPrompt
 from llmcli.text.chat.prompt_request import reply_prompt
 from llmcli.text.reasoning import ReplyStart
 
@@ -38,7 +39,7 @@ class CommandReply:
         asked = request.prompt
         self._loaded, self._request = loaded, request
         self.prompt = reply_prompt(asked, loaded.tokenizer, loaded.template, model=loaded.name)
-        self.built = self.prompt.built(asked.prefill)
+        self.built = self.prompt.built(asked.prefill) if request.ids is None else _given(loaded, request)
         self.params = _params(loaded, request)
         apart = ThinkingApart(loaded.tokenizer, self.built.start, exact=request.form is not None)
         self.prefill, self.prefill_thinking = apart.prefill, apart.prefill_thinking
@@ -146,6 +147,14 @@ class CommandReply:
     def _stop_ids(self) -> set[int]:
         loaded = self._loaded
         return {*(loaded.stop_ids if self.is_chat else loaded.declared_stop_ids), *self.ends}
+
+
+def _given(loaded: LoadedModel, request: GenerateRequest) -> ChatPrompt:
+    """The prompt whose ids the request gives."""
+    ids = [*(request.ids or ()), *request.begun]
+    if not all(type(token) is int and 0 <= token < loaded.tokenizer.vocab_size for token in ids):
+        raise UsageError(f"The prompt has an id that is no token of {loaded.name}.")
+    return ChatPrompt(list(request.ids or ()), start=ReplyStart(request.state))
 
 
 def _params(loaded: LoadedModel, request: GenerateRequest) -> SamplingParams:
