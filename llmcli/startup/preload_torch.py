@@ -16,7 +16,7 @@ from llmcli.paths import server_folder
 from llmcli.startup.plain_import import imports_plainly
 
 # Commands that load a model with any arguments.
-_COMMANDS = {"batch", "chat", "compare", "generate", "inspect", "score", "trace"}
+_COMMANDS = {"batch", "chat", "compare", "generate", "inspect", "score", "serve", "trace"}
 # Their subcommands that load none.
 _WITHOUT_MODEL = {("inspect", "cost"), ("inspect", "tokens")}
 # Extension modules imported before torch; they load shared libraries if Python does not have them built in.
