@@ -137,7 +137,7 @@ class Service:
             OverloadedError: too much is waiting.
         """
         channel = Channel()
-        work = self.needed().scheduler.sessions.reply(session, request, channel.deliver)
+        work = self.needed().scheduler.chats.reply(session, request, channel.deliver)
         self._queue(work)
         return work, channel
 

@@ -29,9 +29,9 @@ from llmcli.kernels.base import FastStep
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.loaded_model import LoadedModel
 from llmcli.server.metrics import ReplyCounts
+from llmcli.server.scheduler.chat_engines import ChatEngines
 from llmcli.server.scheduler.kept_caches import KeptCaches
 from llmcli.server.scheduler.reply_row import ReplyRow
-from llmcli.server.scheduler.sessions import Sessions
 from llmcli.server.scheduler.work import Computation, Failed, OverloadedError, ReplyWork, Result, Work
 
 # Tokens to reserve ahead in a cache: reserving costs as much time as several tokens.
@@ -68,7 +68,7 @@ class Scheduler:
         unit = step.capabilities.prefill_tile or step.prefill_chunk
         self.kept = KeptCaches(loaded.model, unit, limits.cache_bytes)
         self.counts = ReplyCounts()
-        self.sessions = Sessions(loaded, step, self.counts)
+        self.chats = ChatEngines(loaded, step, self.counts)
         self._changed = threading.Condition()
         self._waiting: deque[Work] = deque()
         self._reading: deque[tuple[ReplyRow, Iterator[Tensor | None]]] = deque()

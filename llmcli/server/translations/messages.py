@@ -38,7 +38,9 @@ class Messages:
             asked = await self._asked(request)
             service = self._service
             work, channel = service.submit(asked.reply, whole=not asked.stream)
-            reply = _Reply(asked, asked.model or service.needed().loaded.name, ChatEvents(asked, service.tokenizer))
+            reply = _MessageReply(
+                asked, asked.model or service.needed().loaded.name, ChatEvents(asked, service.tokenizer)
+            )
             if asked.stream:
                 return EventStream(reply.stream(channel), [work], failed=lambda error: sse(self._error(error), "error"))
             async with cancelling(request.receive, [work]):
@@ -111,7 +113,7 @@ def _message(message: object) -> Any:
     return {**message, "content": parts} | ({"reasoning_content": "\n".join(thoughts)} if thoughts else {})
 
 
-class _Reply:
+class _MessageReply:
     """One reply, and its two forms."""
 
     def __init__(self, asked: ChatAsked, model: str, events: ChatEvents) -> None:

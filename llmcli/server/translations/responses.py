@@ -31,7 +31,7 @@ class Responses:
         asked = await service.prepare(lambda: read_chat(_as_chat(body), ready))
         service.check_model(asked.model)
         work, channel = service.submit(asked.reply, whole=not asked.stream)
-        reply = _Reply(asked, body, asked.model or ready.loaded.name, ChatEvents(asked, service.tokenizer))
+        reply = _ResponseReply(asked, body, asked.model or ready.loaded.name, ChatEvents(asked, service.tokenizer))
         if asked.stream:
             return EventStream(reply.stream(channel), [work], failed=lambda error: sse(_error(service, error), "error"))
         async with cancelling(request.receive, [work]):
@@ -87,7 +87,7 @@ def _format(value: object) -> object:
     return value
 
 
-class _Reply:
+class _ResponseReply:
     """One reply, and its two forms."""
 
     def __init__(self, asked: ChatAsked, body: Mapping[str, Any], model: str, events: ChatEvents) -> None:

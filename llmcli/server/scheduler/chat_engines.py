@@ -22,7 +22,7 @@ _MOST = 4
 """Chats that are kept. One that comes back after more others is read again from its beginning."""
 
 
-class Sessions:
+class ChatEngines:
     """The engines of the last chats, by their names."""
 
     def __init__(self, loaded: LoadedModel, step: FastStep, counts: ReplyCounts) -> None:
