@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -161,7 +162,9 @@ def test_a_chat_has_the_replies_of_one_process(model: LoadedModel) -> None:
             prompt = PromptRequest(question, before=before)
             request = GenerateRequest(prompt, {"temperature": 0, "max_tokens": 9}, top=2, session="a")
             _, events = ask(server, request)
-            assert tuple(event for event in events if isinstance(event, Step)) == wanted.tokens
+            # Whether a token is proposed before it is computed depends on measured times; its values do not.
+            steps = [replace(event, origin="model") for event in events if isinstance(event, Step)]
+            assert steps == [replace(step, origin="model") for step in wanted.tokens]
             [prefill] = [event for event in events if isinstance(event, Prefill)]
             assert (prefill.cached > 0) == bool(before)
             before = chat.messages
