@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from llmcli.client.connection import NoServerError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from llmcli.engine.conversation import ConversationEngine
     from llmcli.engine.prefill import PrefillProgress
 
+_numbers = count(1)
+
 
 class ServedEngine:
     """Generates replies with a server, or with the engine of this process once the server is gone."""
@@ -38,6 +42,8 @@ class ServedEngine:
         self.context_length = context_length
         self._server: ServerState | None = server
         self._load, self._tell = load, tell
+        # The server keeps one cache for it, as an engine in this process does.
+        self._session = f"{os.getpid()}-{next(_numbers)}"
 
     def stream(
         self,
@@ -96,6 +102,7 @@ class ServedEngine:
             ids=tuple(prompt_ids),
             state=start.state,
             begun=tuple(begun),
+            session=self._session,
             saved=True,
         )
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from llmcli.commands.shared.options.sampling import SamplingOptions
 from llmcli.commands.shared.options.speculation import SpeculationOptions
 from llmcli.commands.shared.speculative import Speculator
 from llmcli.conversations.store import ANY, conversation_files, read_conversation
-from llmcli.engine import Event, Finish, Prefill, Step
+from llmcli.engine import Event, Finish, Interruption, Prefill, Step
 from llmcli.errors import PromptTooLongError
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.server import TestServer, serving
@@ -69,8 +70,6 @@ def test_a_saved_chat_is_the_same(
 def test_events_and_errors_are_those_of_an_engine(server: TestServer, model: Path) -> None:
     warm, cold = (loader(model, mode, "97+1.5", "98-inf").first() for mode in ("auto", "off"))
     for text, begun in (("a", ()), ("b", ()), ("c", (97, 99))):
-        # The server reads earlier replies again, as a new engine does.
-        cold.conversation.engine = cold.loaded.engine(lookup=None)
         events = [
             list(map(without_times, chat.conversation.ask(text, chat.params, begun=begun, probabilities=True, top=2)))
             for chat in (warm, cold)
@@ -81,6 +80,19 @@ def test_events_and_errors_are_those_of_an_engine(server: TestServer, model: Pat
     for chat in (warm, cold):
         with pytest.raises(PromptTooLongError):
             chat.conversation.ask("x" * 900, chat.params)
+
+
+def test_ctrl_c_ends_a_reply_and_keeps_what_was_said(server: TestServer, model: Path) -> None:
+    chat, interruption = loader(model, "auto").first(), Interruption()
+    params = replace(chat.params, max_tokens=300)
+    events = chat.conversation.ask("Hi", params, interruption=interruption)
+    first = [next(events) for _ in range(4)]
+    interruption.request()
+    rest = list(events)
+    assert isinstance(rest[-1], Finish) and rest[-1].reason == "interrupted"
+    steps = [event for event in [*first, *rest] if isinstance(event, Step)]
+    assert rest[-1].stats.generated_tokens == len(steps) < 300
+    assert chat.conversation.last_reply == tuple(step.id for step in steps)
 
 
 def test_a_look_into_the_model_loads_it(server: TestServer, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
