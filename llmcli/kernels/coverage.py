@@ -58,7 +58,8 @@ def why_unsupported(config: object, supported: SupportedFields) -> str | None:
 def _unsupported_fields(part: Any, supported: SupportedFields, path: str) -> Iterator[str]:
     computed = next((supported[kind] for kind in type(part).__mro__ if kind in supported), None)
     if computed is None:
-        yield f"the kernel does not support `{path}` as {type(part).__name__}"
+        what = f"the {mixer_name(part)}" if isinstance(part, MixerConfig) else f"`{path}` as {type(part).__name__}"
+        yield f"the kernel does not support {what}"
         return
     for field in fields(part):
         value, name = getattr(part, field.name), f"{path}.{field.name}" if path else field.name

@@ -11,7 +11,7 @@ from llmcli.kernels.coverage import SupportedFields
 from llmcli.kernels.cpu import support as cpu
 from llmcli.kernels.cuda import support as cuda
 from llmcli.model import ExpertsConfig, LayerConfig, LinearScaling, ModelConfig, RopeConfig, Transformer
-from llmcli.model.mixer_config import DeltaConfig
+from llmcli.model.mixer_config import MambaConfig
 
 EXPERTS = ExpertsConfig(4, 2, 24)
 ROPE = RopeConfig(1e4, 8, LinearScaling(2.0))
@@ -63,8 +63,8 @@ def test_a_new_field_is_refused_unless_it_has_its_default(kernel: Any, part: str
 @KERNELS
 @pytest.mark.parametrize("field", ["mixer", "beside"])
 def test_a_layer_without_attention_is_refused_by_name(kernel: Any, field: str) -> None:
-    config = with_layer(**{field: DeltaConfig(1, 1, 4, 4, 4)})
-    assert kernel.unsupported(config) == "the kernel does not support the gated delta net"
+    config = with_layer(**{field: MambaConfig(8, 4, 2, 4)})
+    assert kernel.unsupported(config) == "the kernel does not support the Mamba"
 
 
 @KERNELS

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 14
+ABI = 15
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
+DELTA, STATE_SPACE = 1, 2
 
 
 def _fields(kind: type, names: str) -> list[tuple[str, type]]:
@@ -74,6 +75,18 @@ class Streams(ctypes.Structure):
     _fields_ = (*_fields(c_void_p, "router prediction correction scale"), ("router_norm", Norm))
 
 
+class Recurrence(ctypes.Structure):
+    """A gated delta net or Mamba-2, in place of attention."""
+
+    _fields_ = (
+        *_fields(c_int32, "kind heads groups key_dim value_dim width channels tiled sigmoid_gate"),
+        *_fields(c_float, "strength_scale min_step max_step"),
+        *_fields(Matrix, "gate decay strength"),
+        *_fields(c_void_p, "conv conv_bias rate step_bias skip"),
+        ("norm", Norm),
+    )
+
+
 class Layer(ctypes.Structure):
     """One layer."""
 
@@ -92,6 +105,7 @@ class Layer(ctypes.Structure):
         *_fields(c_void_p, "edit_reads edit_writes"),
         *_fields(c_int32, "edits heads kv_heads key_dim value_dim"),
         ("latent", Latent),
+        ("recurrence", Recurrence),
         *_fields(c_int32, "inner normed_sums sparse"),
         ("sparsity", c_float),
         *_fields(c_int32, "rope window chunk scaling_interval scaling_offset"),

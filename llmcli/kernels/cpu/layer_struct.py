@@ -9,6 +9,7 @@ from torch import nn
 
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import c_structs as c
+from llmcli.kernels.cpu.recurrence_struct import add_recurrence
 from llmcli.kernels.cpu.support import SCORES
 from llmcli.kernels.cpu.weight_structs import WeightStructs
 from llmcli.model.attention.attention import Attention
@@ -48,12 +49,13 @@ def describe_layer(
         described.scaling_beta = layer.query_scaling.beta
         described.scaling_interval = layer.query_scaling.interval
         described.scaling_offset = layer.query_scaling.offset
-    attention = block.self_attn
+    attention = block.mixer
     if isinstance(attention, LatentAttention):
         _add_latent_attention(described, weights, attention)
-    else:
-        assert isinstance(attention, Attention)
+    elif isinstance(attention, Attention):
         _add_attention(described, weights, attention)
+    else:
+        add_recurrence(described, weights, attention)
     described.normed_sums = isinstance(block, SumNormBlock)
     if isinstance(block, OutputNormBlock | SumNormBlock):
         described.attention_output = weights.norm(block.attention_output_norm)

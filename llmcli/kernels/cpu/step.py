@@ -6,7 +6,8 @@ import ctypes
 import functools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,7 @@ from llmcli.kernels.cpu import c_structs as c
 from llmcli.kernels.cpu import signals
 from llmcli.kernels.cpu.build import Library, load_library
 from llmcli.kernels.cpu.model_struct import Description
+from llmcli.kernels.cpu.states import StateCopies
 from llmcli.kernels.cpu.threads import default_threads, physical_cores
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache, Transformer
@@ -79,13 +81,17 @@ class CpuStep(FastStep):
         ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
+        self._states = StateCopies(model.config)
         self._last: tuple[Tensor, int] | None = None
 
     @property
     def capabilities(self) -> StepCapabilities:
         """See `FastStep`."""
         # Tokens are multiplied by tiles: only the last tile of a pass can be another one if the pass begins elsewhere.
-        return _CAPABILITIES if self.dense else replace(_CAPABILITIES, prefill_tile=_TILE)
+        tile = 0 if self.dense else _TILE
+        # Each token of a text needs the states after the one before it, also in a batch of them.
+        each = 1 if self._model.config.has_state else _TILE
+        return replace(_CAPABILITIES, prefill_tile=tile, most_each=each)
 
     @property
     def prefill_chunk(self) -> int:
@@ -148,6 +154,8 @@ class CpuStep(FastStep):
         rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
         for index, (cos, sin) in enumerate(rotations):
             self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
+        for row, cache in enumerate(caches):
+            self._states.enter(cache, self._segments, row * len(cache.layers))
         logits = self._compute(ids, 0, only_last=False, positions=starts)
         for cache in caches:
             cache.advance(1)
@@ -201,9 +209,10 @@ class CpuStep(FastStep):
         step = self._step([token], start, self._multi_step_logits, only_last=True)
         self._last = None
         chosen = (ctypes.c_int32 * count)()
-        with signals.alarm() as choice.alarm:
+        self._states.enter(cache, self._segments, 0)
+        with self._changing_states(), signals.alarm() as choice.alarm:
             made: int = self._library.handle.llm_generate(self._context, step, choice, count, chosen)
-        _check(-min(made, 0))
+            _check(-min(made, 0))
         cache.advance(made)
         return chosen[:made]
 
@@ -211,9 +220,20 @@ class CpuStep(FastStep):
         start, new = cache.length, len(ids)
         self._enter(cache, new)
         self._rotate(start, new, cache.rope_length(new))
+        self._states.enter(cache, self._segments, 0)
         logits = self._compute(ids, start, only_last=only_last)
         cache.advance(new)
         return logits
+
+    @contextmanager
+    def _changing_states(self) -> Iterator[None]:
+        """Store the states of the texts that were entered, if the call inside the block succeeds."""
+        succeeded = False
+        try:
+            yield
+            succeeded = True
+        finally:
+            self._states.leave(keep=succeeded)
 
     def _rotate(self, start: int, new: int, length: int) -> None:
         """Set the rotations of `new` tokens from position `start` on in a text of `length` tokens."""
@@ -247,7 +267,8 @@ class CpuStep(FastStep):
         """One call: `ids` are tokens of one text from `start` on, or tokens of different rows at `positions`."""
         logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
         step = self._step(ids, start, logits, only_last=only_last, positions=positions)
-        _check(self._library.handle.llm_step(self._context, step))
+        with self._changing_states():
+            _check(self._library.handle.llm_step(self._context, step))
         self._last = (logits, step.greatest) if only_last else None
         return logits
 

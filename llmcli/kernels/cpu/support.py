@@ -16,6 +16,7 @@ from llmcli.model.config import (
     NormStyle,
     PerLayerConfig,
 )
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config
 
 # In the order of the enumerations of `csrc/abi.h`.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu")
@@ -38,7 +39,8 @@ SUPPORTED: SupportedFields = {
         "qk_norm": QK_NORMS,
     },
     LayerConfig: any_value(
-        "rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value sinks sparsity input_norm"
+        "rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value sinks sparsity "
+        "input_norm mixer"
     ),
     Heads: any_value("count kv_count key_dim value_dim"),
     ExpertsConfig: {
@@ -51,6 +53,15 @@ SUPPORTED: SupportedFields = {
     AltupConfig: {**any_value("laurel_rank scaled"), "streams": range(2, 9)},
     LatentConfig: any_value("query_rank rank nope_dim rope_dim value_dim"),
     PerLayerConfig: any_value("vocab_size size"),
+    DeltaConfig: {
+        **any_value("key_heads value_heads key_dim value_dim conv_width beta_scale tiled norm_eps late_rounding"),
+        "decay": ("head",),
+        "gate": ("silu", "sigmoid"),
+    },
+    Mamba2Config: {
+        **any_value("heads head_dim groups state conv_width conv_bias bias min_step max_step"),
+        "norm": ("gate_first", None),
+    },
     Alibi: any_value("as_score"),
     AttentionGate: {**any_value("per_head"), "activation": ("sigmoid", "softplus")},
     HeadLayer: {**any_value("bias"), "activation": tuple(name for name in ACTIVATIONS if name != "xielu")},

@@ -16,8 +16,8 @@ from llmcli.kernels.cpu import build, c_structs, repack, support
 
 STRUCTURES: list[type[ctypes.Structure]] = [
     c_structs.Matrix, c_structs.Table, c_structs.Norm, c_structs.Experts, c_structs.Latent, c_structs.Streams,
-    c_structs.Layer, c_structs.PerLayer, c_structs.Model, c_structs.Segment, c_structs.Rotation, c_structs.Pass,
-    c_structs.Choice, c_structs.Packing,
+    c_structs.Recurrence, c_structs.Layer, c_structs.PerLayer, c_structs.Model, c_structs.Segment, c_structs.Rotation,
+    c_structs.Pass, c_structs.Choice, c_structs.Packing,
 ]  # fmt: skip
 
 
@@ -159,6 +159,7 @@ def test_versions_and_enumerations_are_the_same() -> None:
         [f"QK_{(name or 'plain').upper()}" for name in support.QK_NORMS],
         [f"BY_{name.upper()}" for name in support.SCORES],
         [f"STORED_{name}" for name in support.ENCODINGS],
+        sorted(("NO_RECURRENCE", "DELTA", "STATE_SPACE"), key=lambda name: int(getattr(c_structs, name, 0))),
     ]
 
 

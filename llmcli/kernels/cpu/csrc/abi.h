@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 14
+#define LLM_ABI 15
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -89,6 +89,23 @@ typedef struct {
     Norm router_norm;
 } Streams;
 
+enum { NO_RECURRENCE, DELTA, STATE_SPACE };
+
+/* What a layer has in place of attention. The layer's `q` makes the inputs of the convolution, of a state space also
+   its gates (before them) and step sizes (after them); `o` is the output projection. */
+typedef struct {
+    int32_t kind, heads, groups; /* groups: key heads, or groups of heads that share B and C */
+    int32_t key_dim, value_dim;  /* of a head's memory; of a state space the size of B and the values of a head */
+    int32_t width, channels;     /* of the convolution */
+    int32_t tiled;               /* head h belongs to group h modulo `groups`; otherwise neighbors share a group */
+    int32_t sigmoid_gate;        /* otherwise the gate is SiLU */
+    float strength_scale, min_step, max_step;
+    Matrix gate, decay, strength; /* of the delta rule: (values), (heads) and (heads) rows */
+    const float *conv, *conv_bias; /* (width, channels), and (channels) or NULL */
+    const float *rate, *step_bias, *skip; /* (heads); rate is negative, skip is of a state space */
+    Norm norm;
+} Recurrence;
+
 typedef struct {
     Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm, v_norm;
     Norm attention_inner, feed_forward_inner; /* of the inputs of `o` and `down` */
@@ -108,6 +125,7 @@ typedef struct {
     int32_t heads, kv_heads, key_dim, value_dim; /* latent attention: kv_heads are groups that are computed together,
                                                     key_dim and value_dim the sizes of a row and of a latent */
     Latent latent;
+    Recurrence recurrence;
     int32_t inner;  /* neurons of the dense feed-forward network */
     int32_t normed_sums; /* the output norms are of the residual stream after each addition */
     int32_t sparse; /* gates are cut off below a number of standard deviations above their mean: */
@@ -149,6 +167,8 @@ typedef struct {
 typedef struct {
     void *keys, *values;      /* (kv_heads, size, key_dim or value_dim) in the cache's format */
     int64_t first, size;      /* position of the first row, and rows of each head */
+    /* In a recurrent layer `keys` are the last inputs of its convolution (width - 1, channels), and `values` the
+       memories of its heads, both in float32; a pass changes them. */
 } Segment;
 
 typedef struct {

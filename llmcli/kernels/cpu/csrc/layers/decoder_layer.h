@@ -13,7 +13,7 @@
 static int needs_quantized(const Layer *layer, int second) {
     if (second) return is_packed(&layer->up) || is_packed(&layer->gate);
     return is_packed(&layer->q) || is_packed(&layer->k) || is_packed(&layer->v) || is_packed(&layer->attention_gate) ||
-           is_packed(&layer->laurel_left);
+           is_packed(&layer->laurel_left) || is_packed(&layer->recurrence.gate);
 }
 
 /* Add what the layer makes of its vector to the residual stream, or to all streams but the first. */
@@ -52,7 +52,9 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
         if (both) norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
     }
     sync_rows(w);
-    if (layer->latent.rank)
+    if (layer->recurrence.kind)
+        recurrent_layer(w, layer, segment, feed_forward_address(w, layer));
+    else if (layer->latent.rank)
         latent_attention(w, layer, segment);
     else
         attention(w, layer, segment);

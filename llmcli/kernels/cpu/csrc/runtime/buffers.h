@@ -35,6 +35,7 @@ typedef struct {
     int head, group;                     /* the size of a key or value, and the queries of a kv head */
     int64_t parts;                       /* mixed values of a token with greatest scores and sums of exponentials */
     int experts, chosen, expert_size;    /* 0 in a model without experts */
+    int projected, channels, recurrent_heads, head_values; /* 0 in a model without recurrent layers */
 } LayerSizes;
 
 static Activations new_activations(Context *c, int tokens, LayerSizes sizes) {
@@ -62,9 +63,16 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
         const Experts *e = &l->experts;
         const Latent *latent = &l->latent;
         int values = l->value_dim > l->key_dim ? l->value_dim : l->key_dim;
+        const Recurrence *r = &l->recurrence;
         int64_t parts = l->heads * (round_up(l->value_dim, LANES) + 2);
         if (parts > s.parts) s.parts = parts;
-        if (latent->rank) {
+        if (r->kind) {
+            raise_to(&s.projected, l->q.rows);
+            raise_to(&s.channels, r->channels);
+            raise_to(&s.recurrent_heads, r->heads);
+            raise_to(&s.head_values, r->value_dim);
+            raise_to(&s.found, r->heads * r->value_dim);
+        } else if (latent->rank) {
             raise_to(&s.queries, l->q.rows);
             raise_to(&s.queries, latent->query.rows);
             raise_to(&s.compressed, latent->query.columns);
@@ -77,7 +85,7 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
             raise_to(&s.found, l->heads * l->value_dim);
         }
         raise_to(&s.head, values);
-        raise_to(&s.group, l->heads / l->kv_heads);
+        if (!r->kind) raise_to(&s.group, l->heads / l->kv_heads);
         raise_to(&s.inner, l->inner);
         raise_to(&s.edits, l->edits);
         raise_to(&s.rank, l->laurel_left.rows);
@@ -113,6 +121,13 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
         c->latent_queries = floats(c, n * c->ld_q), c->absorbed = floats(c, n * c->ld_absorbed);
         c->mixed = floats(c, n * c->ld_mixed), c->head_values = floats(c, n * c->ld_values);
     }
+    if (sizes.projected) {
+        c->ld_projected = round_up(sizes.projected, 16), c->ld_convolved = round_up(sizes.channels, 16);
+        c->ld_output = round_up(sizes.found, 16), c->ld_heads = round_up(sizes.recurrent_heads, 16);
+        c->projected = floats(c, n * c->ld_projected), c->convolved = floats(c, n * c->ld_convolved);
+        c->output_gates = floats(c, n * c->ld_output);
+        c->decays = floats(c, n * c->ld_heads), c->strengths = floats(c, n * c->ld_heads);
+    }
     if (sizes.rank) {
         c->ld_rank = round_up(sizes.rank, 16);
         c->laurel_left = floats(c, n * c->ld_rank), c->laurel_out = floats(c, n * c->ld_hidden);
@@ -140,6 +155,7 @@ static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
 static void allocate_worker_buffers(Context *c, Worker *w, LayerSizes sizes) {
     int64_t queries = MOST_QUERIES > sizes.group ? MOST_QUERIES : sizes.group;
     w->own = new_activations(c, 1, sizes);
+    if (sizes.head_values) w->scratch_values = floats(c, sizes.head_values);
     Scratch *s = &w->scratch;
     int64_t block = (int64_t)c->width * KEY_BLOCK, unpacked = c->model.cache_format == INT8_ROWS ? block : 0;
     float *p = floats(c, 2 * queries * c->width + 2 * block + 2 * unpacked + queries * KEY_BLOCK + 2 * queries +

@@ -25,6 +25,7 @@ typedef struct {
     int core; /* the core it is pinned to, or -1 */
     Scratch scratch;
     float *scores; /* of the router: three times the number of experts */
+    float *scratch_values; /* of a recurrent head */
     Activations own, *rows;
     PrefetchCursor cursor;
     int64_t greatest; /* the position of the maximum of the worker's logits; -1: it has none */
@@ -56,6 +57,10 @@ struct Context {
     /* Of latent attention, (tokens, ld): queries, and in the space of latents, what was found there, and values. */
     float *latent_queries, *absorbed, *mixed, *head_values;
     int64_t ld_absorbed, ld_mixed, ld_values;
+    /* Of recurrent layers, (tokens, ld): what the input is projected to, before and after the convolution, and gates of
+       outputs, decays and strengths. */
+    float *projected, *convolved, *output_gates, *decays, *strengths;
+    int64_t ld_projected, ld_convolved, ld_output, ld_heads;
     float *parts; /* (splits, tokens, heads, value width + 2): mixtures, then greatest score and sum of exponentials */
     /* Of experts. A pair is a token and one of its experts; pairs are sorted by expert. */
     float *routed, *pair_weights, *pair_hidden, *pair_out, *shared_out, *shared_factor;

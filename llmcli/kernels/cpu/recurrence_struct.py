@@ -1,0 +1,82 @@
+"""Describe what a layer has in place of attention to the C kernel."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from llmcli.kernels.base import NoKernelError
+from llmcli.kernels.cpu import c_structs as c
+from llmcli.kernels.cpu.weight_structs import WeightStructs
+from llmcli.model.recurrent.causal_conv import CausalConv
+from llmcli.model.recurrent.delta_net import DeltaNet
+from llmcli.model.recurrent.gated_norm import GatedRMSNorm
+from llmcli.model.recurrent.mamba2 import Mamba2
+
+
+def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module) -> None:
+    """Add a gated delta net or Mamba-2.
+
+    Raises:
+        NoKernelError: it is another network.
+    """
+    if isinstance(mixer, DeltaNet):
+        _add_delta_net(described, weights, mixer)
+    elif isinstance(mixer, Mamba2):
+        _add_mamba2(described, weights, mixer)
+    else:
+        raise NoKernelError(f"a layer is of the kind {type(mixer).__name__}")
+    described.o = weights.large(mixer.out_proj)
+
+
+def _add_delta_net(described: c.Layer, weights: WeightStructs, mixer: DeltaNet) -> None:
+    delta = mixer.delta
+    described.q = weights.large(mixer.in_proj_qkv)
+    described.recurrence = c.Recurrence(
+        kind=c.DELTA,
+        heads=delta.value_heads,
+        groups=delta.key_heads,
+        key_dim=delta.key_dim,
+        value_dim=delta.value_dim,
+        tiled=delta.tiled,
+        sigmoid_gate=delta.gate == "sigmoid",
+        strength_scale=delta.beta_scale,
+        gate=weights.large(mixer.in_proj_z),
+        decay=weights.matrix(mixer.in_proj_a),
+        strength=weights.matrix(mixer.in_proj_b),
+        rate=weights.floats(mixer.A),
+        step_bias=weights.floats(mixer.dt_bias),
+        norm=_norm(weights, mixer.norm),
+    )
+    _add_convolution(described.recurrence, weights, mixer.conv1d)
+
+
+def _add_mamba2(described: c.Layer, weights: WeightStructs, mixer: Mamba2) -> None:
+    mamba = mixer.mamba
+    described.q = weights.large(mixer.in_proj)
+    described.recurrence = c.Recurrence(
+        kind=c.STATE_SPACE,
+        heads=mamba.heads,
+        groups=mamba.groups,
+        key_dim=mamba.state,
+        value_dim=mamba.head_dim,
+        min_step=mamba.min_step,
+        max_step=math.inf if mamba.max_step is None else mamba.max_step,
+        rate=weights.floats(mixer.A),
+        step_bias=weights.floats(mixer.dt_bias),
+        skip=weights.floats(mixer.D),
+        norm=c.Norm(kind=c.NO_NORM) if mixer.norm is None else _norm(weights, mixer.norm),
+    )
+    _add_convolution(described.recurrence, weights, mixer.conv1d)
+
+
+def _add_convolution(recurrence: c.Recurrence, weights: WeightStructs, conv: CausalConv) -> None:
+    recurrence.channels, recurrence.width = conv.weight.shape
+    recurrence.conv = weights.floats(conv.weight.T)
+    if conv.bias is not None:
+        recurrence.conv_bias = weights.floats(conv.bias)
+
+
+def _norm(weights: WeightStructs, norm: GatedRMSNorm) -> c.Norm:
+    return c.Norm(kind=c.RMS_NORM, eps=norm.eps, weight=weights.floats(norm.weight))

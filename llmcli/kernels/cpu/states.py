@@ -1,0 +1,89 @@
+"""States of recurrent layers for a call of the C kernel, which changes them: copies of those in the cache."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+from llmcli.device import one_thread
+from llmcli.kernels.cpu import c_structs as c
+from llmcli.model import KVCache
+from llmcli.model.cache.state import State
+from llmcli.model.config import ModelConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MixerConfig
+
+# Earlier states of a layer that may be used again: one that is being left, and that of the text before.
+_KEPT = 2
+
+
+class StateCopies:
+    """The states of some texts, which a call of the kernel changes. All are float32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self._shapes = {
+            index: _shapes(layer.mixer) for index, layer in enumerate(config.layers) if layer.mixer is not None
+        }
+        self._entered: list[tuple[KVCache, dict[int, State]]] = []
+        # States of earlier calls, by layer. New memory for tens of megabytes would have to be zeroed for each token.
+        self._earlier: dict[int, list[State]] = {index: [] for index in self._shapes}
+
+    def enter(self, cache: KVCache, segments: ctypes.Array[c.Segment], first: int) -> None:
+        """Copy the states of a text, and set their addresses in the segments of its layers, from number `first` on."""
+        copies = {index: self._copy(index, cache.state(index)) for index in self._shapes}
+        for index, (tail, memory) in copies.items():
+            assert memory is not None
+            segments[first + index] = c.Segment(tail.data_ptr(), memory.data_ptr(), 0, 0)
+        if copies:
+            self._entered.append((cache, copies))
+
+    def leave(self, *, keep: bool) -> None:
+        """Forget the copies; with `keep`, store them as the states after the call."""
+        for cache, copies in self._entered if keep else ():
+            for index, state in copies.items():
+                cache.store(index, state)
+        self._entered = []
+
+    def _copy(self, layer: int, state: State | None) -> State:
+        copy = self._unused(layer)
+        memory = copy.sum
+        assert memory is not None
+        with one_thread():
+            if state is None:
+                copy.tail.zero_()
+                memory.zero_()
+            else:
+                assert state.sum is not None
+                copy.tail.copy_(state.tail)
+                memory.copy_(state.sum)
+        return copy
+
+    def _unused(self, layer: int) -> State:
+        """Memory for a state of the layer: that of an earlier one to which nothing else refers, or new memory."""
+        earlier = self._earlier[layer]
+        for place in range(len(earlier)):
+            if _is_unused(earlier, place):
+                return earlier[place]
+        tail, memory = self._shapes[layer]
+        state = State(torch.empty(tail), torch.empty(memory))
+        # The others are in caches or marks; those that will be unused soonest are the last ones.
+        self._earlier[layer] = [*earlier[-_KEPT:], state]
+        return state
+
+
+def _is_unused(states: list[State], place: int) -> bool:
+    """Whether only `states` refers to one of them, and only this one to its tensors."""
+    state = states[place]
+    # The argument of `getrefcount` counts as one reference, and so does the variable.
+    return sys.getrefcount(state) == 3 and all(sys.getrefcount(part) == 3 for part in state)
+
+
+def _shapes(mixer: MixerConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a state's tail and sum, for one text."""
+    assert isinstance(mixer, DeltaConfig | Mamba2Config)
+    rows = mixer.conv_width - 1
+    tail = (1, rows, mixer.tail_values // rows)
+    if isinstance(mixer, DeltaConfig):
+        return tail, (1, mixer.value_heads, mixer.key_dim, mixer.value_dim)
+    return tail, (1, mixer.heads, mixer.head_dim, mixer.state)
