@@ -75,7 +75,7 @@ class Streams(ctypes.Structure):
     _fields_ = (*_fields(c_void_p, "router prediction correction scale"), ("router_norm", Norm))
 
 
-class Recurrence(ctypes.Structure):
+class RecurrentMixer(ctypes.Structure):
     """A gated delta net or Mamba-2, in place of attention."""
 
     _fields_ = (
@@ -105,7 +105,7 @@ class Layer(ctypes.Structure):
         *_fields(c_void_p, "edit_reads edit_writes"),
         *_fields(c_int32, "edits heads kv_heads key_dim value_dim"),
         ("latent", Latent),
-        ("recurrence", Recurrence),
+        ("recurrence", RecurrentMixer),
         *_fields(c_int32, "inner normed_sums sparse"),
         ("sparsity", c_float),
         *_fields(c_int32, "rope window chunk scaling_interval scaling_offset"),

@@ -33,7 +33,7 @@ def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module)
 def _add_delta_net(described: c.Layer, weights: WeightStructs, mixer: DeltaNet) -> None:
     delta = mixer.delta
     described.q = weights.large(mixer.in_proj_qkv)
-    described.recurrence = c.Recurrence(
+    described.recurrence = c.RecurrentMixer(
         kind=c.DELTA,
         heads=delta.value_heads,
         groups=delta.key_heads,
@@ -55,7 +55,7 @@ def _add_delta_net(described: c.Layer, weights: WeightStructs, mixer: DeltaNet) 
 def _add_mamba2(described: c.Layer, weights: WeightStructs, mixer: Mamba2) -> None:
     mamba = mixer.mamba
     described.q = weights.large(mixer.in_proj)
-    described.recurrence = c.Recurrence(
+    described.recurrence = c.RecurrentMixer(
         kind=c.STATE_SPACE,
         heads=mamba.heads,
         groups=mamba.groups,
@@ -71,7 +71,7 @@ def _add_mamba2(described: c.Layer, weights: WeightStructs, mixer: Mamba2) -> No
     _add_convolution(described.recurrence, weights, mixer.conv1d)
 
 
-def _add_convolution(recurrence: c.Recurrence, weights: WeightStructs, conv: CausalConv) -> None:
+def _add_convolution(recurrence: c.RecurrentMixer, weights: WeightStructs, conv: CausalConv) -> None:
     recurrence.channels, recurrence.width = conv.weight.shape
     recurrence.conv = weights.floats(conv.weight.T)
     if conv.bias is not None:

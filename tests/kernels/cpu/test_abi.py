@@ -16,8 +16,8 @@ from llmcli.kernels.cpu import build, c_structs, repack, support
 
 STRUCTURES: list[type[ctypes.Structure]] = [
     c_structs.Matrix, c_structs.Table, c_structs.Norm, c_structs.Experts, c_structs.Latent, c_structs.Streams,
-    c_structs.Recurrence, c_structs.Layer, c_structs.PerLayer, c_structs.Model, c_structs.Segment, c_structs.Rotation,
-    c_structs.Pass, c_structs.Choice, c_structs.Packing,
+    c_structs.RecurrentMixer, c_structs.Layer, c_structs.PerLayer, c_structs.Model, c_structs.Segment,
+    c_structs.Rotation, c_structs.Pass, c_structs.Choice, c_structs.Packing,
 ]  # fmt: skip
 
 

@@ -104,7 +104,7 @@ typedef struct {
     const float *conv, *conv_bias; /* (width, channels), and (channels) or NULL */
     const float *rate, *step_bias, *skip; /* (heads); rate is negative, skip is of a state space */
     Norm norm;
-} Recurrence;
+} RecurrentMixer;
 
 typedef struct {
     Norm input_norm, second_norm, attention_output, feed_forward_output, q_norm, k_norm, v_norm;
@@ -125,7 +125,7 @@ typedef struct {
     int32_t heads, kv_heads, key_dim, value_dim; /* latent attention: kv_heads are groups that are computed together,
                                                     key_dim and value_dim the sizes of a row and of a latent */
     Latent latent;
-    Recurrence recurrence;
+    RecurrentMixer recurrence;
     int32_t inner;  /* neurons of the dense feed-forward network */
     int32_t normed_sums; /* the output norms are of the residual stream after each addition */
     int32_t sparse; /* gates are cut off below a number of standard deviations above their mean: */

@@ -7,7 +7,7 @@
 
 /* Convolve channels `first` to `last` of a token, whose inputs are `x`, with those of the tokens before it in `tail`
    (width - 1, channels), and apply SiLU. `x` joins the tail. */
-static void convolve(const Recurrence *r, float *tail, const float *x, float *to, int64_t first, int64_t last) {
+static void convolve(const RecurrentMixer *r, float *tail, const float *x, float *to, int64_t first, int64_t last) {
     int64_t channels = r->channels;
     const float *newest = r->conv + (r->width - 1) * channels;
     for (int64_t i = first; i < last; i++) to[i] = 0;

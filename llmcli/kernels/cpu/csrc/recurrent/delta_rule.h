@@ -17,7 +17,7 @@ static float inverse_length(const float *x, int n) {
 /* Let the memory (key_dim, value_dim) of a head fade by `decay`, write the value `v` for the key `k` with the strength
    `beta`, and read it for the query `q`. `k` and `q` are multiplied by the factors given. `error` has space for two
    values. */
-static void delta_rule(const Recurrence *r, float *memory, const float *q, float of_q, const float *k, float of_k,
+static void delta_rule(const RecurrentMixer *r, float *memory, const float *q, float of_q, const float *k, float of_k,
                        const float *v, float decay, float beta, float *error, float *to) {
     int keys = r->key_dim, values = r->value_dim;
     memset(error, 0, (size_t)values * sizeof *error);

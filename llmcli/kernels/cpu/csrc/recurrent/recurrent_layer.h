@@ -13,7 +13,7 @@
 /* The products with the layer's input; returns how many there are. */
 static int recurrent_products(const Worker *w, const Layer *layer, Product *all) {
     const Context *c = w->context;
-    const Recurrence *r = &layer->recurrence;
+    const RecurrentMixer *r = &layer->recurrence;
     const Input *in = &w->rows->attention_in;
     int count = 0;
     all[count++] = (Product){&layer->q, in, c->projected, c->ld_projected};
@@ -30,7 +30,7 @@ static float *memory_of(const Segment *segment) { return segment->values; }
 
 static void delta_head(Worker *w, const Layer *layer, const Segment *segment, int head, int token, float *to) {
     const Context *c = w->context;
-    const Recurrence *r = &layer->recurrence;
+    const RecurrentMixer *r = &layer->recurrence;
     int per_key = r->heads / r->groups, key_head = r->tiled ? head % r->groups : head / per_key;
     const float *mixed = c->convolved + token * c->ld_convolved;
     const float *q = mixed + key_head * r->key_dim, *k = q + r->groups * r->key_dim;
@@ -48,7 +48,7 @@ static void delta_head(Worker *w, const Layer *layer, const Segment *segment, in
 
 static void state_space_head(Worker *w, const Layer *layer, const Segment *segment, int head, int token, float *to) {
     const Context *c = w->context;
-    const Recurrence *r = &layer->recurrence;
+    const RecurrentMixer *r = &layer->recurrence;
     int inner = r->heads * r->value_dim, group = head / (r->heads / r->groups);
     const float *mixed = c->convolved + token * c->ld_convolved, *x = mixed + head * r->value_dim;
     const float *b = mixed + inner + group * r->key_dim, *read = b + r->groups * r->key_dim;
@@ -63,7 +63,7 @@ static void state_space_head(Worker *w, const Layer *layer, const Segment *segme
 /* Leaves the output in the shared `delta`. */
 static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
     Context *c = w->context;
-    const Recurrence *r = &layer->recurrence;
+    const RecurrentMixer *r = &layer->recurrence;
     int tokens = c->step->tokens, is_delta = r->kind == DELTA;
     int64_t first, last, inner = (int64_t)r->heads * r->value_dim;
     Product in[MOST_PRODUCTS];

@@ -7,7 +7,7 @@
 
 /* Let the memory (value_dim, key_dim) of a head fade, write `x` with the step size `step` in the direction `b`, and
    read it by `c`; adds `skip` times `x`. */
-static void state_space(const Recurrence *r, float *memory, const float *x, const float *b, const float *c, float step,
+static void state_space(const RecurrentMixer *r, float *memory, const float *x, const float *b, const float *c, float step,
                         float decay, float skip, float *to) {
     int size = r->key_dim;
     for (int p = 0; p < r->value_dim; p++) {

@@ -63,7 +63,7 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
         const Experts *e = &l->experts;
         const Latent *latent = &l->latent;
         int values = l->value_dim > l->key_dim ? l->value_dim : l->key_dim;
-        const Recurrence *r = &l->recurrence;
+        const RecurrentMixer *r = &l->recurrence;
         int64_t parts = l->heads * (round_up(l->value_dim, LANES) + 2);
         if (parts > s.parts) s.parts = parts;
         if (r->kind) {
