@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 15
+ABI = 16
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
-DELTA, STATE_SPACE = 1, 2
+DELTA, STATE_SPACE, SHORT_CONVOLUTION = 1, 2, 3
 
 
 def _fields(kind: type, names: str) -> list[tuple[str, type]]:
@@ -76,7 +76,7 @@ class Streams(ctypes.Structure):
 
 
 class RecurrentMixer(ctypes.Structure):
-    """A gated delta net or Mamba-2, in place of attention."""
+    """A gated delta net, Mamba-2 or a short convolution, in place of attention."""
 
     _fields_ = (
         *_fields(c_int32, "kind heads groups key_dim value_dim width channels tiled sigmoid_gate"),
@@ -132,7 +132,8 @@ class Model(ctypes.Structure):
         *_fields(c_int32, "layers hidden vocabulary streams first_sharing capacity"),
         *_fields(
             c_int32,
-            "activation gated parallel shared_norm qk_norm cache_format gate_per_head gate_softplus rounded_biases",
+            "activation gated parallel shared_norm qk_norm cache_format input_format gate_per_head gate_softplus "
+            "rounded_biases",
         ),
         *_fields(c_float, "clip softcap embed_scale logit_scale logit_softcap"),
         *_fields(Matrix, "embedding positions head"),

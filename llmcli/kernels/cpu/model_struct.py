@@ -33,7 +33,7 @@ class Description:
             raise NoKernelError(f"the model is on {model.device.type}")
         self.weights = weights = WeightStructs()
         self.dtype = model.dtype
-        self.cache_dtype = torch.int8 if config.int8_cache else model.dtype
+        self.cache_dtypes = [torch.int8 if config.caches_int8(layer) else model.dtype for layer in config.layers]
         ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
         layers = (c.Layer * config.num_layers)(
             *(
@@ -59,6 +59,7 @@ class Description:
             shared_norm=isinstance(first, SharedNormBlock),
             qk_norm=QK_NORMS.index(config.qk_norm),
             cache_format=c.FORMATS["int8_rows"] if config.int8_cache else dense_format(model.dtype),
+            input_format=dense_format(model.dtype),
             clip=config.qkv_clip or 0,
             softcap=config.attention_softcap or 0,
             embed_scale=factor,

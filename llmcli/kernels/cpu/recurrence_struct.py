@@ -13,10 +13,11 @@ from llmcli.model.recurrent.causal_conv import CausalConv
 from llmcli.model.recurrent.delta_net import DeltaNet
 from llmcli.model.recurrent.gated_norm import GatedRMSNorm
 from llmcli.model.recurrent.mamba2 import Mamba2
+from llmcli.model.recurrent.short_conv import ShortConv
 
 
 def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module) -> None:
-    """Add a gated delta net or Mamba-2.
+    """Add a gated delta net, Mamba-2 or a short convolution.
 
     Raises:
         NoKernelError: it is another network.
@@ -25,6 +26,8 @@ def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module)
         _add_delta_net(described, weights, mixer)
     elif isinstance(mixer, Mamba2):
         _add_mamba2(described, weights, mixer)
+    elif isinstance(mixer, ShortConv):
+        _add_short_convolution(described, weights, mixer)
     else:
         raise NoKernelError(f"a layer is of the kind {type(mixer).__name__}")
     described.o = weights.large(mixer.out_proj)
@@ -69,6 +72,12 @@ def _add_mamba2(described: c.Layer, weights: WeightStructs, mixer: Mamba2) -> No
         norm=c.Norm(kind=c.NO_NORM) if mixer.norm is None else _norm(weights, mixer.norm),
     )
     _add_convolution(described.recurrence, weights, mixer.conv1d)
+
+
+def _add_short_convolution(described: c.Layer, weights: WeightStructs, mixer: ShortConv) -> None:
+    described.q = weights.large(mixer.in_proj)
+    described.recurrence = c.RecurrentMixer(kind=c.SHORT_CONVOLUTION)
+    _add_convolution(described.recurrence, weights, mixer.conv)
 
 
 def _add_convolution(recurrence: c.RecurrentMixer, weights: WeightStructs, conv: CausalConv) -> None:

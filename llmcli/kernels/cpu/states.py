@@ -22,9 +22,7 @@ class StateCopies:
     """The states of some texts, which a call of the kernel changes. All are float32."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self._shapes = {
-            index: _shapes(layer.mixer) for index, layer in enumerate(config.layers) if layer.mixer is not None
-        }
+        self._shapes = {index: _shapes(layer.mixer) for index, layer in enumerate(config.layers) if layer.has_state}
         self._entered: list[tuple[KVCache, dict[int, State]]] = []
         # States of earlier calls, by layer. New memory for tens of megabytes would have to be zeroed for each token.
         self._earlier: dict[int, list[State]] = {index: [] for index in self._shapes}
@@ -79,7 +77,7 @@ def _is_unused(states: list[State], place: int) -> bool:
     return sys.getrefcount(state) == 3 and all(sys.getrefcount(part) == 3 for part in state)
 
 
-def _shapes(mixer: MixerConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _shapes(mixer: MixerConfig | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of a state's tail and sum, for one text."""
     assert isinstance(mixer, DeltaConfig | Mamba2Config)
     rows = mixer.conv_width - 1

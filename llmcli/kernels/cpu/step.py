@@ -248,8 +248,9 @@ class CpuStep(FastStep):
         if known is not None and known[0]() is cache and known[1] == cache.moves:
             return
         self._entered[row] = None
-        for index, (keys, values, first) in enumerate(cache.layers, row * len(cache.layers)):
-            if keys.shape[0] != 1 or keys.dtype != self._description.cache_dtype:
+        layers = zip(cache.layers, self._description.cache_dtypes, strict=True)
+        for index, ((keys, values, first), dtype) in enumerate(layers, row * len(cache.layers)):
+            if keys.shape[0] != 1 or keys.dtype != dtype:
                 raise ValueError("the cache is not of this model, or holds several texts")
             self._segments[index] = c.Segment(keys.data_ptr(), values.data_ptr(), first, keys.shape[2])
         self._entered[row] = weakref.ref(cache), cache.moves

@@ -16,7 +16,7 @@ from llmcli.model.config import (
     NormStyle,
     PerLayerConfig,
 )
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, ShortConvConfig
 
 # In the order of the enumerations of `csrc/abi.h`.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu")
@@ -62,6 +62,7 @@ SUPPORTED: SupportedFields = {
         **any_value("heads head_dim groups state conv_width conv_bias bias min_step max_step"),
         "norm": ("gate_first", None),
     },
+    ShortConvConfig: any_value("width bias"),
     Alibi: any_value("as_score"),
     AttentionGate: {**any_value("per_head"), "activation": ("sigmoid", "softplus")},
     HeadLayer: {**any_value("bias"), "activation": tuple(name for name in ACTIVATIONS if name != "xielu")},

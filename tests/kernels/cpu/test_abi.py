@@ -19,6 +19,7 @@ STRUCTURES: list[type[ctypes.Structure]] = [
     c_structs.RecurrentMixer, c_structs.Layer, c_structs.PerLayer, c_structs.Model, c_structs.Segment,
     c_structs.Rotation, c_structs.Pass, c_structs.Choice, c_structs.Packing,
 ]  # fmt: skip
+RECURRENCES = ("NO_RECURRENCE", "DELTA", "STATE_SPACE", "SHORT_CONVOLUTION")
 
 
 class Field(NamedTuple):
@@ -159,7 +160,7 @@ def test_versions_and_enumerations_are_the_same() -> None:
         [f"QK_{(name or 'plain').upper()}" for name in support.QK_NORMS],
         [f"BY_{name.upper()}" for name in support.SCORES],
         [f"STORED_{name}" for name in support.ENCODINGS],
-        sorted(("NO_RECURRENCE", "DELTA", "STATE_SPACE"), key=lambda name: int(getattr(c_structs, name, 0))),
+        sorted(RECURRENCES, key=lambda name: int(getattr(c_structs, name, 0))),
     ]
 
 

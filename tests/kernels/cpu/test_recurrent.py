@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,14 +19,24 @@ from tests.support.models.random_models import in_bfloat16, in_float32, pack_mod
 from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import random_ids
 
-COVERED = ["qwen 3.5", "qwen 3 next", "granite 4", "granite 4, dense", "bamba"]
+STATES = ["qwen 3.5", "qwen 3 next", "granite 4", "granite 4, dense", "bamba"]
+CONVOLUTIONS = ["lfm 2", "lfm 2, experts", "lfm 3"]
 PIECES = (1, 2, 3, 16, 5, 1, 15, 16, 11)
 
 
-@pytest.fixture(params=COVERED, scope="module")
-def model(request: pytest.FixtureRequest) -> Transformer:
-    model_type, overrides = RECURRENT[request.param]
+def made(case: str) -> Transformer:
+    model_type, overrides = RECURRENT[case]
     return random_model(model_type, **overrides)
+
+
+@pytest.fixture(params=[*STATES, *CONVOLUTIONS], scope="module")
+def model(request: pytest.FixtureRequest) -> Transformer:
+    return made(request.param)
+
+
+@pytest.fixture(params=STATES, scope="module")
+def with_states(request: pytest.FixtureRequest) -> Transformer:
+    return made(request.param)
 
 
 def assert_same_states(one: KVCache, other: KVCache, tolerance: float = 1e-4) -> None:
@@ -77,8 +88,8 @@ def test_kernel_and_readable_model_take_turns(model: Transformer) -> None:
     assert error(torch.cat(parts), expected(model)) < 1e-5
 
 
-def test_a_state_is_never_changed_in_place(model: Transformer) -> None:
-    step, cache = CpuStep(model, threads=2, library=load_library()), fresh(model)
+def test_a_state_is_never_changed_in_place(with_states: Transformer) -> None:
+    step, cache = CpuStep(with_states, threads=2, library=load_library()), fresh(with_states)
     step.forward(IDS[:20], cache)
     cache.mark()
     states = [cache.state(layer) for layer in range(len(cache.layers))]
@@ -126,23 +137,43 @@ def test_a_burst_gives_the_tokens_and_states_of_single_steps(model: Transformer)
     assert_same_states(burst, single, 0)
 
 
-def test_tokens_of_one_text_are_not_computed_as_rows(model: Transformer) -> None:
-    assert CpuStep(model, threads=1, library=load_library()).capabilities.most_each == 1
+def test_tokens_of_one_text_are_not_computed_as_rows(with_states: Transformer) -> None:
+    assert CpuStep(with_states, threads=1, library=load_library()).capabilities.most_each == 1
 
 
-@pytest.mark.parametrize(
-    ("case", "named"), [("mamba", "the Mamba"), ("lfm 2", "short convolution"), ("kimi linear", "decay")]
-)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_tokens_of_one_text_are_computed_as_rows(case: str) -> None:
+    packed = pack_model(in_bfloat16(made(case)), 4)
+    step = CpuStep(packed, threads=2, library=load_library())
+    together, apart = fresh(packed), fresh(packed)
+    for start, count in ((0, 1), (1, 9), (10, 16)):
+        ids = IDS[start : start + count]
+        alone = torch.cat([step.forward([token], apart) for token in ids])
+        assert torch.equal(step.forward_each(ids, together), alone)
+    together.truncate(20)
+    apart.truncate(20)
+    assert torch.equal(step.forward([1], together), step.forward([1], apart))
+
+
+@pytest.mark.parametrize("case", ["qwen 3.5", "lfm 2", "lfm 3"])
+def test_a_cache_in_8_bits(case: str) -> None:
+    model = in_bfloat16(made(case))
+    model.config = replace(model.config, int8_cache=True)
+    step = CpuStep(model, threads=2, library=load_library())
+    assert error(in_pieces(step, fresh(model), PIECES), expected(model).float()) < 0.03
+
+
+@pytest.mark.parametrize(("case", "named"), [("mamba", "the Mamba"), ("kimi linear", "decay")])
 def test_other_layers_are_refused_by_name(case: str, named: str) -> None:
     model_type, overrides = RECURRENT[case]
     with pytest.raises(NoKernelError, match=named):
         CpuStep(random_model(model_type, **overrides), library=load_library())
 
 
-def test_memory_of_states_is_used_again(model: Transformer) -> None:
-    step, cache = CpuStep(model, threads=1, library=load_library()), fresh(model)
+def test_memory_of_states_is_used_again(with_states: Transformer) -> None:
+    step, cache = CpuStep(with_states, threads=1, library=load_library()), fresh(with_states)
     step.forward(IDS[:20], cache)
-    layer = next(index for index, kind in enumerate(model.config.layers) if kind.has_state)
+    layer = next(index for index, kind in enumerate(with_states.config.layers) if kind.has_state)
 
     def address() -> int:
         state = cache.state(layer)

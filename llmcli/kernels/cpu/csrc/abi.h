@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 15
+#define LLM_ABI 16
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -89,10 +89,11 @@ typedef struct {
     Norm router_norm;
 } Streams;
 
-enum { NO_RECURRENCE, DELTA, STATE_SPACE };
+enum { NO_RECURRENCE, DELTA, STATE_SPACE, SHORT_CONVOLUTION };
 
 /* What a layer has in place of attention. The layer's `q` makes the inputs of the convolution, of a state space also
-   its gates (before them) and step sizes (after them); `o` is the output projection. */
+   its gates (before them) and step sizes (after them), of a short convolution gates of inputs and of outputs (before
+   them); `o` is the output projection. */
 typedef struct {
     int32_t kind, heads, groups; /* groups: key heads, or groups of heads that share B and C */
     int32_t key_dim, value_dim;  /* of a head's memory; of a state space the size of B and the values of a head */
@@ -151,6 +152,7 @@ typedef struct {
     int32_t first_sharing; /* from this layer on, all read the keys and values of earlier ones */
     int32_t capacity; /* tokens of a call */
     int32_t activation, gated, parallel, shared_norm, qk_norm, cache_format;
+    int32_t input_format; /* of the inputs that short convolutions cache */
     int32_t gate_per_head, gate_softplus, rounded_biases;
     float clip, softcap, embed_scale, logit_scale, logit_softcap; /* clip, softcaps: 0 is none */
     Matrix embedding, positions, head;                                          /* positions.data may be NULL */
@@ -168,7 +170,8 @@ typedef struct {
     void *keys, *values;      /* (kv_heads, size, key_dim or value_dim) in the cache's format */
     int64_t first, size;      /* position of the first row, and rows of each head */
     /* In a recurrent layer `keys` are the last inputs of its convolution (width - 1, channels), and `values` the
-       memories of its heads, both in float32; a pass changes them. */
+       memories of its heads, both in float32; a pass changes them. Of a short convolution `keys` are its inputs, as if
+       they were the keys of one head. */
 } Segment;
 
 typedef struct {

@@ -12,7 +12,8 @@ static int check_text(const Context *c, const Segment *segments, int64_t start, 
     if (start < 0) return 2;
     for (int i = 0; i < m->layers; i++) {
         const Segment *s = segments + i;
-        if (c->layers[i].recurrence.kind) continue;
+        int kind = c->layers[i].recurrence.kind;
+        if (kind != NO_RECURRENCE && kind != SHORT_CONVOLUTION) continue;
         if (s->first > first_visible(c->layers + i, start)) return 4;
         if (s->first + s->size < start + tokens) return 4;
     }

@@ -1,4 +1,4 @@
-/* One decoder layer: attention, then feed-forward or a mixture of experts, or both in parallel, as in model/block.py.
+/* One decoder layer: attention or what replaces it, then feed-forward or a mixture of experts, or both in parallel, as in model/block.py.
    Called by forward.h. */
 #ifndef LLM_CPU_LAYERS_DECODER_LAYER_H
 #define LLM_CPU_LAYERS_DECODER_LAYER_H
@@ -9,6 +9,7 @@
 #include "mixture_of_experts.h"
 #include "per_layer_embeddings.h"
 #include "residual.h"
+#include "../recurrent/short_convolution.h"
 
 static int needs_quantized(const Layer *layer, int second) {
     if (second) return is_packed(&layer->up) || is_packed(&layer->gate);
@@ -52,7 +53,9 @@ static void run_layer(Worker *w, const Layer *layer, const Segment *segment, con
         if (both) norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
     }
     sync_rows(w);
-    if (layer->recurrence.kind)
+    if (layer->recurrence.kind == SHORT_CONVOLUTION)
+        short_convolution(w, layer, segment, feed_forward_address(w, layer));
+    else if (layer->recurrence.kind)
         recurrent_layer(w, layer, segment, feed_forward_address(w, layer));
     else if (layer->latent.rank)
         latent_attention(w, layer, segment);

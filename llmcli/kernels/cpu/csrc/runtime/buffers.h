@@ -71,7 +71,7 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
             raise_to(&s.channels, r->channels);
             raise_to(&s.recurrent_heads, r->heads);
             raise_to(&s.head_values, r->value_dim);
-            raise_to(&s.found, r->heads * r->value_dim);
+            raise_to(&s.found, l->o.columns);
         } else if (latent->rank) {
             raise_to(&s.queries, l->q.rows);
             raise_to(&s.queries, latent->query.rows);
