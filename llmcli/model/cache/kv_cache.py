@@ -5,6 +5,7 @@ Layers that remember the text in a state keep that instead.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
@@ -261,6 +262,33 @@ class KVCache:
         elif not self._holds(length):
             self._restore_convolutions(length)
         self._states.go_back(length)
+
+    def beginning(self, length: int) -> KVCache:
+        """A new cache of the first `length` tokens; this one stays as it is.
+
+        Raises:
+            ValueError: it cannot be truncated to that length (see `truncate`).
+        """
+        other = copy.copy(self)
+        other._states, other._pages, other._moves = self._states.copied(), Pages(), 0
+        other.layers = []
+        with one_thread(), torch.inference_mode():
+            for layer, segment in zip(self._kinds, self.layers, strict=True):
+                if layer.kv_from is None:
+                    other.layers.append(other._copied(layer, segment, length))
+                else:
+                    other.layers.append(other.layers[layer.kv_from])
+        other._fits = other.capacity
+        other.truncate(length)
+        return other
+
+    def _copied(self, layer: LayerConfig, segment: CacheSegment, length: int) -> CacheSegment:
+        """A segment of its own memory, for the first `length` tokens in a layer that keeps all."""
+        size = segment.keys.shape[2] if layer.is_windowed else min(segment.keys.shape[2], length)
+        keys, values = (self._empty((*each.shape[:2], size, each.shape[3]), each.dtype) for each in segment[:2])
+        return CacheSegment(
+            keys.copy_(segment.keys[:, :, :size]), values.copy_(segment.values[:, :, :size]), segment.first
+        )
 
     def _restore_convolutions(self, length: int) -> None:
         """Put the inputs of short convolutions before the mark at `length` in front of their segments."""

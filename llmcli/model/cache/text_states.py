@@ -7,6 +7,7 @@ copies of the last inputs of short convolutions, which the cache drops after som
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -89,6 +90,12 @@ class TextStates:
         if self._brief is not None and self._brief.length > length:
             self._brief = None
         self.now = to
+
+    def copied(self) -> TextStates:
+        """The same states and marks, for another text; tensors are shared, since none is changed in place."""
+        other = copy.copy(self)
+        other._coming, other._marks = {}, [*self._marks]
+        return other
 
     def contents(self) -> tuple[Mark, list[Mark], Mark | None]:
         """States and marks, for `restore`."""

@@ -19,6 +19,8 @@ from llmcli.text.chat.reply_prompt import ReplyPrompt
 
 _MOST_LOGPROBS = 20
 _MOST_TOKENS = 1 << 31
+# Arguments of a chat template that only the server sets.
+_RESERVED = ("self", "messages", "add_generation_prompt")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ def _variables(fields: Fields) -> tuple[dict[str, object], bool]:
     given = fields.value("chat_template_kwargs", {})
     if not isinstance(given, dict):
         raise fields.wrong("chat_template_kwargs", "an object", given)
+    for name in _RESERVED:
+        if name in given:
+            raise ApiError(f"chat_template_kwargs cannot set {name}.", param="chat_template_kwargs")
     variables: dict[str, object] = dict(given)
     effort = fields.text("reasoning_effort")
     if effort == "none":

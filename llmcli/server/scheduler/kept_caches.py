@@ -13,6 +13,10 @@ from itertools import takewhile
 
 from llmcli.model import KVCache, Transformer
 
+# Tokens of a kept text that another may replace, as when a question is asked again in other words. If it would replace
+# more, the two are different conversations with one system prompt, and the common part is copied.
+_MOST_LOST = 64
+
 
 @dataclass
 class CachedText:
@@ -47,6 +51,8 @@ class KeptCaches:
             usable = self._usable(text, ids, longest)
             if best is None or usable > held:
                 best, held = text, usable
+        if best is not None and held and len(best.ids) - held > _MOST_LOST:
+            return self._copied(best, held, longest), held
         # A cache without a common beginning is another conversation's: it stays while there is memory.
         if best is None or (held == 0 and self.nbytes + best.cache.nbytes <= self._most_bytes):
             best = CachedText(self._model.new_cache())
@@ -59,6 +65,13 @@ class KeptCaches:
         best.cache.expected_length = longest
         del best.ids[held:]
         return best, held
+
+    @staticmethod
+    def _copied(text: CachedText, held: int, longest: int) -> CachedText:
+        """A copy of the beginning of a text, which stays for its own conversation."""
+        copied = CachedText(text.cache.beginning(held), text.ids[:held])
+        copied.cache.expected_length = longest
+        return copied
 
     def give_back(self, text: CachedText) -> None:
         """Keep a cache whose `ids` are set, and drop those used longest ago that do not fit."""
