@@ -123,7 +123,7 @@ def mamba2_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     mixer = Mamba2Config(
         heads=keys.integer("num_heads"),
         head_dim=keys.integer("mamba_head_dim"),
-        groups=keys.integer("n_groups"),
+        groups=_groups(keys, "n_groups", keys.integer("num_heads")),
         state=keys.integer("state_size"),
         conv_width=keys.integer("conv_kernel"),
         conv_bias=keys.flag("use_conv_bias"),
@@ -167,7 +167,7 @@ def nemotron_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     mixer = Mamba2Config(
         heads=keys.integer("mamba_num_heads"),
         head_dim=keys.integer("mamba_head_dim"),
-        groups=keys.integer("n_groups"),
+        groups=_groups(keys, "n_groups", keys.integer("mamba_num_heads")),
         state=keys.integer("ssm_state_size"),
         conv_width=keys.integer("conv_kernel"),
         conv_bias=keys.flag("use_conv_bias"),
@@ -253,13 +253,21 @@ def _hybrid_mamba2(keys: ConfigKeys, inner: int) -> Mamba2Config:
     return Mamba2Config(
         heads=heads,
         head_dim=size,
-        groups=keys.integer("mamba_n_groups"),
+        groups=_groups(keys, "mamba_n_groups", heads),
         state=keys.integer("mamba_d_state"),
         conv_width=keys.integer("mamba_d_conv"),
         conv_bias=keys.flag("mamba_conv_bias"),
         bias=keys.flag("mamba_proj_bias"),
         **_step_limits(keys),
     )
+
+
+def _groups(keys: ConfigKeys, name: str, heads: int) -> int:
+    """The number of groups that share `heads` heads evenly."""
+    groups = keys.integer(name)
+    if heads % groups:
+        raise CheckpointError(f"{keys.path}: {heads} Mamba heads cannot be shared by {groups} groups evenly.")
+    return groups
 
 
 def _step_limits(keys: ConfigKeys) -> dict[str, Any]:

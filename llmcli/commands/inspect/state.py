@@ -13,15 +13,15 @@ from llmcli.errors import UsageError
 def state(
     context: InspectContext,
     position: Annotated[
-        int,
+        int | None,
         flag(
             "--position",
             metavar="N",
             env=False,
             panel=SHOW,
-            help="What this token wrote, counted from 0, or from the end if negative.",
+            help="What this token wrote, counted from 0, or from the end if negative. Default: the last.",
         ),
-    ] = -1,
+    ] = None,
     hide: Annotated[
         str | None,
         flag(
@@ -60,6 +60,8 @@ def state(
     """How long do recurrent layers remember? With --hide: what reached the answer through their states?"""
     if answer is not None and hide is None:
         raise UsageError("--answer needs --hide.")
+    if position is not None and hide is not None:
+        raise UsageError("--position is for what a token wrote, and --hide for what an answer depends on: choose one.")
     loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.causal.prompt_ablation import answer_ids, find_text, own_answer
@@ -67,8 +69,10 @@ def state(
     from llmcli.inspection.recurrent.routes import routes
     from llmcli.views.inspect import state as views
 
-    at = position + len(ids) if position < 0 else position
     if hide is None:
+        at = len(ids) - 1 if position is None else position
+        if -len(ids) <= at < 0:
+            at += len(ids)
         with context.progress("Reading", "blocks") as progress:
             found = memories(loaded, ids, at, progress)
         return InspectResult(views.memories_view(found), views.SCHEMA, found, views.NOTE)

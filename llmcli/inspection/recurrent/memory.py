@@ -21,6 +21,7 @@ from llmcli.inspection.core.hooks import blocks, removed
 from llmcli.inspection.core.recurrences import RecurrenceCall, Unit, on_recurrence
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.loaded_model import LoadedModel
+from llmcli.model import ModelConfig
 from llmcli.model.mixer_config import ShortConvConfig, mixer_name
 from llmcli.model.recurrent.delta_net import DeltaNet
 from llmcli.model.recurrent.mamba import Mamba
@@ -97,8 +98,7 @@ def memories(
         UsageError: there is no such position, or no block of the model has a state or a short convolution.
     """
     model, config = loaded.model, loaded.config
-    if not any(layer.mixers for layer in config.layers):
-        raise UsageError("This model has no recurrent layers: it remembers the text by attention only.")
+    check_recurrent(config)
     if not 0 <= position < len(ids):
         raise UsageError(f"There is no token {position}: the text has {len(ids)}, numbered from 0.")
     if len(ids) > config.context_length:
@@ -130,6 +130,12 @@ def memories(
         ),
         attention_blocks=tuple(index for index, layer in enumerate(config.layers) if layer.attends),
     )
+
+
+def check_recurrent(config: ModelConfig) -> None:
+    """Raise `UsageError` if no block of the model has a state or a short convolution."""
+    if not any(layer.mixers for layer in config.layers):
+        raise UsageError("This model has no recurrent layers: it remembers the text by attention only.")
 
 
 def _memory(call: RecurrenceCall, kind: str, position: int) -> BlockMemory:

@@ -15,6 +15,7 @@ import torch
 from llmcli.errors import PromptTooLongError, UsageError
 from llmcli.inspection.core.ablation import logprobs_from, without_keys, without_states, without_tokens
 from llmcli.inspection.core.tokens import Token, tokens
+from llmcli.inspection.recurrent.memory import check_recurrent
 from llmcli.loaded_model import LoadedModel
 
 
@@ -47,9 +48,10 @@ def routes(
 
     Raises:
         PromptTooLongError: prompt and answer are longer than the model's context.
-        UsageError: the answer is empty.
+        UsageError: the answer is empty, or no block of the model has a state or a short convolution.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
+    check_recurrent(loaded.config)
     if not answer:
         raise UsageError("The answer is empty.")
     if len(ids) + len(answer) > loaded.config.context_length:

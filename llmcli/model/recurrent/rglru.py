@@ -20,6 +20,8 @@ from llmcli.model.recurrent.recurrence import Recurrence
 
 # The power of the fading factor at a gate of one (section 2.4).
 _POWER = 8.0
+# The least gate: inputs are divided by gates, and a sigmoid can round to zero. At this one a memory does not fade.
+_LEAST_GATE = 1e-30
 
 
 class Rglru(nn.Module):
@@ -49,7 +51,7 @@ class Rglru(nn.Module):
         mixed, tail = self.conv1d(self.linear_x(x), None if before is None else before.tail)  # (B, T, D)
         values = mixed.float()
         # As a selective scan with a state of one value: the gate is the step size, and `rate` its factor.
-        step = _gate(values, self.recurrent_gate_weight, self.recurrent_gate_bias)
+        step = _gate(values, self.recurrent_gate_weight, self.recurrent_gate_bias).clamp_min(_LEAST_GATE)
         rate = -_POWER * F.softplus(self.recurrent_param)[:, None]  # (D, 1)
         new = values * _gate(values, self.input_gate_weight, self.input_gate_bias)
         factor = (-torch.expm1(2 * step * rate[:, 0])).sqrt()

@@ -111,10 +111,16 @@ NONSENSE: tuple[object, ...] = (
         "gpt-oss",
         "llama 4",
         "granite hybrid, attention only",
+        "mamba",
+        "nemotron 3",
+        "falcon h1",
+        "kimi linear",
+        "qwen 3.5, experts",
+        "lfm 3",
     ],
 )
 def test_invalid_configurations_are_refused_with_a_message(tmp_path: Path, case: str) -> None:
-    model_type, overrides = CASES[case]
+    model_type, overrides = {**CASES, **RECURRENT}[case]
     folder = tiny_checkpoint(tmp_path, model_type, **overrides)
     config = json.loads((folder / "config.json").read_text())
     rope = config.get("rope_parameters")
@@ -131,3 +137,14 @@ def test_invalid_configurations_are_refused_with_a_message(tmp_path: Path, case:
             open_checkpoint(folder)
         except CheckpointError as error:
             assert len(str(error)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("case", "key"), [("mamba 2", "n_groups"), ("granite 4", "mamba_n_groups"), ("nemotron h", "n_groups")]
+)
+def test_groups_share_the_heads_of_mamba_2_evenly(tmp_path: Path, case: str, key: str) -> None:
+    model_type, overrides = RECURRENT[case]
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
+    edit_config(folder, {key: 3})
+    with pytest.raises(CheckpointError, match="8 Mamba heads cannot be shared by 3 groups evenly"):
+        open_checkpoint(folder)

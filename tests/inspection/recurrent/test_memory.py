@@ -114,6 +114,8 @@ def test_models_without_states_are_refused(tmp_path: Path) -> None:
     loaded = hybrid_model(tmp_path, attention(), attention())
     with pytest.raises(UsageError, match="attention only"):
         memories(loaded, IDS, 3)
+    with pytest.raises(UsageError, match="attention only"):
+        routes(loaded, IDS, [1], [3])
 
 
 @pytest.mark.parametrize("position", [-1, 90])
