@@ -46,6 +46,8 @@ _DEFAULT_IDS = {
     SENTENCEPIECE: {"bos": 1, "eos": 2, "unknown": 0},
     GEMMA: {"bos": 2, "eos": 1, "unknown": 3},
 }
+# Rules for words of byte-level BPE whose vocabularies in truth have pieces as Gemma 4's, with merges.
+_LIKE_GEMMA = ("sarvam-moe",)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,12 @@ def gguf_backend(
             "SentencePiece BPE ('llama') and Gemma 4's ('gemma4')."
         )
     vocabulary = _read_vocabulary(metadata, source)
-    byte_level, defaults = kind == BYTE_LEVEL, _DEFAULT_IDS[kind]
+    defaults = _DEFAULT_IDS[kind]
+    # Some files of Gemma 4 say that their texts have no BOS, which llama.cpp overrides.
+    always = kind == GEMMA
+    if kind == BYTE_LEVEL and metadata.get(f"{_KEY}pre") in _LIKE_GEMMA:
+        kind = GEMMA
+    byte_level = kind == BYTE_LEVEL
     ids = {role: vocabulary.token_id(name, defaults.get(name)) for role, name in _ROLES.items()}
     fill_in = {role: vocabulary.first_token_id(names) for role, names in _FILL_IN_ROLES.items()}
     special_tokens = {role: vocabulary.tokens[index] for role, index in {**ids, **fill_in}.items() if index is not None}
@@ -124,10 +131,8 @@ def gguf_backend(
     unknown = ids["unk_token"]
     if kind == GEMMA and unknown is None and vocabulary.types.count(BYTE) < 256:
         raise vocabulary.error("there is neither an unknown token nor one for each byte.")
-    # Some files of Gemma 4 say that their texts have no BOS, which llama.cpp overrides.
-    always = kind == GEMMA
     begins = always or vocabulary.flag(
-        "add_bos_token", metadata.get(f"{_KEY}pre") in BOS_BY_DEFAULT if byte_level else True
+        "add_bos_token", kind == SENTENCEPIECE or (byte_level and metadata.get(f"{_KEY}pre") in BOS_BY_DEFAULT)
     )
     builder = GGUFBuilder(
         kind,

@@ -190,6 +190,16 @@ def test_pieces_of_gemma_4_are_merged_in_the_order_of_the_file(text: str, pieces
     assert ours.decode(ids[1:]) == text
 
 
+def test_sarvam_has_pieces_as_gemma_4_has_them() -> None:
+    file = gguf_of_gemma4(**{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "sarvam-moe"})
+    ours = tokenizer_from_gguf(file, source="model.gguf")
+    expected = tokenizer_from_gguf(gguf_of_gemma4(), source="model.gguf")
+    for text in ("the the\n\nhe.", "ß the", "\n\n\n  t"):
+        # Such a file says itself whether texts begin with BOS.
+        assert [ours.bos_id, *ours.encode(text)] == expected.encode(text)
+        assert ours.decode(ours.encode(text)) == text
+
+
 def test_gemma_4_thinks_between_tokens_that_stay_in_the_text() -> None:
     ours = tokenizer_from_gguf(gguf_of_gemma4(), source="model.gguf")
     reply = "<|channel>the\nthe<channel|>he<turn|>"
