@@ -128,7 +128,7 @@ def seconds(text: str) -> float | None:
     if text == "forever":
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if found is None:
+    if found is None or float(found[1]) == 0:
         raise UsageError(f"--keep must be a time such as 90s, 15m or 2h, or forever, not {text!r}.")
     return float(found[1]) * _UNITS[found[2] or "s"]
 
@@ -141,4 +141,5 @@ def _tell(state: ServerState, took_s: float, keep: str) -> None:
         host = f"[{state.host}]" if ":" in (state.host or "") else state.host
         terminal.write_line(f"URL: http://{host}:{state.port}/v1")
     if keep != "forever":
-        terminal.note(f"It ends after {keep} without requests, or with Ctrl-C.")
+        unit = "" if keep[-1].isalpha() else "s"
+        terminal.note(f"It ends after {keep}{unit} without requests, or with Ctrl-C.")

@@ -93,6 +93,7 @@ def test_it_ends_when_it_is_idle(folder: Path) -> None:
     [
         (["--host", "0.0.0.0"], b"--api-key"),
         (["--keep", "soon"], b"forever"),
+        (["--keep", "0s"], b"forever"),
         (["--cors-origin", "example.org"], b"https://example.org"),
         (["--port", "70000"], b"from 0 to 65535"),
     ],
