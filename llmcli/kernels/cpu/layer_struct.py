@@ -37,8 +37,6 @@ def describe_layer(
     """
     assert isinstance(block, Block)
     described = c.Layer(
-        input_norm=weights.norm(block.input_layernorm),
-        second_norm=weights.norm(block.post_attention_layernorm),
         inner=config.width_of(layer),
         rope=rope,
         window=layer.window or 0,
@@ -49,13 +47,10 @@ def describe_layer(
         described.scaling_beta = layer.query_scaling.beta
         described.scaling_interval = layer.query_scaling.interval
         described.scaling_offset = layer.query_scaling.offset
-    attention = block.mixer
-    if isinstance(attention, LatentAttention):
-        _add_latent_attention(described, weights, attention)
-    elif isinstance(attention, Attention):
-        _add_attention(described, weights, attention)
-    else:
-        add_recurrence(described, weights, attention)
+    if layer.parts != "feed_forward":
+        _add_mixer(described, weights, block)
+    if layer.parts != "mixer":
+        _add_second_part(described, weights, block)
     described.normed_sums = isinstance(block, SumNormBlock)
     if isinstance(block, OutputNormBlock | SumNormBlock):
         described.attention_output = weights.norm(block.attention_output_norm)
@@ -70,6 +65,24 @@ def describe_layer(
         described.laurel_left = weights.matrix(block.laurel.linear_left)
         described.laurel_right = weights.matrix(block.laurel.linear_right)
         described.laurel_norm = weights.norm(block.laurel.post_laurel_norm)
+    return described
+
+
+def _add_mixer(described: c.Layer, weights: WeightStructs, block: Block) -> None:
+    """Add attention, or what the layer has instead."""
+    described.input_norm = weights.norm(block.input_layernorm)
+    mixer = block.mixer
+    if isinstance(mixer, LatentAttention):
+        _add_latent_attention(described, weights, mixer)
+    elif isinstance(mixer, Attention):
+        _add_attention(described, weights, mixer)
+    else:
+        add_recurrence(described, weights, mixer)
+
+
+def _add_second_part(described: c.Layer, weights: WeightStructs, block: Block) -> None:
+    """Add a dense network, or a mixture of experts."""
+    described.second_norm = weights.norm(block.post_attention_layernorm)
     network: Any = block.mlp
     if isinstance(network, MixtureOfExperts):
         described.experts = _experts(weights, network.config, network)
@@ -78,7 +91,6 @@ def describe_layer(
         network = network.shared_expert
     if network is not None:
         _add_feed_forward(described, weights, network)
-    return described
 
 
 def _add_attention(described: c.Layer, weights: WeightStructs, attention: Attention) -> None:
@@ -178,7 +190,7 @@ def _experts(weights: WeightStructs, config: ExpertsConfig, mixture: MixtureOfEx
     share = config.chosen / config.count
     described = c.Experts(
         router=weights.matrix(router.weight, bias=None if config.float32_router else router.bias),
-        gate_up=weights.large(experts.gate_up_proj, bias=experts.gate_up_proj_bias, share=share),
+        gate_up=weights.large(experts.inner, bias=experts.gate_up_proj_bias, share=share),
         down=weights.large(experts.down_proj, bias=experts.down_proj_bias, share=share),
         count=config.count,
         chosen=config.chosen,

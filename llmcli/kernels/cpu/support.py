@@ -40,11 +40,11 @@ SUPPORTED: SupportedFields = {
     },
     LayerConfig: any_value(
         "rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value sinks sparsity "
-        "input_norm mixer"
+        "input_norm mixer parts"
     ),
     Heads: any_value("count kv_count key_dim value_dim"),
     ExpertsConfig: {
-        **any_value("count chosen intermediate_size normalized scale scales_input groups groups_chosen"),
+        **any_value("count chosen intermediate_size gated normalized scale scales_input groups groups_chosen"),
         **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
         **any_value("router_softcap mixing_range shared_scale output_norm router_scale expert_scale own_norms"),
         "score": SCORES,

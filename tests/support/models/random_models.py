@@ -68,7 +68,7 @@ def pack_model(model: Transformer, kept: PackedFormat | Bits) -> Transformer:
     model_dtype = model.dtype
     for module in list(model.modules()):
         if isinstance(module, ExpertWeights):
-            for name in ("gate_up_proj", "down_proj"):
+            for name in ("gate_up_proj" if module.gated else "up_proj", "down_proj"):
                 made = matrix(getattr(module, name))
                 delattr(module, name)
                 setattr(module, name, made)

@@ -62,7 +62,7 @@ typedef struct {
 } Norm;
 
 typedef struct {
-    Matrix router, gate_up, down;
+    Matrix router, gate_up, down; /* gate_up: only the up projections of experts without gates */
     const float *selection_bias, *expert_scale; /* (count) or NULL; expert_scale: factors on their weights */
     int32_t count, chosen, size, score, normalized, scales_input, groups, groups_chosen, best_two, clamped;
     float scale, alpha, limit, softcap, mixing_range, shared_scale; /* softcap: 0 is none */
@@ -136,6 +136,10 @@ typedef struct {
     float scaling_beta;
     float scale, output_scale; /* of the scores, and of the residual stream after the layer */
 } Layer;
+
+/* Some layers have only one of the two. */
+static inline int has_mixer(const Layer *layer) { return layer->q.data != 0; }
+static inline int has_feed_forward(const Layer *layer) { return layer->up.data != 0 || layer->experts.count > 0; }
 
 /* Per-layer embeddings: the table has a row of (layers, size) values for each token. */
 typedef struct {

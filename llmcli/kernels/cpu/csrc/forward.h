@@ -68,7 +68,7 @@ static void run_worker(Worker *w) {
     set_shape(&in, tokens, m->hidden);
     Product head = {&m->head, &in, step->logits, m->vocabulary};
     for (int i = c->first_layer; i < end; i++) {
-        const char *next = i + 1 < m->layers ? attention_address(w, c->layers + i + 1) : first_address(w, &head, 1);
+        const char *next = i + 1 < m->layers ? layer_address(w, c->layers + i + 1) : first_address(w, &head, 1);
         run_layer(w, c->layers + i, step->segments + i, next);
     }
     sync_rows(w);
@@ -78,7 +78,7 @@ static void run_worker(Worker *w) {
     sync_rows(w);
     if (m->head_dense.data) dense_before_head(w, &in);
     /* The next pass starts with the weights of the first layer. */
-    all_logits(w, &head, attention_address(w, c->layers));
+    all_logits(w, &head, layer_address(w, c->layers));
     if (m->logit_scale != 1 || m->logit_softcap > 0) cap_logits(w, tokens);
 }
 

@@ -157,15 +157,16 @@ static int attention_products(const Worker *w, const Layer *layer, Product *all)
     return count;
 }
 
-/* The address of the first weights a worker reads for the attention of a layer. */
-static const char *attention_address(const Worker *w, const Layer *layer) {
+/* The address of the first weights a worker reads for a layer. */
+static const char *layer_address(const Worker *w, const Layer *layer) {
     Product all[MOST_PRODUCTS];
+    if (!has_mixer(layer)) return feed_forward_address(w, layer);
     int count = attention_products(w, layer, all);
     return first_address(w, all, count);
 }
 
-/* Leaves the attention output in the shared `delta`. */
-static void attention(Worker *w, const Layer *layer, const Segment *segment) {
+/* Leaves the attention output in the shared `delta`. `next`: the weights that are read afterwards. */
+static void attention(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
     Context *c = w->context;
     Activations *rows = w->rows;
     int64_t first, last;
@@ -191,7 +192,7 @@ static void attention(Worker *w, const Layer *layer, const Segment *segment) {
         if (layer->laurel_right.data) laurel_into(w, layer, &rows->laurel_in, (int)t);
     }
     sync_rows(w);
-    multiply_products(w, out, outputs, feed_forward_address(w, layer));
+    multiply_products(w, out, outputs, next);
     sync_threads(w);
 }
 

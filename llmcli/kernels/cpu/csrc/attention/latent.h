@@ -93,8 +93,8 @@ static void take_values(const Worker *w, const Layer *layer, Input *in, int toke
     if (is_packed(&layer->o)) quantize(in, token, 0, in->groups);
 }
 
-/* Leaves the attention output in the shared `delta`. */
-static void latent_attention(Worker *w, const Layer *layer, const Segment *segment) {
+/* Leaves the attention output in the shared `delta`. `next`: the weights that are read afterwards. */
+static void latent_attention(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
     Context *c = w->context;
     int tokens = c->step->tokens;
     Product in[MOST_PRODUCTS];
@@ -115,7 +115,7 @@ static void latent_attention(Worker *w, const Layer *layer, const Segment *segme
     last = own_tokens(w, tokens, &first);
     for (int64_t t = first; t < last; t++) take_values(w, layer, &values, (int)t);
     sync_rows(w);
-    multiply_products(w, &out, 1, feed_forward_address(w, layer));
+    multiply_products(w, &out, 1, next);
     sync_threads(w);
 }
 

@@ -1,5 +1,5 @@
-/* One decoder layer: attention or what replaces it, then feed-forward or a mixture of experts, or both in parallel, as in model/block.py.
-   Called by forward.h. */
+/* One decoder layer: attention or what replaces it, then feed-forward or a mixture of experts, or both in parallel, as in
+   model/block.py. Some layers have only one of the two. Called by forward.h. */
 #ifndef LLM_CPU_LAYERS_DECODER_LAYER_H
 #define LLM_CPU_LAYERS_DECODER_LAYER_H
 
@@ -38,45 +38,60 @@ static void add_per_layer_input(Worker *w, const Layer *layer, const char *next)
     }
 }
 
+/* Attention or what replaces it, added to the residual stream. `next`: the weights that are read afterwards. */
+static void run_mixer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
+    int64_t first, last = own_tokens(w, w->context->step->tokens, &first);
+    if (layer->recurrence.kind == SHORT_CONVOLUTION)
+        short_convolution(w, layer, segment, next);
+    else if (layer->recurrence.kind)
+        recurrent_layer(w, layer, segment, next);
+    else if (layer->latent.rank)
+        latent_attention(w, layer, segment, next);
+    else
+        attention(w, layer, segment, next);
+    for (int64_t t = first; t < last; t++) {
+        add_output(w, layer, &layer->attention_output, (int)t);
+        if (layer->laurel_right.data) add_laurel(w, layer, (int)t);
+    }
+}
+
+/* Feed-forward or experts, added to the residual stream. */
+static void run_feed_forward(Worker *w, const Layer *layer, const Input *in, const char *next) {
+    Context *c = w->context;
+    int64_t first, last = own_tokens(w, c->step->tokens, &first);
+    if (layer->experts.count)
+        mixture_of_experts(w, layer, in, c->shared.delta, next);
+    else
+        feed_forward(w, layer, layer->inner, in, c->shared.delta, next);
+    for (int64_t t = first; t < last; t++) add_output(w, layer, &layer->feed_forward_output, (int)t);
+}
+
 /* `next`: the weights that are read after this layer. */
 static void run_layer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
     Context *c = w->context;
     const Model *m = &c->model;
     Activations *rows = w->rows;
     int64_t first, last = own_tokens(w, c->step->tokens, &first);
-    int both = m->parallel && !m->shared_norm;
+    int mixes = has_mixer(layer), feeds = has_feed_forward(layer), both = m->parallel && !m->shared_norm;
     const Input *second = m->shared_norm ? &rows->attention_in : &rows->second_in;
     int quantized = needs_quantized(layer, 0) || (m->shared_norm && needs_quantized(layer, 1));
     for (int64_t t = first; t < last; t++) {
         if (layer->altup.router) predict_streams(w, &layer->altup, (int)t);
-        norm_into(w, &layer->input_norm, &rows->attention_in, (int)t, quantized);
+        if (mixes) norm_into(w, &layer->input_norm, &rows->attention_in, (int)t, quantized);
         if (both) norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
     }
-    sync_rows(w);
-    if (layer->recurrence.kind == SHORT_CONVOLUTION)
-        short_convolution(w, layer, segment, feed_forward_address(w, layer));
-    else if (layer->recurrence.kind)
-        recurrent_layer(w, layer, segment, feed_forward_address(w, layer));
-    else if (layer->latent.rank)
-        latent_attention(w, layer, segment);
-    else
-        attention(w, layer, segment);
-    for (int64_t t = first; t < last; t++) {
-        add_output(w, layer, &layer->attention_output, (int)t);
-        if (layer->laurel_right.data) add_laurel(w, layer, (int)t);
-        if (!m->parallel) norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
+    if (mixes) {
+        sync_rows(w);
+        run_mixer(w, layer, segment, feeds ? feed_forward_address(w, layer) : next);
     }
-    sync_rows(w);
+    for (int64_t t = first; t < last && feeds && !m->parallel; t++)
+        norm_into(w, &layer->second_norm, &rows->second_in, (int)t, needs_quantized(layer, 1));
     int extended = layer->per_layer_gate.data != NULL;
-    const char *then = extended ? per_layer_address(w, layer) : next;
-    if (layer->experts.count)
-        mixture_of_experts(w, layer, second, c->shared.delta, then);
-    else
-        feed_forward(w, layer, layer->inner, second, c->shared.delta, then);
-    for (int64_t t = first; t < last; t++) {
-        add_output(w, layer, &layer->feed_forward_output, (int)t);
-        if (layer->altup.router) correct_streams(w, &layer->altup, (int)t);
+    if (feeds) {
+        sync_rows(w);
+        run_feed_forward(w, layer, second, extended ? per_layer_address(w, layer) : next);
     }
+    for (int64_t t = first; t < last && layer->altup.router; t++) correct_streams(w, &layer->altup, (int)t);
     if (extended) add_per_layer_input(w, layer, next);
     if (layer->output_scale != 1)
         for (int64_t t = first; t < last; t++) scale_residual(w, layer->output_scale, (int)t);

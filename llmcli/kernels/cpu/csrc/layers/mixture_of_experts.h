@@ -102,7 +102,8 @@ static void activate_experts(Context *c, const Experts *experts, int64_t first, 
     for (int64_t pair = first; pair < last; pair++) {
         int e = c->chosen[c->pair_token[pair]], place = (int)pair - c->first_pair[e];
         Input own = slots_of(&c->pair_inner, c->first_slot[e], c->first_pair[e + 1] - c->first_pair[e], experts->size);
-        const float *gate = c->pair_hidden + pair * c->ld_pair, *up = gate + experts->size;
+        const float *gate = c->pair_hidden + pair * c->ld_pair;
+        const float *up = experts->gate_up.rows > experts->size ? gate + experts->size : NULL;
         if (experts->clamped)
             activate_clamped(experts->alpha, experts->limit, gate, up, own.rows + place * own.ld, experts->size);
         else

@@ -85,7 +85,7 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
             raise_to(&s.found, l->heads * l->value_dim);
         }
         raise_to(&s.head, values);
-        if (!r->kind) raise_to(&s.group, l->heads / l->kv_heads);
+        if (l->kv_heads) raise_to(&s.group, l->heads / l->kv_heads);
         raise_to(&s.inner, l->inner);
         raise_to(&s.edits, l->edits);
         raise_to(&s.rank, l->laurel_left.rows);
