@@ -105,6 +105,8 @@ class Attribution:
     heads: tuple[HeadLogit, ...]
     """The strongest, in descending order of absolute value."""
     neurons: tuple[NeuronLogit, ...]
+    recurrent: tuple[int, ...] = ()
+    """Blocks with a recurrent network in place of attention or beside it, which counts as their attention."""
 
 
 class Direction:
@@ -206,6 +208,7 @@ def attribution(
         bias=direction.bias,
         rounding=direction.logit - direction.mean_logit - written,
         softcap=loaded.config.logit_softcap,
+        recurrent=tuple(index for index, layer in enumerate(loaded.config.layers) if layer.mixers),
         blocks=tuple(parts),
         heads=_strongest_heads(direction.heads(), attention_blocks(loaded.config), strongest),
         neurons=strongest_neurons(loaded, direction, strongest, top=top),

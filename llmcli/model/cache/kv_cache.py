@@ -283,7 +283,7 @@ class KVCache:
         return other
 
     def _copied(self, layer: LayerConfig, segment: CacheSegment, length: int) -> CacheSegment:
-        """A segment of its own memory, for the first `length` tokens in a layer that keeps all."""
+        """A copy of a segment, for the first `length` tokens in a layer that keeps all."""
         size = segment.keys.shape[2] if layer.is_windowed else min(segment.keys.shape[2], length)
         keys, values = (self._empty((*each.shape[:2], size, each.shape[3]), each.dtype) for each in segment[:2])
         return CacheSegment(

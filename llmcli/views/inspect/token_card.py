@@ -20,7 +20,7 @@ from llmcli.views.widgets.token_table import percent, probability_bar, token_lab
 if TYPE_CHECKING:
     from llmcli.engine.events import AttentionRow
     from llmcli.inspection.core.tokens import TokenProb
-    from llmcli.inspection.residual.logit_attribution import Attribution, BlockLogit, HeadLogit
+    from llmcli.inspection.residual.logit_attribution import Attribution, HeadLogit
     from llmcli.inspection.residual.logit_lens import LensLayer, LensPosition
     from llmcli.inspection.token_card import CardToken, ComponentAblation, TokenCard, Verification
 
@@ -52,7 +52,7 @@ class CardView:
             "blocks (raw lens)", lens_table(card.lens, _selected_layers(card.lens), min(width, _LENS_WIDTH))
         )
         found = card.attribution
-        yield from _section("logit", _sum(found), _block_table(found.blocks, width))
+        yield from _section("logit", _sum(found), _block_table(found, width))
         yield from _section("heads", _head_table(found.heads))
         yield from _section("neurons", neuron_table(found.neurons, suppressed=False))
         if card.verify is not None:
@@ -118,7 +118,7 @@ def _sum(found: Attribution) -> Text:
     parts = [
         ("mean", found.mean_logit),
         ("embedding", found.embedding),
-        ("attention", attention),
+        ("attention and recurrent" if found.recurrent else "attention", attention),
         ("feed-forward", feed_forward),
         ("per-layer embeddings", sum(block.per_layer for block in found.blocks)),
         ("bias", found.bias),
@@ -136,10 +136,12 @@ def _sum(found: Attribution) -> Text:
     return line
 
 
-def _block_table(blocks: Sequence[BlockLogit], width: int) -> Table:
+def _block_table(found: Attribution, width: int) -> Table:
     """The blocks with the largest contributions, in order, and the sum of the others."""
+    blocks = found.blocks
     # Without per-layer embeddings there are two columns.
-    names = {"attention": "attention", "feed_forward": "feed-fwd", "per_layer": "per-layer"}
+    attention = "mixer" if found.recurrent else "attention"
+    names = {"attention": attention, "feed_forward": "feed-fwd", "per_layer": "per-layer"}
     parts = [part for part in names if part != "per_layer" or any(block.per_layer for block in blocks)]
     values = {block.block: [float(getattr(block, part)) for part in parts] for block in blocks}
     strength = {block: max(map(abs, row)) for block, row in values.items()}

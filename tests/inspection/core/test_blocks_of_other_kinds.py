@@ -45,6 +45,7 @@ def test_a_logit_is_the_sum_of_all_parts(loaded: llmcli.LoadedModel) -> None:
     card = inspect_token(loaded, IDS, 15, verify=True)
     assert abs(card.attribution.rounding) < 1e-3
     assert {head.block for head in card.attribution.heads} <= {2, 4}
+    assert card.attribution.recurrent == (0, 1, 4)
     assert [block.feed_forward == 0 for block in card.attribution.blocks] == [False, True, False, False, False]
     assert [block.attention == 0 for block in card.attribution.blocks] == [False, False, False, True, False]
     assert card.read is not None
