@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 16
+ABI = 17
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -150,7 +150,7 @@ class Model(ctypes.Structure):
 class Segment(ctypes.Structure):
     """One layer's part of the cache."""
 
-    _fields_ = (*_fields(c_void_p, "keys values"), *_fields(c_int64, "first size"))
+    _fields_ = (*_fields(c_void_p, "keys values"), *_fields(c_int64, "first size"), ("before", c_void_p))
 
 
 class Rotation(ctypes.Structure):
@@ -169,7 +169,7 @@ class Pass(ctypes.Structure):
         ("logits", c_void_p),
         ("start", c_int64),
         ("positions", c_void_p),
-        *_fields(c_int32, "tokens only_last greatest skipped"),
+        *_fields(c_int32, "tokens only_last greatest skipped continued"),
     )
 
 

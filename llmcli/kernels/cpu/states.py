@@ -1,4 +1,4 @@
-"""States of recurrent layers for a call of the C kernel, which changes them: copies of those in the cache."""
+"""States of recurrent layers for a call of the C kernel, which reads those in the cache and writes others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import sys
 
 import torch
+from torch import Tensor
 
 from llmcli.device import one_thread
 from llmcli.kernels.cpu import c_structs as c
@@ -18,8 +19,8 @@ from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MixerConfig
 _KEPT = 2
 
 
-class StateCopies:
-    """The states of some texts, which a call of the kernel changes. All are float32."""
+class NextStates:
+    """The states of some texts after a call of the kernel. All are float32."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._shapes = {index: _shapes(layer.mixer) for index, layer in enumerate(config.layers) if layer.has_state}
@@ -28,34 +29,24 @@ class StateCopies:
         self._earlier: dict[int, list[State]] = {index: [] for index in self._shapes}
 
     def enter(self, cache: KVCache, segments: ctypes.Array[c.Segment], first: int) -> None:
-        """Copy the states of a text, and set their addresses in the segments of its layers, from number `first` on."""
-        copies = {index: self._copy(index, cache.state(index)) for index in self._shapes}
-        for index, (tail, memory) in copies.items():
+        """Set the addresses of a text's states in the segments of its layers, from number `first` on."""
+        following: dict[int, State] = {}
+        for index in self._shapes:
+            state, following[index] = cache.state(index), self._unused(index)
+            tail, memory = following[index]
             assert memory is not None
-            segments[first + index] = c.Segment(tail.data_ptr(), memory.data_ptr(), 0, 0)
-        if copies:
-            self._entered.append((cache, copies))
+            with one_thread():
+                before = _begin(state, tail, memory)
+            segments[first + index] = c.Segment(tail.data_ptr(), memory.data_ptr(), 0, 0, before)
+        if following:
+            self._entered.append((cache, following))
 
     def leave(self, *, keep: bool) -> None:
-        """Forget the copies; with `keep`, store them as the states after the call."""
-        for cache, copies in self._entered if keep else ():
-            for index, state in copies.items():
+        """Forget the states; with `keep`, store them as those after the call."""
+        for cache, following in self._entered if keep else ():
+            for index, state in following.items():
                 cache.store(index, state)
         self._entered = []
-
-    def _copy(self, layer: int, state: State | None) -> State:
-        copy = self._unused(layer)
-        memory = copy.sum
-        assert memory is not None
-        with one_thread():
-            if state is None:
-                copy.tail.zero_()
-                memory.zero_()
-            else:
-                assert state.sum is not None
-                copy.tail.copy_(state.tail)
-                memory.copy_(state.sum)
-        return copy
 
     def _unused(self, layer: int) -> State:
         """Memory for a state of the layer: that of an earlier one to which nothing else refers, or new memory."""
@@ -68,6 +59,22 @@ class StateCopies:
         # The others are in caches or marks; those that will be unused soonest are the last ones.
         self._earlier[layer] = [*earlier[-_KEPT:], state]
         return state
+
+
+def _begin(state: State | None, tail: Tensor, memory: Tensor) -> int | None:
+    """Prepare `tail` and `memory` for the tokens after `state`; the address of the memory before them, if it is not in
+    `memory`. The cache keeps it during the call.
+    """
+    if state is None:
+        tail.zero_()
+        memory.zero_()
+        return None
+    assert state.sum is not None
+    tail.copy_(state.tail)
+    if state.sum.is_contiguous():
+        return state.sum.data_ptr()
+    memory.copy_(state.sum)
+    return None
 
 
 def _is_unused(states: list[State], place: int) -> bool:

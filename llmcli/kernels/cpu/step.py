@@ -19,7 +19,7 @@ from llmcli.kernels.cpu import c_structs as c
 from llmcli.kernels.cpu import signals
 from llmcli.kernels.cpu.build import Library, load_library
 from llmcli.kernels.cpu.model_struct import Description
-from llmcli.kernels.cpu.states import StateCopies
+from llmcli.kernels.cpu.states import NextStates
 from llmcli.kernels.cpu.threads import default_threads, physical_cores
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache, Transformer
@@ -81,7 +81,7 @@ class CpuStep(FastStep):
         ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
-        self._states = StateCopies(model.config)
+        self._states = NextStates(model.config)
         self._last: tuple[Tensor, int] | None = None
 
     @property

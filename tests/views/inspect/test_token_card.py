@@ -104,3 +104,11 @@ def test_token_card_names_unusual_cases() -> None:
 )
 def test_signed_bars(share: float, bar: str) -> None:
     assert signed_bar(share, 4).plain == bar
+
+
+def test_recurrent_blocks_are_not_called_attention() -> None:
+    card = replace(CARD, attribution=replace(CARD.attribution, recurrent=(0, 2)))
+    shown = drawn(CardView(card), 100)
+    assert "+9.00 attention and recurrent" in shown
+    assert "block mixer" in shown
+    assert "recurrent" not in drawn(CardView(CARD), 100)

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 16
+#define LLM_ABI 17
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -176,6 +176,7 @@ typedef struct {
     /* In a recurrent layer `keys` are the last inputs of its convolution (width - 1, channels), and `values` the
        memories of its heads, both in float32; a pass changes them. Of a short convolution `keys` are its inputs, as if
        they were the keys of one head. */
+    const void *before; /* the memories before the step, or NULL: those in `values` */
 } Segment;
 
 typedef struct {
@@ -193,6 +194,7 @@ typedef struct {
     int32_t tokens, only_last;
     int32_t greatest; /* output, for one row of logits: the first position of the maximum */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
+    int32_t continued; /* not the first pass of a call: memories are those in `values` */
 } Pass;
 
 /* Sampling parameters; `SamplingParams` of engine/sampling/params.py explains them. */

@@ -92,6 +92,7 @@ EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count,
         now.ids = chosen + made;
         now.start++;
         now.skipped++;
+        now.continued = 1;
     }
     unpin_caller(&placed);
     return made;

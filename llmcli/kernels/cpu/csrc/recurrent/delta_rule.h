@@ -14,17 +14,17 @@ static float inverse_length(const float *x, int n) {
     return 1 / sqrtf(squares + 1e-6f);
 }
 
-/* Let the memory (key_dim, value_dim) of a head fade by `decay`, write the value `v` for the key `k` with the strength
-   `beta`, and read it for the query `q`. `k` and `q` are multiplied by the factors given. `error` has space for two
-   values. */
-static void delta_rule(const RecurrentMixer *r, float *memory, const float *q, float of_q, const float *k, float of_k,
-                       const float *v, float decay, float beta, float *error, float *to) {
+/* Let the memory `before` (key_dim, value_dim) of a head fade by `decay`, write the value `v` for the key `k` with the
+   strength `beta`, and read it for the query `q`. `memory`, which may be the same, gets the result. `k` and `q` are
+   multiplied by the factors given. `error` has space for a value. */
+static void delta_rule(const RecurrentMixer *r, const float *before, float *memory, const float *q, float of_q,
+                       const float *k, float of_k, const float *v, float decay, float beta, float *error, float *to) {
     int keys = r->key_dim, values = r->value_dim;
     memset(error, 0, (size_t)values * sizeof *error);
     memset(to, 0, (size_t)values * sizeof *to);
     float overlap = 0;
     for (int i = 0; i < keys; i++) {
-        const float *row = memory + (int64_t)i * values;
+        const float *row = before + (int64_t)i * values;
         float of_key = k[i] * of_k, of_query = q[i] * of_q;
         overlap += of_key * of_query;
         for (int j = 0; j < values; j++) {
@@ -37,8 +37,9 @@ static void delta_rule(const RecurrentMixer *r, float *memory, const float *q, f
         to[j] = decay * to[j] + overlap * error[j];
     }
     for (int i = 0; i < keys; i++) {
-        float *row = memory + (int64_t)i * values, of_key = k[i] * of_k;
-        for (int j = 0; j < values; j++) row[j] = decay * row[j] + of_key * error[j];
+        const float *row = before + (int64_t)i * values;
+        float *changed = memory + (int64_t)i * values, of_key = k[i] * of_k;
+        for (int j = 0; j < values; j++) changed[j] = decay * row[j] + of_key * error[j];
     }
 }
 

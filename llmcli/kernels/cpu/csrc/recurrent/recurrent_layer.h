@@ -26,7 +26,18 @@ static int recurrent_products(const Worker *w, const Layer *layer, Product *all)
 
 static float *tail_of(const Segment *segment) { return segment->keys; }
 
-static float *memory_of(const Segment *segment) { return segment->values; }
+/* The memory of a head, which a token writes. */
+static float *memory_of(const RecurrentMixer *r, const Segment *segment, int head) {
+    return (float *)segment->values + (int64_t)head * r->key_dim * r->value_dim;
+}
+
+/* The memory of a head before a token: the one before the step, if the token is the first of its text. */
+static const float *memory_before(const Context *c, const RecurrentMixer *r, const Segment *segment, int head,
+                                  int token) {
+    int first = c->step->positions || token == 0;
+    const void *before = first && !c->step->continued ? segment->before : NULL;
+    return (const float *)(before ? before : segment->values) + (int64_t)head * r->key_dim * r->value_dim;
+}
 
 static void delta_head(Worker *w, const Layer *layer, const Segment *segment, int head, int token, float *to) {
     const Context *c = w->context;
@@ -38,7 +49,7 @@ static void delta_head(Worker *w, const Layer *layer, const Segment *segment, in
     float decay = c->decays[token * c->ld_heads + head] + r->step_bias[head];
     float strength = c->strengths[token * c->ld_heads + head];
     float of_q = inverse_length(q, r->key_dim) / sqrtf((float)r->key_dim);
-    delta_rule(r, memory_of(segment) + (int64_t)head * r->key_dim * r->value_dim, q, of_q, k,
+    delta_rule(r, memory_before(c, r, segment, head, token), memory_of(r, segment, head), q, of_q, k,
                inverse_length(k, r->key_dim), v, expf(r->rate[head] * softplus(decay)),
                r->strength_scale / (1 + expf(-strength)), w->scratch_values, to);
     normalize(&r->norm, to, to, r->value_dim, 0);
@@ -55,7 +66,7 @@ static void state_space_head(Worker *w, const Layer *layer, const Segment *segme
     const float *projected = c->projected + token * c->ld_projected, *gate = projected + head * r->value_dim;
     float step = softplus(projected[inner + r->channels + head] + r->step_bias[head]);
     step = fminf(fmaxf(step, r->min_step), r->max_step);
-    state_space(r, memory_of(segment) + (int64_t)head * r->key_dim * r->value_dim, x, b, read, step,
+    state_space(r, memory_before(c, r, segment, head, token), memory_of(r, segment, head), x, b, read, step,
                 expf(step * r->rate[head]), r->skip[head], to);
     for (int i = 0; i < r->value_dim; i++) to[i] *= gate[i] / (1 + expf(-gate[i]));
 }
