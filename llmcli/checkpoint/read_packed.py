@@ -42,11 +42,13 @@ def read_packed(
     packer: BlockPacker | None = None,
     sizes: PackingSizes = PACKING_SIZES,
 ) -> None:
-    """Fill `to` with the parameter that `source` describes, by `packer` if given.
+    """Fill `to` with the parameter that `source` describes, by `packer` if given and `to` has a format of the CPU.
 
     Raises:
         CheckpointError: the file ends too early, cannot be read, or does not match its declared shape.
     """
+    if to.format.wide:
+        packer = None
     values_at_once = sizes.values if to.blocks.device.type == "cpu" else sizes.device_values
     spans = list(spans_of(source, stored))
     if not spans:

@@ -224,7 +224,8 @@ def test_learned_positions_are_named(tmp_path: Path) -> None:
 
 def test_a_draft_model_is_named(folders: dict[str, tuple[Path, str, str]], tmp_path: Path) -> None:
     sound = tiny_checkpoint(tmp_path / "sound", "llama")
-    result = llm("generate", "hi", "-m", sound, "--draft", folders["damaged"][0], "-n", 8, "--draft-tokens", 2)
+    draft = ("--draft", folders["damaged"][0], "--draft-tokens", 2)
+    result = llm("generate", "hi", "-m", sound, *draft, "-n", 8, "-t", 0)
     assert result.returncode == 1
     assert "draft model" in result.stderr.decode() and "block 1" in result.stderr.decode()
 

@@ -66,7 +66,7 @@ def test_a_pipe_gets_no_progress_bar(model: Path, tmp_path: Path) -> None:
 
 def test_an_inspection_in_a_chat_shows_its_progress_and_keeps_what_is_typed(tmp_path: Path) -> None:
     speaker = write_puppet(tmp_path / "speaker", chain(b"Yes, ok."), context=100_000)
-    (tmp_path / "long.txt").write_text("word " * 1_500)
+    (tmp_path / "long.txt").write_text("word " * 5_000)
     with chatting(tmp_path, speaker, size=(40, 100), NO_COLOR="1") as child:
         child.sendline(f"/read {tmp_path}/long.txt")
         child.expect_exact("Enter alone sends it")

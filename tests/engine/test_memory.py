@@ -97,7 +97,7 @@ def test_a_command_ends_with_a_message_and_code_5(
     error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Also where no code checks for it.
-    monkeypatch.setattr("llmcli.inspection.evaluation.perplexity.score", failing(error, len, 0))
+    monkeypatch.setattr("llmcli.server.command_line.score.score", failing(error, len, 0))
     for command in (("score", "hello"), ("generate", "hello", "-n", 3)):
         if command[0] == "generate":
             monkeypatch.setattr(KVCache, "reserve", failing(error, KVCache.reserve, 0))

@@ -119,7 +119,7 @@ def written(template: ChatTemplate, texts: Sequence[tuple[str, str]], *, add_gen
                 found = template.render(messages, add_generation_prompt=add_generation_prompt)
             except LlmcliError as error:
                 fault = fault or error
-                if template.is_exhausted:
+                if template.exhaustion is not None:
                     raise
                 continue
             if all(text in found for _, text in texts):

@@ -220,7 +220,7 @@ class _Builder:
                         "--strict-system it is put before the user's message."
                     )
                 return found.parts, version.notes(self._template.name) + self._notes(version.messages, found), ""
-            if self._template.operations - started > _MOST_OPERATIONS or self._template.is_exhausted:
+            if self._template.operations - started > _MOST_OPERATIONS or self._template.exhaustion:
                 break
         if continue_last:
             return self._begun(messages)
@@ -269,7 +269,11 @@ class _Builder:
         started = self._template.operations
         while forms:
             form = forms.pop(0)
-            if form in tried or self._template.operations - started > _MOST_OPERATIONS or self._template.is_exhausted:
+            if (
+                form in tried
+                or self._template.operations - started > _MOST_OPERATIONS
+                or self._template.exhaustion is not None
+            ):
                 continue
             tried.add(form)
             try:
@@ -314,7 +318,9 @@ class _Builder:
     def _fault(self) -> LlmcliError:
         """The error that explains why there is no prompt."""
         if self._incomplete is None:
-            return self._error or CheckpointError(f"The chat template {self._template.name!r} writes no prompt.")
+            # A template that has exceeded its budget is not rendered again.
+            earlier = self._error or self._template.exhaustion
+            return earlier or CheckpointError(f"The chat template {self._template.name!r} writes no prompt.")
         messages, written = self._incomplete
         roles = self._lost(messages, written)
         if not roles:

@@ -41,8 +41,8 @@ class ChatTemplate:
         self.name = name
         self.operations = 0
         """Operations of all renderings so far."""
-        self.is_exhausted = False
-        """Whether a rendering has exceeded its budget."""
+        self.exhaustion: CheckpointError | None = None
+        """The error of a rendering that has exceeded its budget; None: none has."""
         self.special_tokens = dict(special_tokens)
         self._fault, self._limits = fault, limits
 
@@ -119,9 +119,11 @@ class ChatTemplate:
         except MemoryError:
             raise
         except Exception as error:
-            self.is_exhausted = self.is_exhausted or isinstance(error, OverBudgetError)
             # A template can raise any exception that an expression can.
-            raise CheckpointError(f"The chat template {self.name!r} fails: {_message(error)}.") from error
+            told = CheckpointError(f"The chat template {self.name!r} fails: {_message(error)}.")
+            if isinstance(error, OverBudgetError):
+                self.exhaustion = self.exhaustion or told
+            raise told from error
         finally:
             self.operations += budget.operations
 
