@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,21 +17,32 @@ from llmcli.model.cache.state import State
 from llmcli.model.config import ModelConfig
 from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MixerConfig
 
-# Earlier states of a layer that may be used again: one that is being left, and that of the text before.
-_KEPT = 2
-
 
 class NextStates:
     """The states of some texts after a call of the kernel. All are float32."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._shapes = {index: _shapes(layer.mixer) for index, layer in enumerate(config.layers) if layer.has_state}
-        self._entered: list[tuple[KVCache, dict[int, State]]] = []
         # States of earlier calls, by layer. New memory for tens of megabytes would have to be zeroed for each token.
         self._earlier: dict[int, list[State]] = {index: [] for index in self._shapes}
+        self._most_texts = 1
 
-    def enter(self, cache: KVCache, segments: ctypes.Array[c.Segment], first: int) -> None:
-        """Set the addresses of a text's states in the segments of its layers, from number `first` on."""
+    @contextmanager
+    def written(self, caches: Sequence[KVCache], segments: ctypes.Array[c.Segment]) -> Iterator[None]:
+        """Let the call inside the block read and write the states of texts by the addresses in `segments`.
+
+        These have one segment for each layer of the first text, then of the next one. The states after the call are
+        stored in `caches` if it succeeds.
+        """
+        self._most_texts = max(self._most_texts, len(caches))
+        following = [self._next(cache, segments, text * len(cache.layers)) for text, cache in enumerate(caches)]
+        yield
+        for cache, states in zip(caches, following, strict=True):
+            for index, state in states.items():
+                cache.store(index, state)
+
+    def _next(self, cache: KVCache, segments: ctypes.Array[c.Segment], first: int) -> dict[int, State]:
+        """The states after the call, whose addresses are set in the segments of a text from number `first` on."""
         following: dict[int, State] = {}
         for index in self._shapes:
             state, following[index] = cache.state(index), self._unused(index)
@@ -38,26 +51,18 @@ class NextStates:
             with one_thread():
                 before = _begin(state, tail, memory)
             segments[first + index] = c.Segment(tail.data_ptr(), memory.data_ptr(), 0, 0, before)
-        if following:
-            self._entered.append((cache, following))
-
-    def leave(self, *, keep: bool) -> None:
-        """Forget the states; with `keep`, store them as those after the call."""
-        for cache, following in self._entered if keep else ():
-            for index, state in following.items():
-                cache.store(index, state)
-        self._entered = []
+        return following
 
     def _unused(self, layer: int) -> State:
         """Memory for a state of the layer: that of an earlier one to which nothing else refers, or new memory."""
         earlier = self._earlier[layer]
         for place in range(len(earlier)):
-            if _is_unused(earlier, place):
+            if _references(earlier, place) == _UNSHARED:
                 return earlier[place]
         tail, memory = self._shapes[layer]
         state = State(torch.empty(tail), torch.empty(memory))
-        # The others are in caches or marks; those that will be unused soonest are the last ones.
-        self._earlier[layer] = [*earlier[-_KEPT:], state]
+        # The others are in caches or marks. The last ones will be unused soonest: those before and after the last call.
+        self._earlier[layer] = [*earlier[-2 * self._most_texts :], state]
         return state
 
 
@@ -77,11 +82,14 @@ def _begin(state: State | None, tail: Tensor, memory: Tensor) -> int | None:
     return None
 
 
-def _is_unused(states: list[State], place: int) -> bool:
-    """Whether only `states` refers to one of them, and only this one to its tensors."""
+def _references(states: list[State], place: int) -> list[int]:
+    """The number of references to one of `states` and to each of its tensors, those of this function included."""
     state = states[place]
-    # The argument of `getrefcount` counts as one reference, and so does the variable.
-    return sys.getrefcount(state) == 3 and all(sys.getrefcount(part) == 3 for part in state)
+    return [sys.getrefcount(state), *(sys.getrefcount(part) for part in state)]
+
+
+# Where only a list refers to a state, and only this to its tensors. Versions of Python count differently.
+_UNSHARED = _references([State(torch.empty(0), torch.empty(0))], 0)
 
 
 def _shapes(mixer: MixerConfig | None) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,8 +6,7 @@ import ctypes
 import functools
 import os
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -154,9 +153,8 @@ class CpuStep(FastStep):
         rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
         for index, (cos, sin) in enumerate(rotations):
             self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
-        for row, cache in enumerate(caches):
-            self._states.enter(cache, self._segments, row * len(cache.layers))
-        logits = self._compute(ids, 0, only_last=False, positions=starts)
+        with self._states.written(caches, self._segments):
+            logits = self._compute(ids, 0, only_last=False, positions=starts)
         for cache in caches:
             cache.advance(1)
         return logits
@@ -209,8 +207,7 @@ class CpuStep(FastStep):
         step = self._step([token], start, self._multi_step_logits, only_last=True)
         self._last = None
         chosen = (ctypes.c_int32 * count)()
-        self._states.enter(cache, self._segments, 0)
-        with self._changing_states(), signals.alarm() as choice.alarm:
+        with self._states.written([cache], self._segments), signals.alarm() as choice.alarm:
             made: int = self._library.handle.llm_generate(self._context, step, choice, count, chosen)
             _check(-min(made, 0))
         cache.advance(made)
@@ -220,20 +217,10 @@ class CpuStep(FastStep):
         start, new = cache.length, len(ids)
         self._enter(cache, new)
         self._rotate(start, new, cache.rope_length(new))
-        self._states.enter(cache, self._segments, 0)
-        logits = self._compute(ids, start, only_last=only_last)
+        with self._states.written([cache], self._segments):
+            logits = self._compute(ids, start, only_last=only_last)
         cache.advance(new)
         return logits
-
-    @contextmanager
-    def _changing_states(self) -> Iterator[None]:
-        """Store the states of the texts that were entered, if the call inside the block succeeds."""
-        succeeded = False
-        try:
-            yield
-            succeeded = True
-        finally:
-            self._states.leave(keep=succeeded)
 
     def _rotate(self, start: int, new: int, length: int) -> None:
         """Set the rotations of `new` tokens from position `start` on in a text of `length` tokens."""
@@ -268,8 +255,7 @@ class CpuStep(FastStep):
         """One call: `ids` are tokens of one text from `start` on, or tokens of different rows at `positions`."""
         logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
         step = self._step(ids, start, logits, only_last=only_last, positions=positions)
-        with self._changing_states():
-            _check(self._library.handle.llm_step(self._context, step))
+        _check(self._library.handle.llm_step(self._context, step))
         self._last = (logits, step.greatest) if only_last else None
         return logits
 

@@ -191,3 +191,32 @@ def test_memory_of_states_is_used_again(with_states: Transformer) -> None:
     step.forward(IDS[32:34], cache)
     # That of the mark is not.
     assert address() != addresses[-1]
+
+
+def test_memory_of_the_states_of_a_batch_is_used_again(with_states: Transformer) -> None:
+    step, caches = CpuStep(with_states, threads=1, library=load_library()), [fresh(with_states) for _ in range(4)]
+    layer = next(index for index, kind in enumerate(with_states.config.layers) if kind.has_state)
+    addresses = set()
+    for turn in range(8):
+        step.forward_rows(random_ids(4, seed=turn), caches)
+        states = [cache.state(layer) for cache in caches]
+        addresses |= {state.sum.data_ptr() for state in states if state is not None and state.sum is not None}
+    assert len(addresses) == 8
+
+
+def test_a_call_that_fails_leaves_the_states(with_states: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, cache, other = CpuStep(with_states, threads=1, library=load_library()), fresh(with_states), fresh(with_states)
+    step.forward(IDS[:20], cache)
+    states = [cache.state(layer) for layer in range(len(cache.layers))]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(step, "_compute", interrupted)
+        step.forward(IDS[20:25], cache)
+    step.forward(IDS[:3], other)
+    cache.begin(1)
+    cache.advance(0)
+    assert cache.length == 20
+    assert all(cache.state(layer) is state for layer, state in enumerate(states))
+
+
+def interrupted(*_arguments: object, **_options: object) -> torch.Tensor:
+    raise KeyboardInterrupt

@@ -80,8 +80,7 @@ static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segmen
     Product in[MOST_PRODUCTS];
     int count = recurrent_products(w, layer, in);
     /* All workers write their heads of the one output. */
-    Input *found = &c->shared.output_in;
-    Input own = *found;
+    Input own = c->shared.output_in;
     set_shape(&own, tokens, (int)inner);
     Product out = {&layer->o, &own, c->shared.delta, c->ld_hidden};
     multiply_products(w, in, count, first_address(w, &out, 1));
