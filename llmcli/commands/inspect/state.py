@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from llmcli.commands.inspect.measured_answer import answer_flag, answer_tokens, max_tokens_flag
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
-from llmcli.commands.shared.options.flags import SAMPLING, SHOW, flag, text
+from llmcli.commands.shared.options.flags import SHOW, flag, text
 from llmcli.errors import UsageError
 
 
@@ -35,27 +36,9 @@ def state(
     ] = None,
     answer: Annotated[
         str | None,
-        flag(
-            "--answer",
-            metavar="TEXT",
-            callback=text,
-            env=False,
-            panel=SHOW,
-            help="With --hide: the answer to measure, with its leading space. Default: the model's own.",
-        ),
+        answer_flag("With --hide: the answer to measure, with its leading space. Default: the model's own."),
     ] = None,
-    max_tokens: Annotated[
-        int,
-        flag(
-            "--max-tokens",
-            "-n",
-            metavar="N",
-            min=1,
-            env=False,
-            panel=SAMPLING,
-            help="With --hide: end the model's own answer after N tokens.",
-        ),
-    ] = 5,
+    max_tokens: Annotated[int, max_tokens_flag("With --hide: end the model's own answer after N tokens.")] = 5,
 ) -> InspectResult:
     """How long do recurrent layers remember? With --hide: what reached the answer through their states?"""
     if answer is not None and hide is None:
@@ -64,7 +47,7 @@ def state(
         raise UsageError("--position is for what a token wrote, and --hide for what an answer depends on: choose one.")
     loaded, ids = context.loaded, context.ids
 
-    from llmcli.inspection.causal.prompt_ablation import answer_ids, find_text, own_answer
+    from llmcli.inspection.causal.prompt_ablation import find_text
     from llmcli.inspection.recurrent.memory import memories
     from llmcli.inspection.recurrent.routes import routes
     from llmcli.views.inspect import state as views
@@ -77,11 +60,7 @@ def state(
             found = memories(loaded, ids, at, progress)
         return InspectResult(views.memories_view(found), views.SCHEMA, found, views.NOTE)
     hidden = find_text(loaded.tokenizer, ids, hide, within=context.content if context.chat else None)
-    if answer is None:
-        with context.progress("Answering") as progress:
-            said = own_answer(loaded, ids, max_tokens, progress)
-    else:
-        said = answer_ids(loaded.tokenizer, answer)
+    said = answer_tokens(context, answer, max_tokens)
     with context.progress("Reading", "passes") as progress:
         result = routes(loaded, ids, said, hidden, progress)
     return InspectResult(views.routes_view(result), views.ROUTES_SCHEMA, result, views.ROUTES_NOTE)

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from llmcli.commands.inspect.measured_answer import answer_flag, answer_tokens, max_tokens_flag
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
-from llmcli.commands.shared.options.flags import PROMPT, SAMPLING, SHOW, flag, text
+from llmcli.commands.shared.options.flags import PROMPT, flag, text
 
 _EACH_WORD = "*"
 
@@ -29,27 +30,9 @@ def without(
     ] = False,
     answer: Annotated[
         str | None,
-        flag(
-            "--answer",
-            metavar="TEXT",
-            callback=text,
-            env=False,
-            panel=SHOW,
-            help="The answer to measure, with its leading space. Default: the model's own.",
-        ),
+        answer_flag("The answer to measure, with its leading space. Default: the model's own."),
     ] = None,
-    max_tokens: Annotated[
-        int,
-        flag(
-            "--max-tokens",
-            "-n",
-            metavar="N",
-            min=1,
-            env=False,
-            panel=SAMPLING,
-            help="End the model's own answer after N tokens.",
-        ),
-    ] = 5,
+    max_tokens: Annotated[int, max_tokens_flag("End the model's own answer after N tokens.")] = 5,
 ) -> InspectResult:
     """How much does the answer depend on a part of the text? Its probability with the part hidden, and removed."""
     loaded, ids = context.loaded, context.ids
@@ -63,11 +46,7 @@ def without(
         at = inspection.parse_positions(span, len(ids))
     elif span != _EACH_WORD:
         at = inspection.find_text(loaded.tokenizer, ids, span, within=within)
-    if answer is None:
-        with context.progress("Answering") as progress:
-            said = inspection.own_answer(loaded, ids, max_tokens, progress)
-    else:
-        said = inspection.answer_ids(loaded.tokenizer, answer)
+    said = answer_tokens(context, answer, max_tokens)
     if at:
         with context.progress("Reading", "passes") as progress:
             result = inspection.without_span(loaded, ids, said, at, progress=progress)

@@ -198,7 +198,7 @@ def without_span(
     Raises:
         PromptTooLongError: prompt and answer are longer than the model's context.
     """
-    _check(loaded, ids, answer)
+    check_lengths(loaded, ids, answer)
     read = partial(_read, loaded, rows_at_once=rows_at_once)
     tell = progress or (lambda done, total: None)
     before, first_before = read(ids, answer)
@@ -245,7 +245,7 @@ def scan_words(
     Raises:
         PromptTooLongError: prompt and answer are longer than the model's context.
     """
-    _check(loaded, ids, answer)
+    check_lengths(loaded, ids, answer)
     tokenizer = loaded.tokenizer
     starts, joined = _joined(tokenizer, ids)
     inside = _overlapping(starts, *_place(joined, within))
@@ -274,24 +274,37 @@ def _read(
     hidden: Collection[int] = (),
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> tuple[list[float], TokenProb]:
+    """`read_answer` with some tokens of the prompt hidden."""
+    with without_tokens(loaded.model, hidden) if hidden else nullcontext():
+        return read_answer(loaded, prompt, answer, rows_at_once=rows_at_once)
+
+
+def read_answer(
+    loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], *, rows_at_once: int = ROWS_AT_ONCE
+) -> tuple[list[float], TokenProb]:
     """The log-probability of each token of the answer, and the most probable first token."""
     model = loaded.model
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     logprobs: list[float] = []
     first = None
-    with without_tokens(model, hidden) if hidden else nullcontext():
-        for rows in logprobs_from(model, ids, len(prompt), loaded.tokenizer.vocab_size, rows_at_once=rows_at_once):
-            if first is None:
-                best, token = rows[0, 0].max(-1)
-                first = token_prob(loaded.tokenizer, int(token), float(best.exp()))
-            place = len(prompt) + len(logprobs)
-            targets = ids[0, place : place + rows.shape[1], None]
-            logprobs += rows[0].gather(1, targets)[:, 0].tolist()
+    for rows in logprobs_from(model, ids, len(prompt), loaded.tokenizer.vocab_size, rows_at_once=rows_at_once):
+        if first is None:
+            best, token = rows[0, 0].max(-1)
+            first = token_prob(loaded.tokenizer, int(token), float(best.exp()))
+        place = len(prompt) + len(logprobs)
+        targets = ids[0, place : place + rows.shape[1], None]
+        logprobs += rows[0].gather(1, targets)[:, 0].tolist()
     assert first is not None
     return logprobs, first
 
 
-def _check(loaded: LoadedModel, ids: Sequence[int], answer: Sequence[int]) -> None:
+def check_lengths(loaded: LoadedModel, ids: Sequence[int], answer: Sequence[int]) -> None:
+    """Check that there is a prompt, and that it fits the context together with the answer.
+
+    Raises:
+        UsageError: there is no prompt.
+        PromptTooLongError: prompt and answer are longer than the model's context.
+    """
     if not ids:
         raise UsageError("The text has no tokens: there is nothing to leave out.")
     if len(ids) + len(answer) > loaded.config.context_length:

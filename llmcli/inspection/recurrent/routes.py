@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.inspection.core.ablation import logprobs_from, without_keys, without_states, without_tokens
+from llmcli.errors import UsageError
+from llmcli.inspection.causal.prompt_ablation import check_lengths, read_answer
+from llmcli.inspection.core.ablation import without_keys, without_states, without_tokens
 from llmcli.inspection.core.tokens import Token, tokens
 from llmcli.inspection.recurrent.memory import check_recurrent
 from llmcli.loaded_model import LoadedModel
@@ -54,25 +55,15 @@ def routes(
     check_recurrent(loaded.config)
     if not answer:
         raise UsageError("The answer is empty.")
-    if len(ids) + len(answer) > loaded.config.context_length:
-        raise PromptTooLongError(
-            f"Text and answer have {len(ids) + len(answer)} tokens, but the model's context holds "
-            f"{loaded.config.context_length}."
-        )
-    text = torch.tensor([[*ids, *answer]], device=model.device)
+    check_lengths(loaded, ids, answer)
     ways: list[AbstractContextManager[None]] = [
         nullcontext(), without_keys(model, positions), without_states(model, positions),
         without_tokens(model, positions),
     ]  # fmt: skip
     totals = []
     for done, way in enumerate(ways, 1):
-        total, place = 0.0, len(ids)
         with way:
-            for rows in logprobs_from(model, text, place, tokenizer.vocab_size):
-                targets = text[0, place : place + rows.shape[1], None]
-                total += float(rows[0].gather(1, targets).sum())
-                place += rows.shape[1]
-        totals.append(total)
+            totals.append(sum(read_answer(loaded, ids, answer)[0]))
         if progress is not None:
             progress(done, len(ways))
     said = tokenizer.decode([ids[at] for at in positions], skip_special=False)
