@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 17
+ABI = 18
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -76,10 +76,11 @@ class Streams(ctypes.Structure):
 
 
 class RecurrentMixer(ctypes.Structure):
-    """A gated delta net, Mamba-2 or a short convolution, in place of attention."""
+    """A gated delta net, Mamba-2 or a short convolution, in place of attention or beside it."""
 
     _fields_ = (
-        *_fields(c_int32, "kind heads groups key_dim value_dim width channels tiled sigmoid_gate"),
+        *_fields(Matrix, "in_proj out_proj"),
+        *_fields(c_int32, "kind heads groups key_dim value_dim width channels tiled sigmoid_gate norm_first"),
         *_fields(c_float, "strength_scale min_step max_step"),
         *_fields(Matrix, "gate decay strength"),
         *_fields(c_void_p, "conv conv_bias rate step_bias skip"),
@@ -150,7 +151,11 @@ class Model(ctypes.Structure):
 class Segment(ctypes.Structure):
     """One layer's part of the cache."""
 
-    _fields_ = (*_fields(c_void_p, "keys values"), *_fields(c_int64, "first size"), ("before", c_void_p))
+    _fields_ = (
+        *_fields(c_void_p, "keys values"),
+        *_fields(c_int64, "first size"),
+        *_fields(c_void_p, "tail memory before"),
+    )
 
 
 class Rotation(ctypes.Structure):

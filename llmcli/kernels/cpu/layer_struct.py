@@ -20,6 +20,7 @@ from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import XIELU
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.rank_one_update import EditedLinear
+from llmcli.model.recurrent.two_mixers import TwoMixers
 from llmcli.model.residual.altup import AltUp
 from llmcli.model.residual.per_layer_embeddings import PerLayerInput
 
@@ -69,15 +70,15 @@ def describe_layer(
 
 
 def _add_mixer(described: c.Layer, weights: WeightStructs, block: Block) -> None:
-    """Add attention, or what the layer has instead."""
+    """Add attention, or what the layer has instead of it or beside it."""
     described.input_norm = weights.norm(block.input_layernorm)
-    mixer = block.mixer
-    if isinstance(mixer, LatentAttention):
-        _add_latent_attention(described, weights, mixer)
-    elif isinstance(mixer, Attention):
-        _add_attention(described, weights, mixer)
-    else:
-        add_recurrence(described, weights, mixer)
+    for mixer in block.mixer.children() if isinstance(block.mixer, TwoMixers) else (block.mixer,):
+        if isinstance(mixer, LatentAttention):
+            _add_latent_attention(described, weights, mixer)
+        elif isinstance(mixer, Attention):
+            _add_attention(described, weights, mixer)
+        else:
+            add_recurrence(described, weights, mixer)
 
 
 def _add_second_part(described: c.Layer, weights: WeightStructs, block: Block) -> None:

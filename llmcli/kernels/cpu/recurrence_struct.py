@@ -17,7 +17,7 @@ from llmcli.model.recurrent.short_conv import ShortConv
 
 
 def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module) -> None:
-    """Add a gated delta net, Mamba-2 or a short convolution.
+    """Add a gated delta net, Mamba-2 or a short convolution, in place of attention or beside it.
 
     Raises:
         NoKernelError: it is another network.
@@ -30,14 +30,14 @@ def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module)
         _add_short_convolution(described, weights, mixer)
     else:
         raise NoKernelError(f"a layer is of the kind {type(mixer).__name__}")
-    described.o = weights.large(mixer.out_proj)
+    described.recurrence.out_proj = weights.large(mixer.out_proj)
 
 
 def _add_delta_net(described: c.Layer, weights: WeightStructs, mixer: DeltaNet) -> None:
     delta = mixer.delta
-    described.q = weights.large(mixer.in_proj_qkv)
     described.recurrence = c.RecurrentMixer(
         kind=c.DELTA,
+        in_proj=weights.large(mixer.in_proj_qkv),
         heads=delta.value_heads,
         groups=delta.key_heads,
         key_dim=delta.key_dim,
@@ -57,13 +57,14 @@ def _add_delta_net(described: c.Layer, weights: WeightStructs, mixer: DeltaNet) 
 
 def _add_mamba2(described: c.Layer, weights: WeightStructs, mixer: Mamba2) -> None:
     mamba = mixer.mamba
-    described.q = weights.large(mixer.in_proj)
     described.recurrence = c.RecurrentMixer(
         kind=c.STATE_SPACE,
+        in_proj=weights.large(mixer.in_proj),
         heads=mamba.heads,
         groups=mamba.groups,
         key_dim=mamba.state,
         value_dim=mamba.head_dim,
+        norm_first=mamba.norm == "norm_first",
         min_step=mamba.min_step,
         max_step=math.inf if mamba.max_step is None else mamba.max_step,
         rate=weights.floats(mixer.A),
@@ -75,8 +76,7 @@ def _add_mamba2(described: c.Layer, weights: WeightStructs, mixer: Mamba2) -> No
 
 
 def _add_short_convolution(described: c.Layer, weights: WeightStructs, mixer: ShortConv) -> None:
-    described.q = weights.large(mixer.in_proj)
-    described.recurrence = c.RecurrentMixer(kind=c.SHORT_CONVOLUTION)
+    described.recurrence = c.RecurrentMixer(kind=c.SHORT_CONVOLUTION, in_proj=weights.large(mixer.in_proj))
     _add_convolution(described.recurrence, weights, mixer.conv)
 
 

@@ -22,7 +22,9 @@ class NextStates:
     """The states of some texts after a call of the kernel. All are float32."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self._shapes = {index: _shapes(layer.mixer) for index, layer in enumerate(config.layers) if layer.has_state}
+        self._shapes = {
+            index: _shapes(layer.beside or layer.mixer) for index, layer in enumerate(config.layers) if layer.has_state
+        }
         # States of earlier calls, by layer. New memory for tens of megabytes would have to be zeroed for each token.
         self._earlier: dict[int, list[State]] = {index: [] for index in self._shapes}
         self._most_texts = 1
@@ -50,7 +52,8 @@ class NextStates:
             assert memory is not None
             with one_thread():
                 before = _begin(state, tail, memory)
-            segments[first + index] = c.Segment(tail.data_ptr(), memory.data_ptr(), 0, 0, before)
+            segment = segments[first + index]
+            segment.tail, segment.memory, segment.before = tail.data_ptr(), memory.data_ptr(), before
         return following
 
     def _unused(self, layer: int) -> State:

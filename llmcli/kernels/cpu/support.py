@@ -40,7 +40,7 @@ SUPPORTED: SupportedFields = {
     },
     LayerConfig: any_value(
         "rope window chunk experts query_scaling heads intermediate_size kv_from key_is_value sinks sparsity "
-        "input_norm mixer parts"
+        "input_norm mixer beside parts"
     ),
     Heads: any_value("count kv_count key_dim value_dim"),
     ExpertsConfig: {
@@ -59,8 +59,7 @@ SUPPORTED: SupportedFields = {
         "gate": ("silu", "sigmoid"),
     },
     Mamba2Config: {
-        **any_value("heads head_dim groups state conv_width conv_bias bias min_step max_step"),
-        "norm": ("gate_first", None),
+        **any_value("heads head_dim groups state conv_width conv_bias bias norm min_step max_step"),
     },
     ShortConvConfig: any_value("width bias"),
     Alibi: any_value("as_score"),
@@ -77,6 +76,9 @@ def unsupported(config: ModelConfig) -> str | None:
     """The reason why the kernel does not support a model, without a full stop; None: it does."""
     if config.latent is not None and config.attention_softcap is not None:
         return "latent attention with capped scores"
+    for layer in config.layers:
+        if layer.beside is not None and (layer.mixer is not None or isinstance(layer.beside, ShortConvConfig)):
+            return "another network beside attention than one with a state"
     if config.qk_norm == "whole" and any(layer.key_is_value for layer in config.layers):
         return "values that are keys normalized over all heads"
     mixtures = [layer.experts for layer in config.layers if layer.experts is not None]

@@ -19,7 +19,10 @@ from tests.support.models.random_models import in_bfloat16, in_float32, pack_mod
 from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import random_ids
 
-STATES = ["qwen 3.5", "qwen 3 next", "granite 4", "granite 4, dense", "bamba", "mamba 2", "nemotron h", "nemotron 3"]
+STATES = [
+    "qwen 3.5", "qwen 3 next", "granite 4", "granite 4, dense", "bamba", "mamba 2", "nemotron h", "nemotron 3",
+    "falcon h1", "falcon h1, normalized",
+]  # fmt: skip
 CONVOLUTIONS = ["lfm 2", "lfm 2, experts", "lfm 3"]
 PIECES = (1, 2, 3, 16, 5, 1, 15, 16, 11)
 

@@ -25,6 +25,7 @@ from llmcli.model import (
     QueryScaling,
     Transformer,
 )
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, ShortConvConfig
 from llmcli.model.rank_one_update import attach_edit
 from llmcli.model.rope_config import RopeConfig
 from tests.support.models.random_models import pack_model
@@ -60,6 +61,13 @@ _GEMMA = replace(
         LayerConfig(_ROPE, window=7, heads=Heads(6, 3, 6, 9)),
         _KEYS_OF,
     ),
+)
+_RECURRENT = (
+    LayerConfig(None, mixer=DeltaConfig(2, 6, 7, 9, 3, beta_scale=2.0, tiled=True)),
+    LayerConfig(None, mixer=ShortConvConfig(4, bias=True), window=4),
+    LayerConfig(_ROPE, beside=Mamba2Config(6, 7, 3, 9, 4, bias=True, norm="norm_first"), window=7),
+    LayerConfig(None, mixer=Mamba2Config(4, 5, 1, 17, 2, conv_bias=False, norm=None), parts="mixer"),
+    LayerConfig(None, parts="feed_forward"),
 )
 _CONFIGS = (
     replace(
@@ -106,6 +114,7 @@ _CONFIGS = (
     replace(_GEMMA, layer_scale=True),
     replace(_PLAIN, placement="sum", final_norm=NormStyle("none"), head_layer=HeadLayer(bias=True)),
     replace(_PLAIN, num_kv_heads=5, latent=LatentConfig(13, 17, 9, 6, 11)),
+    replace(_PLAIN, layers=_RECURRENT),
     replace(_GEMMA, altup=AltupConfig(3, laurel_rank=7), layers=(*_GEMMA.layers[1:3], replace(_KEYS_OF, kv_from=0))),
 )
 
@@ -116,8 +125,10 @@ def models() -> Iterator[Transformer]:
     for config in _CONFIGS:
         torch.manual_seed(0)
         model = Transformer(config)
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.normal_(0, 0.2)
+            if name.endswith(".A"):
+                parameter.abs_().neg_()
         if config in _CONFIGS[:3]:
             for _ in range(2):
                 attach_edit(

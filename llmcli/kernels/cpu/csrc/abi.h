@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 17
+#define LLM_ABI 18
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -91,15 +91,17 @@ typedef struct {
 
 enum { NO_RECURRENCE, DELTA, STATE_SPACE, SHORT_CONVOLUTION };
 
-/* What a layer has in place of attention. The layer's `q` makes the inputs of the convolution, of a state space also
-   its gates (before them) and step sizes (after them), of a short convolution gates of inputs and of outputs (before
-   them); `o` is the output projection. */
+/* What a layer has in place of attention, or beside it. `in_proj` makes the inputs of the convolution, of a state space
+   also its gates (before them) and step sizes (after them), of a short convolution gates of inputs and of outputs
+   (before them). */
 typedef struct {
+    Matrix in_proj, out_proj;
     int32_t kind, heads, groups; /* groups: key heads, or groups of heads that share B and C */
     int32_t key_dim, value_dim;  /* of a head's memory; of a state space the size of B and the values of a head */
     int32_t width, channels;     /* of the convolution */
     int32_t tiled;               /* head h belongs to group h modulo `groups`; otherwise neighbors share a group */
     int32_t sigmoid_gate;        /* otherwise the gate is SiLU */
+    int32_t norm_first;          /* of a state space: the output is normalized before it is gated */
     float strength_scale, min_step, max_step;
     Matrix gate, decay, strength; /* of the delta rule: (values), (heads) and (heads) rows */
     const float *conv, *conv_bias; /* (width, channels), and (channels) or NULL */
@@ -137,8 +139,9 @@ typedef struct {
     float scale, output_scale; /* of the scores, and of the residual stream after the layer */
 } Layer;
 
-/* Some layers have only one of the two. */
-static inline int has_mixer(const Layer *layer) { return layer->q.data != 0; }
+/* A layer has attention, a recurrence, or both; or only a feed-forward network. */
+static inline int has_attention(const Layer *layer) { return layer->q.data != 0; }
+static inline int has_mixer(const Layer *layer) { return has_attention(layer) || layer->recurrence.kind; }
 static inline int has_feed_forward(const Layer *layer) { return layer->up.data != 0 || layer->experts.count > 0; }
 
 /* Per-layer embeddings: the table has a row of (layers, size) values for each token. */
@@ -173,10 +176,10 @@ typedef struct {
 typedef struct {
     void *keys, *values;      /* (kv_heads, size, key_dim or value_dim) in the cache's format */
     int64_t first, size;      /* position of the first row, and rows of each head */
-    /* In a recurrent layer `keys` are the last inputs of its convolution (width - 1, channels), and `values` the
-       memories of its heads, both in float32; a pass changes them. Of a short convolution `keys` are its inputs, as if
-       they were the keys of one head. */
-    const void *before; /* the memories before the step, or NULL: those in `values` */
+    /* Of a recurrent layer, in float32: the last inputs of its convolution (width - 1, channels), and the memories of its
+       heads; a pass changes both. Of a short convolution `keys` are its inputs, as if they were the keys of one head. */
+    void *tail, *memory;
+    const void *before; /* the memories before the step, or NULL: those in `memory` */
 } Segment;
 
 typedef struct {
@@ -194,7 +197,7 @@ typedef struct {
     int32_t tokens, only_last;
     int32_t greatest; /* output, for one row of logits: the first position of the maximum */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
-    int32_t continued; /* not the first pass of a call: memories are those in `values` */
+    int32_t continued; /* not the first pass of a call: memories are those in `memory` */
 } Pass;
 
 /* Sampling parameters; `SamplingParams` of engine/sampling/params.py explains them. */

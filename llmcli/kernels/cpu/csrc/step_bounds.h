@@ -13,7 +13,7 @@ static int check_text(const Context *c, const Segment *segments, int64_t start, 
     for (int i = 0; i < m->layers; i++) {
         const Segment *s = segments + i;
         int kind = c->layers[i].recurrence.kind;
-        if (!has_mixer(c->layers + i) || (kind != NO_RECURRENCE && kind != SHORT_CONVOLUTION)) continue;
+        if (!has_attention(c->layers + i) && kind != SHORT_CONVOLUTION) continue;
         if (s->first > first_visible(c->layers + i, start)) return 4;
         if (s->first + s->size < start + tokens) return 4;
     }

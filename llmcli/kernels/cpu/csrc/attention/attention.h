@@ -8,7 +8,6 @@
 #include "work_split.h"
 #include "../layers/feed_forward.h"
 #include "../layers/laurel.h"
-#include "../recurrent/recurrent_layer.h"
 #include "../runtime/products.h"
 
 /* Prepare the heads of a single token in the worker that attends with them; the worker whose keys include the new
@@ -142,12 +141,11 @@ static void merge_heads(Worker *w, const Layer *layer, Input *in, int token) {
     prefetch_some(&w->cursor);
 }
 
-/* The products with the input of attention, or of what a layer has instead; returns how many there are. */
+/* The products with the input of attention; returns how many there are. */
 static int attention_products(const Worker *w, const Layer *layer, Product *all) {
     const Context *c = w->context;
     const Input *in = &w->rows->attention_in;
     int count = 0;
-    if (layer->recurrence.kind) return recurrent_products(w, layer, all);
     all[count++] = (Product){&layer->q, in, c->shared.q, c->ld_q};
     if (layer->k.data) all[count++] = (Product){&layer->k, in, c->shared.k, c->ld_kv};
     if (layer->v.data) all[count++] = (Product){&layer->v, in, c->v, c->ld_kv};
@@ -157,10 +155,9 @@ static int attention_products(const Worker *w, const Layer *layer, Product *all)
     return count;
 }
 
-/* The address of the first weights a worker reads for a layer. */
-static const char *layer_address(const Worker *w, const Layer *layer) {
+/* The address of the first weights a worker reads for attention. */
+static const char *attention_address(const Worker *w, const Layer *layer) {
     Product all[MOST_PRODUCTS];
-    if (!has_mixer(layer)) return feed_forward_address(w, layer);
     int count = attention_products(w, layer, all);
     return first_address(w, all, count);
 }

@@ -9,12 +9,23 @@
 #include "mixture_of_experts.h"
 #include "per_layer_embeddings.h"
 #include "residual.h"
+#include "../recurrent/recurrent_layer.h"
 #include "../recurrent/short_convolution.h"
+
+/* The address of the first weights a worker reads for a layer. */
+static const char *layer_address(const Worker *w, const Layer *layer) {
+    Product all[MOST_PRODUCTS];
+    if (!has_mixer(layer)) return feed_forward_address(w, layer);
+    if (!layer->recurrence.kind) return attention_address(w, layer);
+    int count = recurrent_products(w, layer, all);
+    return first_address(w, all, count);
+}
 
 static int needs_quantized(const Layer *layer, int second) {
     if (second) return is_packed(&layer->up) || is_packed(&layer->gate);
     return is_packed(&layer->q) || is_packed(&layer->k) || is_packed(&layer->v) || is_packed(&layer->attention_gate) ||
-           is_packed(&layer->laurel_left) || is_packed(&layer->recurrence.gate);
+           is_packed(&layer->laurel_left) || is_packed(&layer->recurrence.in_proj) ||
+           is_packed(&layer->recurrence.gate);
 }
 
 /* Add what the layer makes of its vector to the residual stream, or to all streams but the first. */
@@ -34,23 +45,25 @@ static void add_per_layer_input(Worker *w, const Layer *layer, const char *next)
         if (layer->altup.router)
             add_to_other_streams(w, &layer->per_layer_norm, (int)t);
         else
-            add_delta(w, &layer->per_layer_norm, (int)t);
+            add_delta(w, &layer->per_layer_norm, 0, (int)t);
     }
 }
 
-/* Attention or what replaces it, added to the residual stream. `next`: the weights that are read afterwards. */
+/* Attention or what replaces it, or both, added to the residual stream. `next`: the weights that are read afterwards. */
 static void run_mixer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
-    int64_t first, last = own_tokens(w, w->context->step->tokens, &first);
+    Context *c = w->context;
+    int64_t first, last = own_tokens(w, c->step->tokens, &first);
+    int attends = has_attention(layer), both = attends && layer->recurrence.kind;
     if (layer->recurrence.kind == SHORT_CONVOLUTION)
         short_convolution(w, layer, segment, next);
     else if (layer->recurrence.kind)
-        recurrent_layer(w, layer, segment, next);
-    else if (layer->latent.rank)
+        recurrent_layer(w, layer, segment, both ? c->beside : c->shared.delta, both ? attention_address(w, layer) : next);
+    if (layer->latent.rank)
         latent_attention(w, layer, segment, next);
-    else
+    else if (attends)
         attention(w, layer, segment, next);
     for (int64_t t = first; t < last; t++) {
-        add_output(w, layer, &layer->attention_output, (int)t);
+        add_output(w, layer, &layer->attention_output, both, (int)t);
         if (layer->laurel_right.data) add_laurel(w, layer, (int)t);
     }
 }
@@ -63,7 +76,7 @@ static void run_feed_forward(Worker *w, const Layer *layer, const Input *in, con
         mixture_of_experts(w, layer, in, c->shared.delta, next);
     else
         feed_forward(w, layer, layer->inner, in, c->shared.delta, next);
-    for (int64_t t = first; t < last; t++) add_output(w, layer, &layer->feed_forward_output, (int)t);
+    for (int64_t t = first; t < last; t++) add_output(w, layer, &layer->feed_forward_output, 0, (int)t);
 }
 
 /* `next`: the weights that are read after this layer. */

@@ -1,4 +1,4 @@
-/* What a recurrent layer has in place of attention: a gated delta net or Mamba-2, as in model/recurrent. Tokens of one
+/* What a recurrent layer has in place of attention or beside it: a gated delta net or Mamba-2, as in model/recurrent. Tokens of one
    text go through the recurrence one after the other; the heads are shared among the threads. Called by
    layers/decoder_layer.h. */
 #ifndef LLM_CPU_RECURRENT_RECURRENT_LAYER_H
@@ -16,7 +16,7 @@ static int recurrent_products(const Worker *w, const Layer *layer, Product *all)
     const RecurrentMixer *r = &layer->recurrence;
     const Input *in = &w->rows->attention_in;
     int count = 0;
-    all[count++] = (Product){&layer->q, in, c->projected, c->ld_projected};
+    all[count++] = (Product){&r->in_proj, in, c->projected, c->ld_projected};
     if (r->kind != DELTA) return count;
     all[count++] = (Product){&r->gate, in, c->output_gates, c->ld_output};
     all[count++] = (Product){&r->decay, in, c->decays, c->ld_heads};
@@ -24,11 +24,11 @@ static int recurrent_products(const Worker *w, const Layer *layer, Product *all)
     return count;
 }
 
-static float *tail_of(const Segment *segment) { return segment->keys; }
+static float *tail_of(const Segment *segment) { return segment->tail; }
 
 /* The memory of a head, which a token writes. */
 static float *memory_of(const RecurrentMixer *r, const Segment *segment, int head) {
-    return (float *)segment->values + (int64_t)head * r->key_dim * r->value_dim;
+    return (float *)segment->memory + (int64_t)head * r->key_dim * r->value_dim;
 }
 
 /* The memory of a head before a token: the one before the step, if the token is the first of its text. */
@@ -36,7 +36,7 @@ static const float *memory_before(const Context *c, const RecurrentMixer *r, con
                                   int token) {
     int first = c->step->positions || token == 0;
     const void *before = first && !c->step->continued ? segment->before : NULL;
-    return (const float *)(before ? before : segment->values) + (int64_t)head * r->key_dim * r->value_dim;
+    return (const float *)(before ? before : segment->memory) + (int64_t)head * r->key_dim * r->value_dim;
 }
 
 static void delta_head(Worker *w, const Layer *layer, const Segment *segment, int head, int token, float *to) {
@@ -57,6 +57,12 @@ static void delta_head(Worker *w, const Layer *layer, const Segment *segment, in
     for (int i = 0; i < r->value_dim; i++) to[i] *= (r->sigmoid_gate ? 1 : gate[i]) / (1 + expf(-gate[i]));
 }
 
+static void apply_gate(float *to, const float *gate, int n) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) store(to + i, load(to + i) * load(gate + i) * vsigmoid(load(gate + i)));
+    for (; i < n; i++) to[i] *= gate[i] / (1 + expf(-gate[i]));
+}
+
 static void state_space_head(Worker *w, const Layer *layer, const Segment *segment, int head, int token, float *to) {
     const Context *c = w->context;
     const RecurrentMixer *r = &layer->recurrence;
@@ -68,11 +74,20 @@ static void state_space_head(Worker *w, const Layer *layer, const Segment *segme
     step = fminf(fmaxf(step, r->min_step), r->max_step);
     state_space(r, memory_before(c, r, segment, head, token), memory_of(r, segment, head), x, b, read, step,
                 expf(step * r->rate[head]), r->skip[head], to);
-    for (int i = 0; i < r->value_dim; i++) to[i] *= gate[i] / (1 + expf(-gate[i]));
+    if (!r->norm_first) apply_gate(to, gate, r->value_dim);
 }
 
-/* Leaves the output in the shared `delta`. */
-static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
+/* Normalize the output of a state space (inner), group by group. */
+static void normalize_groups(const Context *c, const RecurrentMixer *r, float *row, int inner, int token) {
+    int size = inner / r->groups;
+    Norm norm = r->norm;
+    for (int g = 0; g < r->groups; g++, norm.weight += size)
+        normalize(&norm, row + (int64_t)g * size, row + (int64_t)g * size, size, 0);
+    if (r->norm_first) apply_gate(row, c->projected + token * c->ld_projected, inner);
+}
+
+/* Leaves the output in `to` (tokens, ld_hidden). `next`: the weights that are read afterwards. */
+static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segment, float *to, const char *next) {
     Context *c = w->context;
     const RecurrentMixer *r = &layer->recurrence;
     int tokens = c->step->tokens, is_delta = r->kind == DELTA;
@@ -82,7 +97,7 @@ static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segmen
     /* All workers write their heads of the one output. */
     Input own = c->shared.output_in;
     set_shape(&own, tokens, (int)inner);
-    Product out = {&layer->o, &own, c->shared.delta, c->ld_hidden};
+    Product out = {&r->out_proj, &own, to, c->ld_hidden};
     multiply_products(w, in, count, first_address(w, &out, 1));
     sync_threads(w);
     last = share(w, r->channels, &first);
@@ -95,21 +110,16 @@ static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segmen
     for (int t = 0; t < tokens; t++) {
         const Segment *state = cache_of(c, segment, t);
         for (int head = (int)first; head < last; head++) {
-            float *to = own.rows + t * own.ld + (int64_t)head * r->value_dim;
-            (is_delta ? delta_head : state_space_head)(w, layer, state, head, t, to);
+            float *found = own.rows + t * own.ld + (int64_t)head * r->value_dim;
+            (is_delta ? delta_head : state_space_head)(w, layer, state, head, t, found);
         }
     }
     sync_threads(w);
     last = share(w, tokens, &first);
     for (int64_t t = first; t < last; t++) {
         float *row = own.rows + t * own.ld;
-        int size = (int)(inner / r->groups);
-        for (int g = 0; g < r->groups && !is_delta && r->norm.kind != NO_NORM; g++) {
-            Norm norm = r->norm;
-            norm.weight += (int64_t)g * size;
-            normalize(&norm, row + (int64_t)g * size, row + (int64_t)g * size, size, 0);
-        }
-        if (is_packed(&layer->o)) quantize(&own, (int)t, 0, own.groups);
+        if (!is_delta && r->norm.kind != NO_NORM) normalize_groups(c, r, row, (int)inner, (int)t);
+        if (is_packed(&r->out_proj)) quantize(&own, (int)t, 0, own.groups);
     }
     sync_threads(w);
     multiply_products(w, &out, 1, next);

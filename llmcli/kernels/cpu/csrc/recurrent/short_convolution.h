@@ -53,8 +53,8 @@ static void short_convolution(Worker *w, const Layer *layer, const Segment *segm
     /* All workers write their channels of the one output. */
     Input found = c->shared.output_in;
     set_shape(&found, tokens, r->channels);
-    Product in = {&layer->q, &w->rows->attention_in, c->projected, c->ld_projected};
-    Product out = {&layer->o, &found, c->shared.delta, c->ld_hidden};
+    Product in = {&r->in_proj, &w->rows->attention_in, c->projected, c->ld_projected};
+    Product out = {&r->out_proj, &found, c->shared.delta, c->ld_hidden};
     multiply_products(w, &in, 1, first_address(w, &out, 1));
     sync_threads(w);
     int64_t first, last = share(w, found.groups, &first);
@@ -63,7 +63,7 @@ static void short_convolution(Worker *w, const Layer *layer, const Segment *segm
     for (int t = 0; t < tokens; t++) cache_inputs(c, r, cache_of(c, segment, t), t, from, to);
     for (int t = 0; t < tokens && from < to; t++) {
         convolve_cached(c, r, cache_of(c, segment, t), t, from, to, found.rows + t * found.ld);
-        if (is_packed(&layer->o)) quantize(&found, t, (int)first, (int)last);
+        if (is_packed(&r->out_proj)) quantize(&found, t, (int)first, (int)last);
     }
     sync_threads(w);
     multiply_products(w, &out, 1, next);

@@ -36,6 +36,7 @@ typedef struct {
     int64_t parts;                       /* mixed values of a token with greatest scores and sums of exponentials */
     int experts, chosen, expert_size;    /* 0 in a model without experts */
     int projected, channels, recurrent_heads, head_values; /* 0 in a model without recurrent layers */
+    int both;                            /* whether a layer has a recurrence beside attention */
 } LayerSizes;
 
 static Activations new_activations(Context *c, int tokens, LayerSizes sizes) {
@@ -67,12 +68,14 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
         int64_t parts = l->heads * (round_up(l->value_dim, LANES) + 2);
         if (parts > s.parts) s.parts = parts;
         if (r->kind) {
-            raise_to(&s.projected, l->q.rows);
+            raise_to(&s.projected, r->in_proj.rows);
             raise_to(&s.channels, r->channels);
             raise_to(&s.recurrent_heads, r->heads);
             raise_to(&s.head_values, r->value_dim);
-            raise_to(&s.found, l->o.columns);
-        } else if (latent->rank) {
+            raise_to(&s.found, r->out_proj.columns);
+            if (has_attention(l)) s.both = 1;
+        }
+        if (latent->rank) {
             raise_to(&s.queries, l->q.rows);
             raise_to(&s.queries, latent->query.rows);
             raise_to(&s.compressed, latent->query.columns);
@@ -127,6 +130,7 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
         c->projected = floats(c, n * c->ld_projected), c->convolved = floats(c, n * c->ld_convolved);
         c->output_gates = floats(c, n * c->ld_output);
         c->decays = floats(c, n * c->ld_heads), c->strengths = floats(c, n * c->ld_heads);
+        if (sizes.both) c->beside = floats(c, n * c->ld_hidden);
     }
     if (sizes.rank) {
         c->ld_rank = round_up(sizes.rank, 16);

@@ -60,6 +60,7 @@ struct Context {
     /* Of recurrent layers, (tokens, ld): what the input is projected to, before and after the convolution, and gates of
        outputs, decays and strengths. */
     float *projected, *convolved, *output_gates, *decays, *strengths;
+    float *beside; /* (tokens, ld_hidden): what a recurrence computed beside attention */
     int64_t ld_projected, ld_convolved, ld_output, ld_heads;
     float *parts; /* (splits, tokens, heads, value width + 2): mixtures, then greatest score and sum of exponentials */
     /* Of experts. A pair is a token and one of its experts; pairs are sorted by expert. */
