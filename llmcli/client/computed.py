@@ -51,8 +51,7 @@ class ServedValue:
                     raise error_of(value["message"], value["exit_code"])
                 case None:
                     raise ServerEndedError(
-                        f"The server {self._server.name} (pid {self._server.pid}) ended during its answer. Run the "
-                        "command again: without a server it loads the model itself."
+                        f"The server {self._server.name} (pid {self._server.pid}) ended during its answer."
                     )
                 case _:
                     return value

@@ -40,6 +40,12 @@ class NoServerError(LlmcliError):
 class ServerEndedError(LlmcliError):
     """The server ended in the middle of its answer."""
 
+    def __init__(
+        self, what: str, advice: str = "Run the command again: without a server it loads the model itself."
+    ) -> None:
+        super().__init__(f"{what} {advice}")
+        self.what = what
+
 
 def error_of(message: str, exit_code: int) -> LlmcliError:
     """The error with this exit code."""

@@ -6,56 +6,61 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
 
-from llmcli.client.connection import NoServerError
+from llmcli.client.connection import NoServerError, ServerEndedError
 from llmcli.client.reply import ServedReply
 from llmcli.engine.events import Event, Prefill
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.sampling.params import SamplingParams
-from llmcli.server.registry import ServerState
+from llmcli.server.registry import ServerState, running_servers
 from llmcli.server.wire import GenerateRequest
 from llmcli.text.chat.prompt_request import PromptRequest
 from llmcli.text.reasoning import ReplyStart
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Unpack
 
-    from llmcli.engine.conversation import ConversationEngine
+    from llmcli.engine.conversation import ConversationEngine, StreamOptions
     from llmcli.engine.prefill import PrefillProgress
 
 _numbers = count(1)
 
 
 class ServedEngine:
-    """Generates replies with a server, or with the engine of this process once the server is gone."""
+    """Generates the replies of a chat with a server, or with an engine of this process once the server is gone."""
 
     def __init__(
         self,
         server: ServerState,
-        context_length: int,
+        find: Callable[[], ServerState | None],
         load: Callable[[], ConversationEngine],
+        *,
+        context_length: int,
         tell: Callable[[str], None],
+        advice: str,
     ) -> None:
-        """`load` makes an engine in this process, when it is needed; `tell` is called with notes."""
+        """A server that holds the model, and how to replace it.
+
+        `find` finds another one once this is gone, and `load` makes an engine in this process when it is needed. `tell`
+        is called with notes; `advice` is added to the error of a server that ends during a reply.
+        """
         self.context_length = context_length
         self._server: ServerState | None = server
-        self._load, self._tell = load, tell
+        self._find, self._load, self._tell, self._advice = find, load, tell, advice
         # The server keeps one cache for it, as an engine in this process does.
         self._session = f"{os.getpid()}-{next(_numbers)}"
 
+    @cached_property
+    def _here(self) -> ConversationEngine:
+        """The engine of this process."""
+        return self._load()
+
     def stream(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams | None = None,
-        *,
-        begun: Sequence[int] = (),
-        probabilities: bool = True,
-        top: int = 0,
-        start: ReplyStart | None = None,
-        interruption: Interruption | None = None,
-        progress: PrefillProgress | None = None,
+        self, prompt_ids: Sequence[int], params: SamplingParams | None = None, **options: Unpack[StreamOptions]
     ) -> Iterator[Event]:
         """The events of a reply to `prompt_ids`, as `Engine.stream` gives them.
 
@@ -63,45 +68,39 @@ class ServedEngine:
             PromptTooLongError: the prompt leaves no room for a reply.
             LlmcliError: while the reply is generated, the server ends.
         """
-        interruption = interruption or Interruption()
-        reply = self._reply(prompt_ids, params or SamplingParams(), begun, start or ReplyStart(), probabilities, top)
-        if reply is not None:
-            return _raw(reply, interruption, progress or (lambda done, total: None))
-        return self._load().stream(
-            prompt_ids, params, begun=begun, probabilities=probabilities, top=top, start=start,
-            interruption=interruption, progress=progress,
-        )  # fmt: skip
+        reply = self._reply(prompt_ids, params or SamplingParams(), options)
+        if reply is None:
+            return self._here.stream(prompt_ids, params, **options)
+        return self._events(reply, options)
 
     def next_logits(
         self, ids: Sequence[int], *, prompt: int | None = None, progress: PrefillProgress | None = None
     ) -> Tensor:
         """The logits (V,) after `ids`, from the engine of this process, as `Engine.next_logits` gives them."""
-        return self._load().next_logits(ids, prompt=prompt, progress=progress)
+        return self._here.next_logits(ids, prompt=prompt, progress=progress)
 
-    def _reply(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams,
-        begun: Sequence[int],
-        start: ReplyStart,
-        probabilities: bool,
-        top: int,
-    ) -> ServedReply | None:
-        """The server's reply; None if the server is gone."""
+    def _reply(self, prompt_ids: Sequence[int], params: SamplingParams, options: StreamOptions) -> ServedReply | None:
+        """The server's reply; None if there is no server any more."""
+        # Another server may have the name by now, and other settings.
+        if self._server is not None and self._server not in running_servers():
+            name, self._server = self._server.name, self._find()
+            if self._server is None:
+                self._tell(f"The server {name} has ended.")
         if self._server is None:
             return None
         settings = asdict(params)
         biases = settings.pop("logit_bias")
+        start = options.get("start") or ReplyStart()
         request = GenerateRequest(
             PromptRequest(),
             settings,
             tuple(f"{token}{bias:+}" for token, bias in biases),
-            probabilities=probabilities,
-            top=top,
+            probabilities=options.get("probabilities", True),
+            top=options.get("top", 0),
             context=self.context_length,
             ids=tuple(prompt_ids),
             state=start.state,
-            begun=tuple(begun),
+            begun=tuple(options.get("begun", ())),
             session=self._session,
             saved=True,
         )
@@ -109,12 +108,15 @@ class ServedEngine:
             return ServedReply(self._server, request, self._tell)
         except NoServerError as error:
             self._server = None
-            self._tell(f"{error} The model is loaded in this process.")
+            self._tell(str(error))
             return None
 
-
-def _raw(reply: ServedReply, interruption: Interruption, progress: Callable[[int, int], None]) -> Iterator[Event]:
-    """The events with thoughts and their marks inside the text, as an engine gives them."""
-    with closing(reply):
-        for event in reply.events(interruption, progress):
-            yield event if isinstance(event, Prefill) else replace(event, text=reply.raw_text, thinking="")
+    def _events(self, reply: ServedReply, options: StreamOptions) -> Iterator[Event]:
+        """The events with thoughts and their marks inside the text, as an engine gives them."""
+        interruption, progress = options.get("interruption"), options.get("progress")
+        with closing(reply):
+            try:
+                for event in reply.events(interruption or Interruption(), progress or (lambda done, total: None)):
+                    yield event if isinstance(event, Prefill) else replace(event, text=reply.raw_text, thinking="")
+            except ServerEndedError as error:
+                raise ServerEndedError(error.what, self._advice) from None

@@ -202,10 +202,7 @@ class ServedReply:
         return Finish("interrupted", stats)
 
     def _ended(self) -> ServerEndedError:
-        return ServerEndedError(
-            f"The server {self._server.name} (pid {self._server.pid}) ended during the reply. Run the command again: "
-            "without a server it loads the model itself."
-        )
+        return ServerEndedError(f"The server {self._server.name} (pid {self._server.pid}) ended during the reply.")
 
 
 class ServedAttention:

@@ -42,7 +42,7 @@ __all__ = [
     "Step",
 ]
 
-_NEEDS_TORCH = {
+_ON_FIRST_USE = {
     "Conversation": "llmcli.engine.conversation",
     "Engine": "llmcli.engine.engine",
     "Sampler": "llmcli.engine.sampling.sampler",
@@ -50,9 +50,9 @@ _NEEDS_TORCH = {
 
 
 def __getattr__(name: str) -> object:
-    # These need torch, which takes seconds to import; settings are checked before it.
-    if name in _NEEDS_TORCH:
+    # The engine and the sampler need torch, which takes seconds to import; settings are checked before it.
+    if name in _ON_FIRST_USE:
         from importlib import import_module
 
-        return getattr(import_module(_NEEDS_TORCH[name]), name)
+        return getattr(import_module(_ON_FIRST_USE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

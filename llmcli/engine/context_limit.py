@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from llmcli.device import memory, memory_for
 from llmcli.errors import PromptTooLongError, UsageError
-from llmcli.model import ModelConfig, Transformer
 from llmcli.sizes import size
+
+if TYPE_CHECKING:
+    from llmcli.model import ModelConfig, Transformer
 
 
 def allowed_context(config: ModelConfig, context_length: int | None) -> int:

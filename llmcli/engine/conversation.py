@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from llmcli.engine.events import Event, Finish, Step
 from llmcli.engine.interrupt import Interruption
-from llmcli.engine.prefill import PrefillProgress
 from llmcli.engine.sampling.params import SamplingParams
 from llmcli.errors import UsageError
 from llmcli.text.chat.prompt import ChatPrompt, Message, build_chat
 from llmcli.text.chat_template.template import ChatTemplate
 from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Unpack
+
+    from llmcli.engine.prefill import PrefillProgress
+
+
+class StreamOptions(TypedDict, total=False):
+    """The further arguments of `Engine.stream` that a conversation uses."""
+
+    begun: Sequence[int]
+    probabilities: bool
+    top: int
+    start: ReplyStart | None
+    interruption: Interruption | None
+    progress: PrefillProgress | None
 
 
 class ConversationEngine(Protocol):
@@ -25,16 +39,7 @@ class ConversationEngine(Protocol):
     context_length: int
 
     def stream(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams | None = None,
-        *,
-        begun: Sequence[int] = (),
-        probabilities: bool = True,
-        top: int = 0,
-        start: ReplyStart | None = None,
-        interruption: Interruption | None = None,
-        progress: PrefillProgress | None = None,
+        self, prompt_ids: Sequence[int], params: SamplingParams | None = None, **options: Unpack[StreamOptions]
     ) -> Iterator[Event]:
         """Generate a reply."""
 

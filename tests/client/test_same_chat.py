@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +21,14 @@ from llmcli.commands.shared.options.speculation import SpeculationOptions
 from llmcli.commands.shared.speculative import Speculator
 from llmcli.conversations.store import ANY, conversation_files, read_conversation
 from llmcli.engine import Event, Finish, Interruption, Prefill, Step
-from llmcli.errors import PromptTooLongError
+from llmcli.errors import LlmcliError, PromptTooLongError
+from llmcli.server.wire import ReplyBegin, begin_value, event_value, line
+from tests.support.canned_server import OK, canned_server
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.server import TestServer, serving
 from tests.support.terminal.cli import llm
+
+BEGIN = ReplyBegin("m", "cpu", {"seed": 1}, (1, 2), (), "", "", "", "begin", True, 100)
 
 
 @pytest.fixture(scope="module")
@@ -117,5 +123,52 @@ def test_a_chat_goes_on_when_the_server_is_gone(
     finally:
         server.server.service.ready = ready
     assert isinstance(events[-1], Finish) and events[-1].stats.generated_tokens > 0
-    assert "The model is loaded in this process." in capsys.readouterr().err
+    assert "is loaded in this process for this." in capsys.readouterr().err
     assert os.getpid() == server.state.pid
+
+
+def test_a_server_that_has_replaced_another_is_asked_if_it_holds_the_model(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity = identity_of(WantedModel(str(model)))
+    assert identity is not None
+    with serving(llmcli.load(model), identity=identity):
+        chat = loader(model, "auto").first()
+        list(chat.conversation.ask("Hi", chat.params))
+    with serving(llmcli.load(model), identity=identity) as second:
+        list(chat.conversation.ask("Hi", chat.params))
+        assert second.server.service.requests == 1
+    assert capsys.readouterr().err == ""
+    with serving(llmcli.load(model), identity=replace(identity, dtype="float16")) as other:
+        list(chat.conversation.ask("Hi", chat.params))
+        assert other.server.service.requests == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"The server {model.name} has ended.\n") and "is loaded in this process" in said
+
+
+def test_a_server_that_ends_during_a_reply_is_an_error_with_advice(model: Path) -> None:
+    identity = identity_of(WantedModel(str(model)))
+    assert identity is not None
+    with canned_server(identity) as server:
+        server.answers = [OK + line(begin_value(BEGIN)) + line(event_value(Step(0, 97, "a"), lambda token: b"a"))]
+        chat = loader(model, "auto").first()
+        with pytest.raises(LlmcliError, match=r"ended during the reply\. .*; /retry asks again\."):
+            list(chat.conversation.ask("Hi", chat.params))
+    assert chat.conversation.messages[-1].content == "a"
+
+
+@pytest.mark.slow
+def test_a_chat_imports_no_torch(server: TestServer, model: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from llmcli.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print([name for name in ('torch', 'numpy') if name in sys.modules], file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "chat", "-m", str(model), "-n", "2", "--dry-multiplier", "1"],
+        env={**os.environ, "XDG_DATA_HOME": str(tmp_path)},
+        input="Hi", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0 and run.stdout, run.stderr
+    assert run.stderr.splitlines()[-1] == "[]"

@@ -10,7 +10,6 @@ from llmcli.commands.chat.reply_words import FoundWord, find_word
 from llmcli.commands.chat.session import ChatSession, SaidReply
 from llmcli.commands.chat.slash_command import Command
 from llmcli.errors import UsageError
-from llmcli.views.inspect.readable_difference import TokenProbabilities, difference_note
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.progress import progress_bar
 
@@ -149,6 +148,8 @@ class ReplyInspector:
 
     def _note_difference(self, number: int, data: bytes, reply: float, readable: float) -> None:
         """Note if the probability of token `number` (bytes `data`) differs between reply and readable model."""
+        from llmcli.views.inspect.readable_difference import TokenProbabilities, difference_note
+
         note = difference_note([TokenProbabilities(number, data, reply, readable)])
         if note is not None:
             self._session.note(note)

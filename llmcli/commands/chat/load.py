@@ -23,6 +23,7 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from llmcli.engine.conversation import ConversationEngine
     from llmcli.loaded_model import LoadedModel
+    from llmcli.server.registry import ServerState
     from llmcli.text.chat_template.template import ChatTemplate
     from llmcli.text.tokenizer import Tokenizer
 
@@ -68,9 +69,13 @@ class ChatModelLoader:
 
     def _served(self, name: str | None, template: str | None) -> tuple[LoadedModel, ConversationEngine] | None:
         """The model that a running server holds, and an engine that asks it; None if there is none."""
-        server = None
-        if not self.speculator.can_change_text:
-            server = server_for(replace(self.model, model=name), template=template)
+        if self.speculator.can_change_text:
+            return None
+
+        def find() -> ServerState | None:
+            return server_for(replace(self.model, model=name), template=template)
+
+        server = find()
         if server is None:
             return None
         from llmcli.client.engine import ServedEngine
@@ -87,9 +92,11 @@ class ChatModelLoader:
         )
         engine = ServedEngine(
             server,
-            allowed_context(checkpoint.config, self.model.context),
+            find,
             lambda: self.speculator.engine(model.here, self.model),
-            terminal.note,
+            context_length=allowed_context(checkpoint.config, self.model.context),
+            tell=terminal.note,
+            advice="The text so far is kept; /retry asks again.",
         )
         # It has what a chat needs of a loaded model, and loads the rest when it is needed.
         return cast("LoadedModel", model), engine

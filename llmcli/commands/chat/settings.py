@@ -12,7 +12,7 @@ from llmcli.commands.shared.options.prompt import template_variables
 from llmcli.commands.shared.prompt_input import text_or_file
 from llmcli.engine import SamplingParams
 from llmcli.engine.sampling.logit_bias import token_biases
-from llmcli.engine.sampling.sampler import sampler_for
+from llmcli.engine.sampling.sequence_breakers import breakers_of
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.fit import hanging
@@ -128,8 +128,8 @@ class ModelSettings:
             except ValueError:
                 raise UsageError(f"{text!r} is not a value for {given}, which is a number.") from None
         params = replace(session.params, **{name: value})  # type: ignore[arg-type]
-        # Made only to check the sequence breakers.
-        sampler_for(params, session.loaded.tokenizer)
+        # Only to check the sequence breakers.
+        breakers_of(params, session.loaded.tokenizer)
         session.params = params
         session.say(f"{_flag(name)}: {_shown(value)}")
 

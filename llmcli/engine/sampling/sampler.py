@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from llmcli.engine.events import Filter
-from llmcli.engine.sampling.filters import dry
 from llmcli.engine.sampling.filters import logits as logit_filters
 from llmcli.engine.sampling.filters import probabilities as filters
+from llmcli.engine.sampling.filters.dry import dry_penalized
 from llmcli.engine.sampling.filters.probabilities import Candidates
 from llmcli.engine.sampling.params import SamplingParams
+from llmcli.engine.sampling.sequence_breakers import breakers_of
 from llmcli.model.finite import check_greatest, not_finite
 from llmcli.text.tokenizer import Tokenizer
 
@@ -166,7 +167,7 @@ class Sampler:
                 presence=params.presence_penalty,
             )
         if name == "dry":
-            return dry.dry_penalized(
+            return dry_penalized(
                 logits,
                 logit_filters.last(context, params.dry_penalty_last_n),
                 self._breakers,
@@ -231,8 +232,7 @@ def sampler_for(params: SamplingParams, tokenizer: Tokenizer) -> Sampler:
     Raises:
         UsageError: DRY is on, and no token contains one of its sequence breakers.
     """
-    texts = params.dry_sequence_breakers if params.dry_multiplier else ()
-    return Sampler(params, dry.sequence_breakers(tokenizer, texts) if texts else ())
+    return Sampler(params, breakers_of(params, tokenizer))
 
 
 def _softmax(best: list[float], temperature: float) -> list[float]:

@@ -14,7 +14,7 @@ from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.engine.sampling.logit_bias import token_biases
 from llmcli.engine.sampling.params import SamplingParams, params_from_json
 from llmcli.engine.sampling.recommendations import recommended_params
-from llmcli.engine.sampling.sampler import sampler_for
+from llmcli.engine.sampling.sequence_breakers import breakers_of
 from llmcli.errors import UsageError
 from llmcli.loaded_model import LoadedModel
 from llmcli.server.wire import GenerateRequest, ReplyBegin
@@ -166,6 +166,6 @@ def _params(loaded: LoadedModel, request: GenerateRequest) -> SamplingParams:
     given: dict[str, Any] = {name: getattr(read, name) for name in request.settings}
     given["logit_bias"] = token_biases(request.logit_bias, loaded.tokenizer)
     params = recommended_params(loaded.generation_defaults, given)
-    # Made only to check the sequence breakers.
-    sampler_for(params, loaded.tokenizer)
+    # Only to check the sequence breakers.
+    breakers_of(params, loaded.tokenizer)
     return params

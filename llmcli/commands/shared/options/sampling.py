@@ -230,11 +230,11 @@ class SamplingOptions:
         Raises:
             UsageError: a value is invalid, or names texts that are not tokens of `tokenizer`.
         """
-        from llmcli.engine.sampling.sampler import sampler_for
+        from llmcli.engine.sampling.sequence_breakers import breakers_of
 
         params = self._params(model_defaults, token_biases(self.logit_bias or (), tokenizer))
-        # Made only to check the sequence breakers.
-        sampler_for(params, tokenizer)
+        # Only to check the sequence breakers.
+        breakers_of(params, tokenizer)
         return params
 
     def settings(self) -> dict[str, Any]:

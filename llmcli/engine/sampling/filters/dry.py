@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
-
-from llmcli.errors import UsageError
-from llmcli.text.tokenizer import Tokenizer
 
 # The natural logarithm of the greatest float32, at which llama.cpp limits the power; and the greatest penalty, so that
 # logits stay finite.
@@ -72,25 +68,3 @@ def repetitions(context: Sequence[int], breakers: Collection[int], *, most: int)
 def _most_exponent(base: float) -> int:
     # For a base of 1 all powers are equal, and the length of the match needs no limit.
     return int(_MOST_LOG / math.log(base)) if base > 1.000001 else 1 << 20
-
-
-@lru_cache(maxsize=4)
-def sequence_breakers(tokenizer: Tokenizer, texts: tuple[str, ...]) -> frozenset[int]:
-    """The tokens that contain one of `texts`.
-
-    Raises:
-        UsageError: no token contains one of them, so it could not end any repetition.
-    """
-    found: set[int] = set()
-    # Pieces are searched too: control tokens stand for no bytes.
-    spelled = [
-        (token, tokenizer.token_bytes(token), tokenizer.piece(token).encode(errors="replace"))
-        for token in range(tokenizer.vocab_size)
-    ]
-    for text in texts:
-        data = text.encode(errors="replace")
-        containing = {token for token, inside, piece in spelled if data in inside or data in piece}
-        if not containing:
-            raise UsageError(f"The DRY sequence breaker {text!r} is in no token of this model; give a shorter one.")
-        found |= containing
-    return frozenset(found)

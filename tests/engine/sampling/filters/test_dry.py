@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import llmcli
 from llmcli.engine import SamplingParams
-from llmcli.engine.sampling.filters.dry import dry_penalized, repetitions, sequence_breakers
+from llmcli.engine.sampling.filters.dry import dry_penalized, repetitions
 from llmcli.engine.sampling.sampler import sampler_for
+from llmcli.engine.sampling.sequence_breakers import sequence_breakers
 from llmcli.errors import UsageError
 from tests.support.models.puppet import chain, write_puppet
 
