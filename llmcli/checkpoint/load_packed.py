@@ -166,12 +166,12 @@ def attach_stored_tables(
 def _packable(model: Transformer) -> Iterator[tuple[str, nn.Module, str]]:
     """Yield each module whose matrix can be packed: its path, the module, and the name of its parameter."""
     for path, module in model.named_modules():
-        name = path.rpartition(".")[2]
+        names = path.split(".")
         if isinstance(module, ExpertWeights):
             inner = "gate_up_proj" if module.gated else "up_proj"
             yield from ((path, module, f"{path}.{part}") for part in (inner, "down_proj"))
-        elif isinstance(module, nn.Linear | nn.Embedding) and name not in (*_DENSE, "embed_positions"):
-            tied = model.config.tie_embeddings and name == "lm_head"
+        elif isinstance(module, nn.Linear | nn.Embedding) and not {*_DENSE, "embed_positions"}.intersection(names):
+            tied = model.config.tie_embeddings and path == "lm_head"
             yield path, module, "embed_tokens.weight" if tied else f"{path}.weight"
 
 

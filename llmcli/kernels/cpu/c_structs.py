@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 18
+ABI = 19
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -53,7 +53,7 @@ class Experts(ctypes.Structure):
         ),
         *_fields(c_float, "scale alpha limit softcap mixing_range shared_scale"),
         ("shared", c_int32),
-        ("shared_gate", Matrix),
+        *_fields(Matrix, "shared_gate latent_in latent_out"),
         ("own_norms", c_int32),
         *_fields(Norm, "input_norm output_norm shared_norm shared_output_norm"),
     )  # fmt: skip
@@ -80,9 +80,11 @@ class RecurrentMixer(ctypes.Structure):
 
     _fields_ = (
         *_fields(Matrix, "in_proj out_proj"),
-        *_fields(c_int32, "kind heads groups key_dim value_dim width channels tiled sigmoid_gate norm_first"),
-        *_fields(c_float, "strength_scale min_step max_step"),
-        *_fields(Matrix, "gate decay strength"),
+        *_fields(
+            c_int32, "kind heads groups key_dim value_dim width channels tiled sigmoid_gate norm_first channel_decay"
+        ),
+        *_fields(c_float, "safe_decay strength_scale min_step max_step"),
+        *_fields(Matrix, "gate decay strength gate_left decay_left"),
         *_fields(c_void_p, "conv conv_bias rate step_bias skip"),
         ("norm", Norm),
     )

@@ -214,6 +214,9 @@ def _experts(weights: WeightStructs, config: ExpertsConfig, mixture: MixtureOfEx
         described.selection_bias = weights.floats(router.e_score_correction_bias)
     if config.glu is not None:
         described.clamped, described.alpha, described.limit = 1, config.glu.alpha, config.glu.limit
+    if config.latent_size is not None:
+        described.latent_in = weights.large(mixture.latent_in)
+        described.latent_out = weights.large(mixture.latent_out)
     if mixture.shared_expert_gate is not None:
         described.shared_gate = weights.matrix(mixture.shared_expert_gate)
     return described

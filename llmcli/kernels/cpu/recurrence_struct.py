@@ -10,7 +10,7 @@ from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import c_structs as c
 from llmcli.kernels.cpu.weight_structs import WeightStructs
 from llmcli.model.recurrent.causal_conv import CausalConv
-from llmcli.model.recurrent.delta_net import DeltaNet
+from llmcli.model.recurrent.delta_net import DeltaNet, LowRank
 from llmcli.model.recurrent.gated_norm import GatedRMSNorm
 from llmcli.model.recurrent.mamba2 import Mamba2
 from llmcli.model.recurrent.short_conv import ShortConv
@@ -45,13 +45,19 @@ def _add_delta_net(described: c.Layer, weights: WeightStructs, mixer: DeltaNet) 
         tiled=delta.tiled,
         sigmoid_gate=delta.gate == "sigmoid",
         strength_scale=delta.beta_scale,
-        gate=weights.large(mixer.in_proj_z),
-        decay=weights.matrix(mixer.in_proj_a),
+        channel_decay=delta.decay == "channel",
+        safe_decay=delta.safe_decay or 0,
         strength=weights.matrix(mixer.in_proj_b),
         rate=weights.floats(mixer.A),
         step_bias=weights.floats(mixer.dt_bias),
         norm=_norm(weights, mixer.norm),
     )
+    gate, decay = mixer.in_proj_z, mixer.in_proj_a
+    if isinstance(gate, LowRank) and isinstance(decay, LowRank):
+        described.recurrence.gate_left = weights.large(gate.linear_left)
+        described.recurrence.decay_left = weights.matrix(decay.linear_left)
+        gate, decay = gate.linear_right, decay.linear_right
+    described.recurrence.gate, described.recurrence.decay = weights.large(gate), weights.matrix(decay)
     _add_convolution(described.recurrence, weights, mixer.conv1d)
 
 

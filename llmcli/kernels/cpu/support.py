@@ -46,7 +46,9 @@ SUPPORTED: SupportedFields = {
     ExpertsConfig: {
         **any_value("count chosen intermediate_size gated normalized scale scales_input groups groups_chosen"),
         **any_value("float32_router router_bias selection_bias bias glu shared_size shared_gate"),
-        **any_value("router_softcap mixing_range shared_scale output_norm router_scale expert_scale own_norms"),
+        **any_value(
+            "router_softcap mixing_range shared_scale output_norm router_scale expert_scale own_norms latent_size"
+        ),
         "score": SCORES,
         "group_score": ("best", "best_two"),
     },
@@ -55,12 +57,10 @@ SUPPORTED: SupportedFields = {
     PerLayerConfig: any_value("vocab_size size"),
     DeltaConfig: {
         **any_value("key_heads value_heads key_dim value_dim conv_width beta_scale tiled norm_eps late_rounding"),
-        "decay": ("head",),
+        **any_value("decay safe_decay gate_rank"),
         "gate": ("silu", "sigmoid"),
     },
-    Mamba2Config: {
-        **any_value("heads head_dim groups state conv_width conv_bias bias norm min_step max_step"),
-    },
+    Mamba2Config: any_value("heads head_dim groups state conv_width conv_bias bias norm min_step max_step"),
     ShortConvConfig: any_value("width bias"),
     Alibi: any_value("as_score"),
     AttentionGate: {**any_value("per_head"), "activation": ("sigmoid", "softplus")},
@@ -84,6 +84,8 @@ def unsupported(config: ModelConfig) -> str | None:
     mixtures = [layer.experts for layer in config.layers if layer.experts is not None]
     if any(experts.router_scale and not experts.own_norms for experts in mixtures):
         return "a router that normalizes the input of the experts"
+    if any(experts.own_norms and experts.latent_size is not None for experts in mixtures):
+        return "experts with norms of their own in a latent space"
     if any(experts.own_norms for experts in mixtures) and config.placement != "sandwich":
         return f"experts beside a dense network, placed {config.placement}"
     return why_unsupported(config, SUPPORTED)

@@ -90,7 +90,7 @@ class DeltaNet(nn.Module):
         return x.repeat(1, 1, shared, 1) if self.delta.tiled else x.repeat_interleave(shared, dim=2)
 
 
-class _LowRank(nn.Module):
+class LowRank(nn.Module):
     """Two projections in a row, with few values between them."""
 
     def __init__(self, inputs: int, rank: int, outputs: int) -> None:
@@ -105,7 +105,7 @@ class _LowRank(nn.Module):
 
 
 def _projection(inputs: int, outputs: int, rank: int | None) -> nn.Module:
-    return nn.Linear(inputs, outputs, bias=False) if rank is None else _LowRank(inputs, rank, outputs)
+    return nn.Linear(inputs, outputs, bias=False) if rank is None else LowRank(inputs, rank, outputs)
 
 
 def _unit(x: Tensor) -> Tensor:

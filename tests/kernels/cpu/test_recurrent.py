@@ -21,7 +21,8 @@ from tests.support.models.tiny import random_ids
 
 STATES = [
     "qwen 3.5", "qwen 3 next", "granite 4", "granite 4, dense", "bamba", "mamba 2", "nemotron h", "nemotron 3",
-    "falcon h1", "falcon h1, normalized",
+    "falcon h1", "falcon h1, normalized", "kimi linear", "ling 3",
+    "nemotron 3, latent",
 ]  # fmt: skip
 CONVOLUTIONS = ["lfm 2", "lfm 2, experts", "lfm 3"]
 PIECES = (1, 2, 3, 16, 5, 1, 15, 16, 11)
@@ -166,7 +167,7 @@ def test_a_cache_in_8_bits(case: str) -> None:
     assert error(in_pieces(step, fresh(model), PIECES), expected(model).float()) < 0.03
 
 
-@pytest.mark.parametrize(("case", "named"), [("mamba", "the Mamba"), ("kimi linear", "decay")])
+@pytest.mark.parametrize(("case", "named"), [("mamba", "the Mamba"), ("recurrent gemma", "the RG-LRU")])
 def test_other_layers_are_refused_by_name(case: str, named: str) -> None:
     model_type, overrides = RECURRENT[case]
     with pytest.raises(NoKernelError, match=named):

@@ -64,10 +64,12 @@ _GEMMA = replace(
 )
 _RECURRENT = (
     LayerConfig(None, mixer=DeltaConfig(2, 6, 7, 9, 3, beta_scale=2.0, tiled=True)),
+    LayerConfig(None, mixer=DeltaConfig(3, 3, 19, 41, 4, decay="channel", gate="sigmoid", gate_rank=5)),
+    LayerConfig(None, mixer=DeltaConfig(3, 3, 37, 5, 2, decay="channel", safe_decay=-5.0)),
     LayerConfig(None, mixer=ShortConvConfig(4, bias=True), window=4),
     LayerConfig(_ROPE, beside=Mamba2Config(6, 7, 3, 9, 4, bias=True, norm="norm_first"), window=7),
     LayerConfig(None, mixer=Mamba2Config(4, 5, 1, 17, 2, conv_bias=False, norm=None), parts="mixer"),
-    LayerConfig(None, parts="feed_forward"),
+    LayerConfig(None, experts=replace(_SHARED, latent_size=40), parts="feed_forward"),
 )
 _CONFIGS = (
     replace(

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 18
+#define LLM_ABI 19
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -68,6 +68,7 @@ typedef struct {
     float scale, alpha, limit, softcap, mixing_range, shared_scale; /* softcap: 0 is none */
     int32_t shared; /* size of the shared expert, or 0; its matrices are the layer's */
     Matrix shared_gate;
+    Matrix latent_in, latent_out; /* to what the experts read, and from the sum of what they compute; data may be NULL */
     /* Each kind has separate norms: the layer's second norm is then that of the router's input. */
     int32_t own_norms;
     Norm input_norm, output_norm, shared_norm, shared_output_norm;
@@ -102,10 +103,14 @@ typedef struct {
     int32_t tiled;               /* head h belongs to group h modulo `groups`; otherwise neighbors share a group */
     int32_t sigmoid_gate;        /* otherwise the gate is SiLU */
     int32_t norm_first;          /* of a state space: the output is normalized before it is gated */
+    int32_t channel_decay;       /* of the delta rule: each channel of a key fades by its own factor */
+    float safe_decay;            /* not 0: logarithms of decays are this number times a sigmoid */
     float strength_scale, min_step, max_step;
-    Matrix gate, decay, strength; /* of the delta rule: (values), (heads) and (heads) rows */
+    Matrix gate, decay, strength; /* of the delta rule: (values), (heads or all keys) and (heads) rows */
+    Matrix gate_left, decay_left; /* to the few values that `gate` and `decay` read; data may be NULL */
     const float *conv, *conv_bias; /* (width, channels), and (channels) or NULL */
-    const float *rate, *step_bias, *skip; /* (heads); rate is negative, skip is of a state space */
+    const float *rate, *step_bias, *skip; /* (heads); rate is negative, skip is of a state space; step_bias has as many
+                                             values as there are decays */
     Norm norm;
 } RecurrentMixer;
 

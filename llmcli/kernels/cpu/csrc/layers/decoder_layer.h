@@ -22,7 +22,7 @@ static const char *layer_address(const Worker *w, const Layer *layer) {
 }
 
 static int needs_quantized(const Layer *layer, int second) {
-    if (second) return is_packed(&layer->up) || is_packed(&layer->gate);
+    if (second) return is_packed(&layer->up) || is_packed(&layer->gate) || is_packed(&layer->experts.latent_in);
     return is_packed(&layer->q) || is_packed(&layer->k) || is_packed(&layer->v) || is_packed(&layer->attention_gate) ||
            is_packed(&layer->laurel_left) || is_packed(&layer->recurrence.in_proj) ||
            is_packed(&layer->recurrence.gate);

@@ -64,9 +64,11 @@ static void multiply_experts(const Worker *w, const Experts *experts, const Matr
 /* Every worker routes its share of the tokens; leaves `chosen`, `pair_weights` and the pairs sorted by expert. */
 static void route_tokens(Worker *w, const Experts *experts, const Input *in) {
     Context *c = w->context;
-    Product route[2] = {{&experts->router, in, c->routed, experts->count},
-                        {&experts->shared_gate, in, c->shared_factor, 1}};
-    multiply_products(w, route, experts->shared_gate.data ? 2 : 1, NULL);
+    Product route[3] = {{&experts->router, in, c->routed, experts->count}};
+    int count = 1;
+    if (experts->shared_gate.data) route[count++] = (Product){&experts->shared_gate, in, c->shared_factor, 1};
+    if (experts->latent_in.data) route[count++] = (Product){&experts->latent_in, in, c->latents, c->ld_latent};
+    multiply_products(w, route, count, NULL);
     sync_threads(w);
     int64_t first, last = share(w, c->step->tokens, &first);
     for (int64_t t = first; t < last; t++)
@@ -81,18 +83,19 @@ static void route_tokens(Worker *w, const Experts *experts, const Input *in) {
 static void gather_expert_inputs(const Worker *w, const Experts *experts, const Input *in, int64_t first,
                                  int64_t last) {
     Context *c = w->context;
-    int hidden = c->model.hidden;
+    int columns = experts->gate_up.columns;
     for (int64_t pair = first; pair < last; pair++) {
         int p = c->pair_token[pair], token = p / experts->chosen, e = c->chosen[p];
-        Input own = slots_of(&c->pair_in, c->first_slot[e], c->first_pair[e + 1] - c->first_pair[e], hidden);
+        Input own = slots_of(&c->pair_in, c->first_slot[e], c->first_pair[e + 1] - c->first_pair[e], columns);
         int place = (int)pair - c->first_pair[e];
         float *to = own.rows + place * own.ld, factor = experts->scales_input ? c->pair_weights[p] : 1;
         if (experts->own_norms)
-            normalize(&experts->input_norm, w->rows->x + token * c->ld_x, to, hidden, 0);
+            normalize(&experts->input_norm, w->rows->x + token * c->ld_x, to, columns, 0);
         else
-            memcpy(to, in->rows + token * in->ld, (size_t)hidden * sizeof *to);
+            memcpy(to, experts->latent_in.data ? c->latents + token * c->ld_latent : in->rows + token * in->ld,
+                   (size_t)columns * sizeof *to);
         if (factor != 1)
-            for (int i = 0; i < hidden; i++) to[i] *= factor;
+            for (int i = 0; i < columns; i++) to[i] *= factor;
         if (is_packed(&experts->gate_up)) quantize(&own, place, 0, own.groups);
     }
 }
@@ -112,20 +115,40 @@ static void activate_experts(Context *c, const Experts *experts, int64_t first, 
     }
 }
 
-/* The weighted sum of what its experts computed for a token, and of the shared expert. */
+/* The weighted sum of what its experts computed for a token. */
 static void combine_experts(const Context *c, const Experts *experts, int64_t t, float *to) {
-    int hidden = c->model.hidden;
-    float gate = 1;
-    memset(to, 0, (size_t)hidden * sizeof *to);
+    int size = experts->down.rows;
+    memset(to, 0, (size_t)size * sizeof *to);
     for (int i = 0; i < experts->chosen; i++) {
         int64_t p = t * experts->chosen + i;
-        const float *from = c->pair_out + c->pair_of[p] * c->ld_hidden;
+        const float *from = c->pair_out + c->pair_of[p] * c->ld_pair_out;
         float weight = experts->scales_input ? 1 : c->pair_weights[p];
-        for (int j = 0; j < hidden; j++) to[j] += weight * from[j];
+        for (int j = 0; j < size; j++) to[j] += weight * from[j];
     }
-    if (experts->own_norms) normalize(&experts->output_norm, to, to, hidden, 0);
-    if (!experts->shared) return;
-    float *shared = c->shared_out + t * c->ld_hidden;
+    if (experts->own_norms) normalize(&experts->output_norm, to, to, size, 0);
+}
+
+/* Project the sums of the experts of all tokens from their latent space to `out`. */
+static void project_latent_sums(Worker *w, const Experts *experts, float *out, const char *next) {
+    Context *c = w->context;
+    int tokens = c->step->tokens;
+    Input sums = c->latent_sum;
+    set_shape(&sums, tokens, experts->latent_out.columns);
+    int64_t first, last = share(w, tokens, &first);
+    for (int64_t t = first; t < last; t++) {
+        combine_experts(c, experts, t, sums.rows + t * sums.ld);
+        if (is_packed(&experts->latent_out)) quantize(&sums, (int)t, 0, sums.groups);
+    }
+    sync_threads(w);
+    Product project = {&experts->latent_out, &sums, out, c->ld_hidden};
+    multiply_products(w, &project, 1, next);
+    sync_threads(w);
+}
+
+/* Add what the shared expert computed for a token. */
+static void add_shared_expert(const Context *c, const Experts *experts, int64_t t, float *to) {
+    int hidden = c->model.hidden;
+    float gate = 1, *shared = c->shared_out + t * c->ld_hidden;
     if (experts->own_norms) normalize(&experts->shared_output_norm, shared, shared, hidden, 0);
     if (experts->shared_gate.data) gate = 1 / (1 + expf(-c->shared_factor[t]));
     gate *= experts->shared_scale;
@@ -153,13 +176,17 @@ static void mixture_of_experts(Worker *w, const Layer *layer, const Input *in, f
     sync_threads(w);
     activate_experts(c, experts, first, last);
     sync_threads(w);
-    multiply_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_hidden);
+    multiply_experts(w, experts, &experts->down, &c->pair_inner, c->pair_out, c->ld_pair_out);
     if (experts->shared)
         feed_forward(w, layer, experts->shared, shared_in, c->shared_out, next);
     else
         sync_threads(w);
+    if (experts->latent_out.data) project_latent_sums(w, experts, out, next);
     last = share(w, tokens, &first);
-    for (int64_t t = first; t < last; t++) combine_experts(c, experts, t, out + t * c->ld_hidden);
+    for (int64_t t = first; t < last; t++) {
+        if (!experts->latent_out.data) combine_experts(c, experts, t, out + t * c->ld_hidden);
+        if (experts->shared) add_shared_expert(c, experts, t, out + t * c->ld_hidden);
+    }
     sync_threads(w);
 }
 

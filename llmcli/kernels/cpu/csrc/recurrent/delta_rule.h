@@ -1,45 +1,63 @@
-/* A token of the gated delta rule in one head, as in model/recurrent/delta_rule.py. Called by recurrent_layer.h. */
+/* A token of the gated delta rule in one head, as in model/recurrent/delta_rule.py. Called by delta_net.h. */
 #ifndef LLM_CPU_RECURRENT_DELTA_RULE_H
 #define LLM_CPU_RECURRENT_DELTA_RULE_H
 
 #include "../abi.h"
-#include "../simd/exp.h"
+#include "../simd/vector.h"
 
-static float softplus(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }
+/* Of a head: the factor by which each row of the memory fades, and the token's key and query (key_dim). */
+typedef struct {
+    float *decay, *key, *query;
+    float overlap; /* of key and query */
+} DeltaInputs;
 
-/* 1 / the length of a vector; the number inside the root is that of model/recurrent/delta_net.py. */
-static float inverse_length(const float *x, int n) {
-    float squares = 0;
-    for (int i = 0; i < n; i++) squares += x[i] * x[i];
-    return 1 / sqrtf(squares + 1e-6f);
-}
-
-/* Let the memory `before` (key_dim, value_dim) of a head fade by `decay`, write the value `v` for the key `k` with the
-   strength `beta`, and read it for the query `q`. `memory`, which may be the same, gets the result. `k` and `q` are
-   multiplied by the factors given. `error` has space for a value. */
-static void delta_rule(const RecurrentMixer *r, const float *before, float *memory, const float *q, float of_q,
-                       const float *k, float of_k, const float *v, float decay, float beta, float *error, float *to) {
-    int keys = r->key_dim, values = r->value_dim;
-    memset(error, 0, (size_t)values * sizeof *error);
-    memset(to, 0, (size_t)values * sizeof *to);
-    float overlap = 0;
-    for (int i = 0; i < keys; i++) {
-        const float *row = before + (int64_t)i * values;
-        float of_key = k[i] * of_k, of_query = q[i] * of_q;
-        overlap += of_key * of_query;
-        for (int j = 0; j < values; j++) {
-            error[j] += of_key * row[j];
-            to[j] += of_query * row[j];
+/* Columns `first` to `first` + vectors * LANES of the rule. What the memory holds for key and query is read before it
+   fades: the factors are applied to these instead. */
+INLINE void delta_columns(const RecurrentMixer *r, const float *before, float *memory, const DeltaInputs *in,
+                          const float *v, float beta, float *to, int first, int vectors) {
+    vf error[4], found[4];
+    for (int n = 0; n < vectors; n++) error[n] = found[n] = (vf){0};
+    for (int i = 0; i < r->key_dim; i++) {
+        const float *row = before + (int64_t)i * r->value_dim + first;
+        float of_key = in->key[i] * in->decay[i], of_query = in->query[i] * in->decay[i];
+        for (int n = 0; n < vectors; n++) {
+            vf now = load(row + n * LANES);
+            error[n] += of_key * now;
+            found[n] += of_query * now;
         }
     }
-    for (int j = 0; j < values; j++) {
-        error[j] = beta * (v[j] - decay * error[j]);
-        to[j] = decay * to[j] + overlap * error[j];
+    for (int n = 0; n < vectors; n++) {
+        error[n] = beta * (load(v + first + n * LANES) - error[n]);
+        store(to + first + n * LANES, found[n] + in->overlap * error[n]);
     }
-    for (int i = 0; i < keys; i++) {
-        const float *row = before + (int64_t)i * values;
-        float *changed = memory + (int64_t)i * values, of_key = k[i] * of_k;
-        for (int j = 0; j < values; j++) changed[j] = decay * row[j] + of_key * error[j];
+    for (int i = 0; i < r->key_dim; i++) {
+        const float *row = before + (int64_t)i * r->value_dim + first;
+        float *changed = memory + (int64_t)i * r->value_dim + first, decay = in->decay[i], key = in->key[i];
+        for (int n = 0; n < vectors; n++)
+            store(changed + n * LANES, decay * load(row + n * LANES) + key * error[n]);
+    }
+}
+
+/* Let the memory `before` (key_dim, value_dim) of a head fade, write the value `v` for the key with the strength `beta`,
+   and read it for the query. `memory`, which may be the same, gets the result. */
+static void delta_rule(const RecurrentMixer *r, const float *before, float *memory, const DeltaInputs *in,
+                       const float *v, float beta, float *to) {
+    int j = 0;
+    for (; j + 4 * LANES <= r->value_dim; j += 4 * LANES) delta_columns(r, before, memory, in, v, beta, to, j, 4);
+    for (; j + LANES <= r->value_dim; j += LANES) delta_columns(r, before, memory, in, v, beta, to, j, 1);
+    for (; j < r->value_dim; j++) {
+        float error = 0, found = 0;
+        for (int i = 0; i < r->key_dim; i++) {
+            float faded = in->decay[i] * before[(int64_t)i * r->value_dim + j];
+            error += in->key[i] * faded;
+            found += in->query[i] * faded;
+        }
+        error = beta * (v[j] - error);
+        to[j] = found + in->overlap * error;
+        for (int i = 0; i < r->key_dim; i++) {
+            int64_t at = (int64_t)i * r->value_dim + j;
+            memory[at] = in->decay[i] * before[at] + in->key[i] * error;
+        }
     }
 }
 

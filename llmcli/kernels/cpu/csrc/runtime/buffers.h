@@ -34,8 +34,9 @@ typedef struct {
     int compressed, absorbed;            /* of latent attention: a compressed query, and all queries for latents */
     int head, group;                     /* the size of a key or value, and the queries of a kv head */
     int64_t parts;                       /* mixed values of a token with greatest scores and sums of exponentials */
-    int experts, chosen, expert_size;    /* 0 in a model without experts */
-    int projected, channels, recurrent_heads, head_values; /* 0 in a model without recurrent layers */
+    int experts, chosen, expert_size, latent; /* 0 in a model without experts; latent: also where they read the input */
+    int projected, channels; /* 0 in a model without recurrent layers */
+    int decays, strengths, gate_rank, decay_rank, head_values; /* of a delta net */
     int both;                            /* whether a layer has a recurrence beside attention */
 } LayerSizes;
 
@@ -70,8 +71,11 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
         if (r->kind) {
             raise_to(&s.projected, r->in_proj.rows);
             raise_to(&s.channels, r->channels);
-            raise_to(&s.recurrent_heads, r->heads);
-            raise_to(&s.head_values, r->value_dim);
+            raise_to(&s.decays, r->decay.rows);
+            raise_to(&s.strengths, r->strength.rows);
+            raise_to(&s.gate_rank, r->gate_left.rows);
+            raise_to(&s.decay_rank, r->decay_left.rows);
+            if (r->kind == DELTA) raise_to(&s.head_values, 3 * r->key_dim);
             raise_to(&s.found, r->out_proj.columns);
             if (has_attention(l)) s.both = 1;
         }
@@ -97,6 +101,7 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
         raise_to(&s.experts, e->count);
         raise_to(&s.chosen, e->chosen);
         raise_to(&s.expert_size, e->size);
+        raise_to(&s.latent, e->latent_in.rows);
         raise_to(&s.inner, e->shared);
     }
     return s;
@@ -126,11 +131,16 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
     }
     if (sizes.projected) {
         c->ld_projected = round_up(sizes.projected, 16), c->ld_convolved = round_up(sizes.channels, 16);
-        c->ld_output = round_up(sizes.found, 16), c->ld_heads = round_up(sizes.recurrent_heads, 16);
+        c->ld_output = round_up(sizes.found, 16);
+        c->ld_decays = round_up(sizes.decays, 16), c->ld_strengths = round_up(sizes.strengths, 16);
         c->projected = floats(c, n * c->ld_projected), c->convolved = floats(c, n * c->ld_convolved);
-        c->output_gates = floats(c, n * c->ld_output);
-        c->decays = floats(c, n * c->ld_heads), c->strengths = floats(c, n * c->ld_heads);
         if (sizes.both) c->beside = floats(c, n * c->ld_hidden);
+    }
+    if (sizes.decays) {
+        c->output_gates = floats(c, n * c->ld_output);
+        c->decays = floats(c, n * c->ld_decays), c->strengths = floats(c, n * c->ld_strengths);
+        if (sizes.gate_rank) c->gate_in = new_input(c, n, sizes.gate_rank);
+        if (sizes.decay_rank) c->decay_in = new_input(c, n, sizes.decay_rank);
     }
     if (sizes.rank) {
         c->ld_rank = round_up(sizes.rank, 16);
@@ -148,12 +158,18 @@ static void allocate_expert_buffers(Context *c, LayerSizes sizes) {
     c->most_pairs = (int)pairs;
     c->routed = floats(c, n * sizes.experts), c->pair_weights = floats(c, pairs);
     c->ld_pair = round_up(2 * (int64_t)sizes.expert_size, 16);
-    c->pair_hidden = floats(c, pairs * c->ld_pair), c->pair_out = floats(c, pairs * c->ld_hidden);
+    int read = sizes.latent > c->model.hidden ? sizes.latent : c->model.hidden;
+    c->ld_pair_out = round_up(read, 16);
+    c->pair_hidden = floats(c, pairs * c->ld_pair), c->pair_out = floats(c, pairs * c->ld_pair_out);
     c->shared_out = floats(c, n * c->ld_hidden), c->shared_factor = floats(c, n);
     c->chosen = zeros(c, pairs * 4), c->pair_of = zeros(c, (pairs + sizes.experts) * 4);
     c->first_pair = zeros(c, ((int64_t)sizes.experts + 1) * 4), c->pair_token = zeros(c, pairs * 4);
     c->first_slot = zeros(c, (int64_t)sizes.experts * 8);
-    c->pair_in = new_input(c, (int)slots, c->model.hidden), c->pair_inner = new_input(c, (int)slots, sizes.expert_size);
+    c->pair_in = new_input(c, (int)slots, read), c->pair_inner = new_input(c, (int)slots, sizes.expert_size);
+    if (sizes.latent) {
+        c->ld_latent = round_up(sizes.latent, 16);
+        c->latents = floats(c, n * c->ld_latent), c->latent_sum = new_input(c, (int)n, sizes.latent);
+    }
 }
 
 static void allocate_worker_buffers(Context *c, Worker *w, LayerSizes sizes) {

@@ -25,7 +25,7 @@ typedef struct {
     int core; /* the core it is pinned to, or -1 */
     Scratch scratch;
     float *scores; /* of the router: three times the number of experts */
-    float *scratch_values; /* of a recurrent head */
+    float *scratch_values; /* of a recurrent head: decays, a key and a query */
     Activations own, *rows;
     PrefetchCursor cursor;
     int64_t greatest; /* the position of the maximum of the worker's logits; -1: it has none */
@@ -58,17 +58,20 @@ struct Context {
     float *latent_queries, *absorbed, *mixed, *head_values;
     int64_t ld_absorbed, ld_mixed, ld_values;
     /* Of recurrent layers, (tokens, ld): what the input is projected to, before and after the convolution, and gates of
-       outputs, decays and strengths. */
+       outputs, decays and strengths; what gates and decays are made from, if that has a low rank. */
     float *projected, *convolved, *output_gates, *decays, *strengths;
     float *beside; /* (tokens, ld_hidden): what a recurrence computed beside attention */
-    int64_t ld_projected, ld_convolved, ld_output, ld_heads;
+    Input gate_in, decay_in;
+    int64_t ld_projected, ld_convolved, ld_output, ld_decays, ld_strengths;
     float *parts; /* (splits, tokens, heads, value width + 2): mixtures, then greatest score and sum of exponentials */
     /* Of experts. A pair is a token and one of its experts; pairs are sorted by expert. */
     float *routed, *pair_weights, *pair_hidden, *pair_out, *shared_out, *shared_factor;
     int32_t *chosen, *pair_of, *first_pair, *pair_token;
     int64_t *first_slot;
     Input pair_in, pair_inner;
-    int64_t ld_pair;
+    float *latents; /* (tokens, ld_latent): what experts read instead of the layer's input */
+    Input latent_sum;
+    int64_t ld_pair, ld_pair_out, ld_latent;
     int most_pairs;
     Arena arena;
 };
