@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from llmcli.api import why_readable
 from llmcli.bench.shapes import RANDOM
 from llmcli.checkpoint.load_packed import Packing, attach_packed_matrices, planned_formats
-from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
+from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory, kept_dtype
 from llmcli.loaded_model import LoadedModel
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
+from llmcli.model.parameter_info import ParameterInfo
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.layout import ROWS
 from llmcli.model.quantized.matrix import Groups, PackedMatrix
@@ -46,8 +47,7 @@ def random_model(
         for path, parameter in list(model.named_parameters()):
             if parameter.device.type == "meta":
                 owner, _, attribute = path.rpartition(".")
-                kind = torch.float32 if kept[path].float32 else dtype
-                values = _random(path, parameter.shape, device, kind)
+                values = _random(path, kept[path], device, kept_dtype(kept[path], dtype))
                 setattr(model.get_submodule(owner), attribute, nn.Parameter(values, requires_grad=False))
     if config.tie_embeddings and "embed_tokens.weight" not in packed:
         setattr(model.lm_head, "weight", model.embed_tokens.weight)  # noqa: B010
@@ -77,10 +77,12 @@ def stub_tokenizer(vocabulary: int) -> Tokenizer:
     return Tokenizer(backend, {}, source=RANDOM)
 
 
-def _random(path: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    values = torch.empty(shape, dtype=dtype, device=device)
-    if len(shape) > 1:
-        return values.normal_(0, 1 / math.sqrt(shape[-1]))
+def _random(path: str, parameter: ParameterInfo, device: torch.device, dtype: torch.dtype) -> Tensor:
+    if parameter.below is not None:
+        return torch.arange(parameter.values, device=device).view(parameter.shape) % parameter.below
+    values = torch.empty(parameter.shape, dtype=dtype, device=device)
+    if len(parameter.shape) > 1:
+        return values.normal_(0, 1 / math.sqrt(parameter.shape[-1]))
     return values.fill_(1 if "norm" in path else 0)
 
 

@@ -23,7 +23,7 @@ from llmcli.checkpoint.load_packed import (
     memory_for_weights,
     planned_formats,
 )
-from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory
+from llmcli.checkpoint.memory_estimate import LoadRequest, check_memory, kept_dtype
 from llmcli.checkpoint.pinned_staging import Ring, device_copy, stream, streamed_spans
 from llmcli.checkpoint.read_packed import block_packer, read_packed
 from llmcli.checkpoint.stored_tables import read_table
@@ -65,7 +65,7 @@ def load_weights(
     model = meta_model(checkpoint.config)
     check_memory(model, checkpoint, LoadRequest(device, dtype, packing, context, may_pack))
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    dtypes = {name: torch.float32 if one.float32 else dtype for name, one in parameters_of(checkpoint.config).items()}
+    dtypes = {name: kept_dtype(one, dtype) for name, one in parameters_of(checkpoint.config).items()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
     planned = planned_formats(model, packing, checkpoint, device, sizes)

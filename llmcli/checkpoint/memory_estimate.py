@@ -20,6 +20,7 @@ from llmcli.errors import OutOfMemoryError
 from llmcli.kernels.base import DEVICE_CHUNK, READABLE_CHUNK
 from llmcli.model import LayerConfig, ModelConfig, Transformer
 from llmcli.model.cache.marks import memory_of_states
+from llmcli.model.parameter_info import ParameterInfo
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.matrix import DEVICE_VALUES_AT_ONCE, UNPACKED_BYTES
 from llmcli.sizes import size
@@ -76,15 +77,22 @@ def footprint(
 
 
 def parameter_bytes(model: Transformer, planned: Mapping[str, Storage], dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of each parameter: in the format of `planned`, float32 if it must be, else in `dtype`."""
+    """Bytes of each parameter: in the format of `planned`, or in the type of `kept_dtype`."""
     found = {}
     for name, parameter in parameters_of(model.config).items():
         if name in planned:
             count, rows, columns = (1, *parameter.shape)[-3:]
             found[name] = planned[name].nbytes(rows, columns, count)
         else:
-            found[name] = parameter.values * (torch.float32 if parameter.float32 else dtype).itemsize
+            found[name] = parameter.values * kept_dtype(parameter, dtype).itemsize
     return found
+
+
+def kept_dtype(parameter: ParameterInfo, dtype: torch.dtype) -> torch.dtype:
+    """The type that a parameter has in a model of type `dtype`."""
+    if parameter.below is not None:
+        return torch.int64
+    return torch.float32 if parameter.float32 else dtype
 
 
 def check_memory(

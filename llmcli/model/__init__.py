@@ -3,9 +3,10 @@
 Token -> embedding -> blocks of attention and feed-forward around a residual stream -> norm -> logits: `transformer.py`
 holds the whole path and `block.py` one layer of it. `attention/attention.py` (with `scaled_dot_product.py`, the
 softmax, and `rope.py`), `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box of the diagram each. Some
-models have `attention/latent_attention.py` and `mixture_of_experts.py` or `experts_beside.py` in their place, others
-`recurrent/` in place of attention, or besides the boxes of `residual/`. `config.py` and `mixer_config.py` hold the
-sizes and options. Nothing here depends on files or on the names of model families.
+models have `attention/latent_attention.py` or `attention/shared_row_attention.py`, and `mixture_of_experts.py` or
+`experts_beside.py` in their place, others `recurrent/` in place of attention, or besides the boxes of `residual/`.
+`config.py`, `mixer_config.py` and `shared_row_config.py` hold the sizes and options. Nothing here depends on files or
+on the names of model families.
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from llmcli.model.config import (
     ExpertsConfig,
     HeadLayer,
     Heads,
+    HyperConfig,
     KeyIndexConfig,
     LatentConfig,
     LayerConfig,
@@ -51,6 +53,7 @@ __all__ = [
     "FrequencyFactors",
     "HeadLayer",
     "Heads",
+    "HyperConfig",
     "KVCache",
     "KeyIndexConfig",
     "LatentConfig",

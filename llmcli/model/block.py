@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llmcli.model.attention.attention import Attention, Positions
 from llmcli.model.attention.latent_attention import LatentAttention
+from llmcli.model.attention.shared_row_attention import SharedRowAttention
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, NormStyle, Placement
 from llmcli.model.experts_beside import ExpertsBesideDense
@@ -34,6 +35,7 @@ from llmcli.model.recurrent.rglru import Rglru
 from llmcli.model.recurrent.short_conv import ShortConv
 from llmcli.model.recurrent.two_mixers import TwoMixers
 from llmcli.model.residual.altup import AltUp
+from llmcli.model.residual.hyper_connections import HyperConnection
 from llmcli.model.residual.laurel import Laurel
 from llmcli.model.residual.per_layer_embeddings import PerLayerInput
 
@@ -135,6 +137,24 @@ class AltUpBlock(OutputNormBlock):
         return torch.cat((streams[:, :, :1], streams[:, :, 1:] + added[:, :, None]), dim=2).flatten(2)
 
 
+class HyperBlock(Block):
+    """A layer whose parts read several residual streams, write to all of them, and mix them (DeepSeek-V4)."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__(config, layer, index)
+        assert config.hyper is not None
+        self.by_token = layer.experts is not None and layer.experts.by_token
+        self.attn_hc = HyperConnection(config, config.hyper)
+        self.ffn_hc = HyperConnection(config, config.hyper)
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """Streams (B, T, S C) -> (B, T, S C)."""
+        ids = (place.ids,) if self.by_token else ()
+        x = self.attn_hc(x, lambda read: self.mixer(self.input_layernorm(read), place, cache))
+        x = self.ffn_hc(x, lambda read: self.mlp(self.post_attention_layernorm(read), *ids))
+        return x  # noqa: RET504
+
+
 class ParallelBlock(Block):
     """A layer whose attention and feed-forward both read the layer's input (Wang & Komatsuzaki 2021, GPT-J)."""
 
@@ -205,8 +225,12 @@ def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     kind = OutputNormBlock if normed or config.residual_scale != 1 else _KINDS[config.placement_of(layer)]
     if config.altup is not None:
         kind = AltUpBlock
+    elif config.hyper is not None and kind is Block:
+        kind = HyperBlock
     elif config.layer_scale:
         kind = ScaledBlock
+    if layer.experts is not None and layer.experts.by_token and kind is not HyperBlock:
+        raise ValueError("only layers with hyper-connections can choose experts by the token")
     if config.placement_of(layer) == "sum" and kind is not SumNormBlock:
         raise ValueError("what is added to a sum that is normalized has neither a factor nor another norm")
     if layer.parts != "both":
@@ -238,6 +262,8 @@ def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None, i
         return _MIXERS[type(mixer)](config, mixer, index)
     if config.latent is not None:
         return LatentAttention(config, config.latent, layer, index)
+    if config.shared_row is not None:
+        return SharedRowAttention(config, config.shared_row, layer, index)
     return Attention(config, layer, index)
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from llmcli.model.mixer_config import MixerConfig, ShortConvConfig
 from llmcli.model.rope_config import RopeConfig
+from llmcli.model.shared_row_config import BlocksConfig, SharedRowConfig
 
 INT8_GROUP = 32
 """Numbers of a key or value that share a scale in a cache of 8 bits."""
@@ -44,6 +45,8 @@ class NormStyle:
     """The stored weight is centered on zero: the factor is 1 + weight."""
     round_first: bool = True
     """Round to the activations' type before the weight is applied instead of after."""
+    float32: bool = False
+    """Keep the weight in float32 in a model of any type."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,13 @@ class LatentConfig:
 
 @dataclass(frozen=True)
 class KeyIndexConfig:
-    """An index that chooses the keys which a token of latent attention sees (DeepSeek-V3.2, arXiv:2512.02556)."""
+    """An index that chooses the keys, or the compressed blocks, that a token sees (DeepSeek-V3.2, arXiv:2512.02556)."""
 
     heads: int
     size: int
     """Dimensions of a query and of the one key of the index; keys are cached beside the latent."""
     chosen: int
-    """The most keys that a token sees."""
+    """The most keys, or blocks, that a token sees."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,16 @@ class AltupConfig:
 
 
 @dataclass(frozen=True)
+class HyperConfig:
+    """Several residual streams, mixed by hyper-connections (arXiv:2512.24880; DeepSeek-V4)."""
+
+    streams: int
+    iterations: int
+    """Rounds of the normalization that makes rows and columns of the mixing matrices sum to 1."""
+    eps: float
+
+
+@dataclass(frozen=True)
 class ClampedGLU:
     """The expert activation of gpt-oss: `(clip(up) + 1) * min(gate, limit) * sigmoid(alpha * min(gate, limit))`."""
 
@@ -162,7 +175,13 @@ class ClampedGLU:
 
 
 RouterScore: TypeAlias = Literal[
-    "softmax", "sigmoid", "softmax_of_chosen", "sigmoid_of_chosen", "sigmoid_of_biased", "sparse_mixing"
+    "softmax",
+    "sigmoid",
+    "sqrt_softplus",
+    "softmax_of_chosen",
+    "sigmoid_of_chosen",
+    "sigmoid_of_biased",
+    "sparse_mixing",
 ]
 """How router outputs become weights: over all experts, or over those chosen by their raw output ("..._of_chosen").
 
@@ -204,6 +223,12 @@ class ExpertsConfig:
     """The experts have biases."""
     glu: ClampedGLU | None = None
     """None: `act(gate) * up`."""
+    limit: float | None = None
+    """Clamp gates from above and the second projection on both sides, before the activation, in the experts and in the
+    shared expert; None: they are not clamped."""
+    by_token: bool = False
+    """A table has the experts of each token of the vocabulary; the router only weights them (hash layers,
+    arXiv:2106.04426)."""
     gated: bool = True
     """Whether the experts and the shared expert multiply their activations by a second projection."""
     latent_size: int | None = None
@@ -247,6 +272,9 @@ class LayerConfig:
     """None: a token sees all keys that the mask allows, or those that `index_from` chose."""
     index_from: int | None = None
     """An earlier layer, whose choice of keys this layer uses."""
+    blocks: BlocksConfig | None = None
+    """Compressed blocks that tokens see besides the keys in the window, all that are complete or those that `index`
+    chooses; None: there are none."""
     key_is_value: bool = False
     """Values are the projected keys, before their norm and rotation."""
     input_norm: bool = True
@@ -338,6 +366,8 @@ class ModelConfig:
     """Factor on the values."""
     latent: LatentConfig | None = None
     """Latent attention: keys and values are made from a cached latent. None: keys and values are cached."""
+    shared_row: SharedRowConfig | None = None
+    """Attention whose heads share one row for each token. None: each key-value head has keys and values."""
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -359,6 +389,7 @@ class ModelConfig:
     """Logits `z` become `cap * tanh(z / cap)`."""
     per_layer: PerLayerConfig | None = None
     altup: AltupConfig | None = None
+    hyper: HyperConfig | None = None
     layer_scale: bool = False
     """Multiply each layer's output, residual stream included, by a learned number."""
     tie_embeddings: bool = False
@@ -378,8 +409,16 @@ class ModelConfig:
             return "its blocks also read embeddings of their own"
         if any(layer.index_from is not None for layer in self.layers):
             return "some blocks see the keys that earlier blocks chose"
+        if any(layer.experts is not None and layer.experts.by_token for layer in self.layers):
+            return "some blocks choose experts by the token itself"
         shared = any(layer.kv_from is not None for layer in self.layers)
         return "some blocks read keys and values of earlier blocks" if shared else None
+
+    @property
+    def streams(self) -> int:
+        """The number of residual streams."""
+        several = self.altup or self.hyper
+        return 1 if several is None else several.streams
 
     @property
     def has_state(self) -> bool:
@@ -392,10 +431,26 @@ class ModelConfig:
         return sum(mixer.tail_values * bytes_per_value + mixer.sum_values * 4 for mixer in mixers)
 
     def mark_bytes(self, bytes_per_value: int) -> int:
-        """Bytes that a text needs to remember to be able to go back to a place: states, and what convolutions see."""
-        widths = [layer.mixer.width for layer in self.layers if isinstance(layer.mixer, ShortConvConfig)]
-        seen = sum((width - 1) * self.hidden_size for width in widths)
+        """Bytes that a text needs to remember to be able to go back to a place: states, and what `marks_window` says.
+
+        Of a layer with blocks, that is also what the blocks need that are not compressed yet.
+        """
+        seen = 0
+        for layer in self.layers:
+            if self.marks_window(layer):
+                heads, *sizes = self.cached_widths(layer)
+                seen += ((layer.window or 1) - 1) * heads * sum(sizes)
+            if layer.blocks is not None:
+                seen += layer.blocks.needed(self.context_length, self.block_size(layer))
         return self.state_bytes(bytes_per_value) + seen * bytes_per_value
+
+    def marks_window(self, layer: LayerConfig) -> bool:
+        """Whether a mark holds what the layer's window shows: a short convolution's inputs, or few shared rows."""
+        return layer.window is not None and (isinstance(layer.mixer, ShortConvConfig) or self.shared_row is not None)
+
+    def block_size(self, layer: LayerConfig) -> int:
+        """Values that a layer caches for a compressed block: its row, and its key in the index."""
+        return self.head_dim + (0 if layer.index is None else layer.index.size)
 
     @property
     def first_sharing(self) -> int:
@@ -423,7 +478,7 @@ class ModelConfig:
 
         A layer that reads another layer's keys and values, or has no attention, caches nothing: 0 heads. Latent
         attention caches one row for all heads, the latent and the rotated key, and in place of values the keys of its
-        index. A short convolution caches its inputs in place of keys.
+        index. A short convolution caches its inputs in place of keys, and heads that share a row cache that row.
         """
         if isinstance(layer.mixer, ShortConvConfig):
             return 1, self.hidden_size, 0
@@ -431,6 +486,8 @@ class ModelConfig:
             return 0, 0, 0
         if self.latent is not None:
             return 1, self.latent.rank + self.latent.rope_dim, 0 if layer.index is None else layer.index.size
+        if self.shared_row is not None:
+            return 1, self.head_dim, 0
         heads = self.heads_of(layer)
         return heads.kv_count if layer.kv_from is None else 0, heads.key_dim, heads.value_dim
 
@@ -443,15 +500,22 @@ class ModelConfig:
         return size + 2 * -(-size // INT8_GROUP) if self.caches_int8(layer) else size
 
     def kv_bytes_per_token(self, bytes_per_value: int) -> int:
-        """Bytes of the KV cache for one position in all layers, where values are not in 8 bits `bytes_per_value`."""
-        return sum(self._cached_bytes(layer, bytes_per_value) for layer in self.layers)
+        """Bytes of the KV cache for one position in all layers, where values are not in 8 bits `bytes_per_value`.
+
+        A compressed block counts with its share for each of its tokens.
+        """
+        blocks = [(layer.blocks.rate, self.block_size(layer)) for layer in self.layers if layer.blocks is not None]
+        shares = sum(-(-size * bytes_per_value // rate) for rate, size in blocks)
+        return sum(self._cached_bytes(layer, bytes_per_value) for layer in self.layers) + shares
 
     def kv_bytes(self, tokens: int, bytes_per_value: int) -> int:
         """Bytes of the KV cache after `tokens` tokens; a layer with a window or chunks caches no more than that."""
-        return sum(
+        positions = sum(
             min(tokens, layer.window or layer.chunk or tokens) * self._cached_bytes(layer, bytes_per_value)
             for layer in self.layers
         )
+        blocks = [(layer.blocks, self.block_size(layer)) for layer in self.layers if layer.blocks is not None]
+        return positions + sum(each.entries(tokens, size) for each, size in blocks) * bytes_per_value
 
     def _cached_bytes(self, layer: LayerConfig, bytes_per_value: int) -> int:
         """Bytes that a layer caches for one position."""

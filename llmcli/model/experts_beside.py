@@ -24,12 +24,12 @@ class ExpertsBesideDense(MixtureOfExperts):
         self.shared_norm, self.shared_output_norm = make_norm(hidden, eps, style), make_norm(hidden, eps, style)
         self.experts_norm, self.experts_output_norm = make_norm(hidden, eps, style), make_norm(hidden, eps, style)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `ids` as for `MixtureOfExperts`."""
         assert self.shared_expert is not None
         dense: Tensor = self.shared_output_norm(self.shared_expert(self.shared_input(x)))
         tokens = x.flatten(0, 1)  # (N, C)
-        chosen, weights = self.gate(tokens)
+        chosen, weights = self.gate(tokens, ids)
         routed = self._routed(self.experts_input(tokens), chosen, weights.to(x.dtype)).view_as(x)
         beside: Tensor = self.experts_output_norm(routed)
         return dense + beside

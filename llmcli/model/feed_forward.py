@@ -75,13 +75,15 @@ class FeedForward(nn.Module):
         bias: bool,
         sparsity: float | None = None,
         sub_norm_eps: float | None = None,
+        limit: float | None = None,
     ) -> None:
         """With a `sparsity` s, gate activations become `max(0, gate - mean - s * standard deviation)` (Gemma 3n).
 
+        `limit` clamps the gate from above and the other projection on both sides; None: they are not clamped.
         `sub_norm_eps` is that of a norm before the output projection; None: there is no such norm.
         """
         super().__init__()
-        self.sparsity = sparsity
+        self.sparsity, self.limit = sparsity, limit
         self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
@@ -100,8 +102,16 @@ class FeedForward(nn.Module):
             # Of normally distributed activations a known share is above the cutoff, so none need be sorted.
             spread = gate.std(-1, keepdim=True, unbiased=False)
             gate = F.relu(gate - (gate.mean(-1, keepdim=True) + spread * self.sparsity))
-        fired: Tensor = self.activation(gate) * self.up_proj(x)
+        up: Tensor = self.up_proj(x)
+        if self.limit is not None:
+            gate, up = clamped(gate, up, self.limit)
+        fired: Tensor = self.activation(gate) * up
         return fired if self.sub_norm is None else self.sub_norm(fired)
+
+
+def clamped(gate: Tensor, up: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """Both projections within `limit`, of any shape: the gate from above only, since it may be very negative."""
+    return gate.clamp(max=limit), up.clamp(-limit, limit)
 
 
 class PlainFeedForward(nn.Module):

@@ -6,12 +6,14 @@ expert.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.model.config import ExpertsConfig, ModelConfig
-from llmcli.model.feed_forward import FeedForward, PlainFeedForward, make_activation
+from llmcli.model.feed_forward import FeedForward, PlainFeedForward, clamped, make_activation
 from llmcli.model.norm import root_mean_square
 from llmcli.model.quantized.matrix import PackedMatrix
 
@@ -24,9 +26,10 @@ class Router(nn.Module):
 
     scale: Tensor | None
     per_expert_scale: Tensor | None
+    tid2eid: Tensor | None
 
-    def __init__(self, hidden: int, experts: ExpertsConfig, eps: float) -> None:
-        """`eps` is that of the norm of the input, if there is one."""
+    def __init__(self, hidden: int, experts: ExpertsConfig, eps: float, tokens: int = 0) -> None:
+        """`eps` is that of the norm of the input, if there is one; `tokens` is the size of the vocabulary."""
         super().__init__()
         self.experts, self.eps = experts, eps
         self.weight = nn.Parameter(torch.empty(experts.count, hidden))
@@ -36,9 +39,14 @@ class Router(nn.Module):
         self.register_parameter("per_expert_scale", factors)
         selection = nn.Parameter(torch.empty(experts.count)) if experts.selection_bias else None
         self.register_parameter("e_score_correction_bias", selection)
+        table = torch.empty(tokens, experts.chosen, dtype=torch.int64) if experts.by_token else None
+        self.register_parameter("tid2eid", None if table is None else nn.Parameter(table, requires_grad=False))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the chosen experts of tokens `x` (N, C) and their weights in float32, both (N, k)."""
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Indices of the chosen experts of tokens `x` (N, C) and their weights in float32, both (N, k).
+
+        `ids` (B, T) are the tokens, where a table has the experts of each.
+        """
         experts = self.experts
         if self.scale is not None:
             x = root_mean_square(x, self.eps).to(x.dtype) * self.scale * x.shape[-1] ** -0.5
@@ -57,8 +65,12 @@ class Router(nn.Module):
             best, chosen = logits.topk(experts.chosen, dim=-1)
             weights = best.softmax(-1) if experts.score == "softmax_of_chosen" else best.sigmoid()
         else:
-            scores = logits.softmax(-1) if experts.score == "softmax" else logits.sigmoid()
-            chosen = self._eligible(scores).topk(experts.chosen, dim=-1).indices
+            scores = _SCORES[experts.score](logits)
+            if self.tid2eid is None:
+                chosen = self._eligible(scores).topk(experts.chosen, dim=-1).indices
+            else:
+                assert ids is not None
+                chosen = self.tid2eid[ids.flatten()]
             weights = scores.gather(-1, chosen)
         if experts.normalized:
             # The constant of DeepSeek-V3; a softmax never comes near it.
@@ -80,6 +92,13 @@ class Router(nn.Module):
         kept = of_groups.topk(experts.groups_chosen, dim=-1).indices  # (N, groups_chosen)
         dropped = torch.ones_like(of_groups, dtype=torch.bool).scatter(-1, kept, False)
         return grouped.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
+
+
+_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(-1),
+    "sigmoid": torch.sigmoid,
+    "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
+}
 
 
 def _sparse_mixing(logits: Tensor, experts: ExpertsConfig) -> tuple[Tensor, Tensor]:
@@ -119,7 +138,7 @@ class ExpertWeights(nn.Module):
         self.register_parameter("gate_up_proj_bias", biases[0] if experts.bias else None)
         self.register_parameter("down_proj_bias", biases[1] if experts.bias else None)
         self.activation = make_activation(config.activation)
-        self.glu = experts.glu
+        self.glu, self.limit = experts.glu, experts.limit
 
     @property
     def inner(self) -> nn.Parameter | PackedMatrix:
@@ -169,10 +188,11 @@ class ExpertWeights(nn.Module):
         if not self.gated:
             return self.activation(hidden)
         gate, up = hidden.chunk(2, dim=-1)
+        if self.limit is not None:
+            gate, up = clamped(gate, up, self.limit)
         if self.glu is None:
             return self.activation(gate) * up
-        gate = gate.clamp(max=self.glu.limit)
-        up = up.clamp(-self.glu.limit, self.glu.limit)
+        gate, up = clamped(gate, up, self.glu.limit)
         return (up + 1) * gate * torch.sigmoid(self.glu.alpha * gate)
 
 
@@ -182,7 +202,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: ModelConfig, experts: ExpertsConfig) -> None:
         super().__init__()
         self.config = experts
-        self.gate = Router(config.hidden_size, experts, config.norm_eps)
+        self.gate = Router(config.hidden_size, experts, config.norm_eps, config.vocab_size)
         self.experts = ExpertWeights(config, experts)
         self.shared_expert: FeedForward | PlainFeedForward | None = None
         self.shared_expert_gate = None
@@ -190,10 +210,11 @@ class MixtureOfExperts(nn.Module):
             self.latent_in = nn.Linear(config.hidden_size, experts.latent_size, bias=config.mlp_bias)
             self.latent_out = nn.Linear(experts.latent_size, config.hidden_size, bias=config.mlp_bias)
         if experts.shared_size:
-            network = FeedForward if experts.gated else PlainFeedForward
-            self.shared_expert = network(
-                config.hidden_size, experts.shared_size, config.activation, bias=config.mlp_bias
-            )
+            sizes = config.hidden_size, experts.shared_size
+            if experts.gated:
+                self.shared_expert = FeedForward(*sizes, config.activation, bias=config.mlp_bias, limit=experts.limit)
+            else:
+                self.shared_expert = PlainFeedForward(*sizes, config.activation, bias=config.mlp_bias)
         if experts.shared_gate:
             self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False)
 
@@ -202,10 +223,10 @@ class MixtureOfExperts(nn.Module):
         """The data type of activations; the router's weights may have another."""
         return self.experts.dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `ids` (B, T) are the tokens, where a table has the experts of each."""
         tokens = x.flatten(0, 1)  # (N, C)
-        chosen, weights = self.gate(tokens)  # (N, k)
+        chosen, weights = self.gate(tokens, ids)  # (N, k)
         weights = weights.to(x.dtype)
         routed = self._routed(self.experts_input(tokens), chosen, weights)
         if self.config.latent_size is not None:

@@ -19,6 +19,8 @@ class ParameterInfo:
     shape: Shape
     float32: bool = False
     """Kept in float32 in a model of any type: the choice of experts depends on small differences."""
+    below: int | None = None
+    """The values are whole numbers from 0 to below this, kept as int64; None: they are not."""
 
     @property
     def values(self) -> int:
@@ -36,7 +38,7 @@ def linear(inputs: int, outputs: int, *, bias: bool = False) -> Named:
 def norm_weights(shape: Shape, style: NormStyle, *, may_have_bias: bool = True) -> Named:
     """Those of `make_norm` for weights of `shape`."""
     if style.weight and style.kind != "none":
-        yield "weight", ParameterInfo(shape)
+        yield "weight", ParameterInfo(shape, float32=style.float32)
     if style.kind == "layer" and style.bias and may_have_bias:
         yield "bias", ParameterInfo(shape)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from llmcli.model.config import (
     AltupConfig,
     ExpertsConfig,
+    HyperConfig,
     KeyIndexConfig,
     LatentConfig,
     LayerConfig,
@@ -21,6 +22,7 @@ from llmcli.model.config import (
 from llmcli.model.mixer_config import MixerConfig, mixer_module
 from llmcli.model.parameter_info import Named, ParameterInfo, linear, norm_weights, within
 from llmcli.model.recurrent.parameters import mixer_parameters
+from llmcli.model.shared_row_config import BlocksConfig, SharedRowConfig
 
 
 def parameters_of(config: ModelConfig) -> dict[str, ParameterInfo]:
@@ -41,6 +43,8 @@ def _transformer(config: ModelConfig) -> Named:
         shape = config.altup.streams - 1, hidden, hidden
         yield "altup_streams.projections", ParameterInfo(shape)
         yield "altup_streams.unembed_projections", ParameterInfo(shape)
+    if config.hyper is not None:
+        yield from within("hyper_streams", _hyper(config, config.hyper, config.hyper.streams, 1))
     for index, layer in enumerate(config.layers):
         yield from within(f"layers.{index}", _block(config, layer))
     yield from within("norm", norm_weights((hidden,), config.final_norm or config.norm))
@@ -81,6 +85,13 @@ def _laurel(config: ModelConfig, rank: int) -> Named:
     yield from within("post_laurel_norm", norm_weights((config.hidden_size,), config.norm))
 
 
+def _hyper(config: ModelConfig, hyper: HyperConfig, outputs: int, scales: int) -> Named:
+    """Those of hyper-connections, all in float32: small matrices that decide about whole streams."""
+    yield "fn", ParameterInfo((outputs, hyper.streams * config.hidden_size), float32=True)
+    yield "base", ParameterInfo((outputs,), float32=True)
+    yield "scale", ParameterInfo((scales,), float32=True)
+
+
 def _block(config: ModelConfig, layer: LayerConfig) -> Named:
     placement = config.placement_of(layer)
     if config.layer_scale:
@@ -110,11 +121,17 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
         yield from within("laurel", _laurel(config, config.altup.laurel_rank))
     if config.per_layer is not None:
         yield from within("per_layer_input", _per_layer_input(config, config.per_layer))
+    if config.hyper is not None:
+        outputs = (2 + config.hyper.streams) * config.hyper.streams
+        for name in ("attn_hc", "ffn_hc"):
+            yield from within(name, _hyper(config, config.hyper, outputs, 3))
 
 
 def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None) -> Named:
     if mixer is not None:
         return mixer_parameters(config, mixer)
+    if config.shared_row is not None:
+        return _shared_row_attention(config, layer, config.shared_row)
     return _attention(config, layer) if config.latent is None else _latent_attention(config, layer, config.latent)
 
 
@@ -164,6 +181,35 @@ def _latent_attention(config: ModelConfig, layer: LayerConfig, latent: LatentCon
         yield from within("indexer", _key_index(config, layer.index, latent.query_rank or 0))
 
 
+def _shared_row_attention(config: ModelConfig, layer: LayerConfig, shared: SharedRowConfig) -> Named:
+    hidden, heads, size, rank = config.hidden_size, config.num_heads, config.head_dim, shared.query_rank
+    if layer.sinks:
+        yield "sinks", ParameterInfo((heads,), float32=True)
+    yield from within("q_a_proj", linear(hidden, rank))
+    yield from within("q_a_norm", norm_weights((rank,), config.norm))
+    yield from within("q_b_proj", linear(rank, heads * size))
+    yield from within("kv_proj", linear(hidden, size))
+    yield from within("kv_norm", norm_weights((size,), config.norm))
+    projected = shared.groups * shared.group_rank
+    yield from within("o_a_proj", linear(heads * size // shared.groups, projected))
+    yield from within("o_b_proj", linear(projected, hidden))
+    if layer.blocks is not None:
+        yield from within("compressed.compressor", _compressor(config, layer.blocks, size))
+    if layer.blocks is not None and layer.index is not None:
+        index = layer.index
+        yield from within("compressed.indexer.compressor", _compressor(config, layer.blocks, index.size))
+        yield from within("compressed.indexer.q_proj", linear(rank, index.heads * index.size))
+        yield "compressed.indexer.weight_proj.weight", ParameterInfo((index.heads, hidden), float32=True)
+
+
+def _compressor(config: ModelConfig, blocks: BlocksConfig, size: int) -> Named:
+    width = blocks.sets * size
+    yield "position_bias", ParameterInfo((blocks.rate, width), float32=True)
+    yield from within("kv_proj", linear(config.hidden_size, width))
+    yield from within("gate_proj", linear(config.hidden_size, width))
+    yield from within("kv_norm", norm_weights((size,), config.norm))
+
+
 def _key_index(config: ModelConfig, index: KeyIndexConfig, query_rank: int) -> Named:
     yield from within("q_proj", linear(query_rank, index.heads * index.size))
     yield from within("k_proj", linear(config.hidden_size, index.size))
@@ -196,6 +242,8 @@ def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> Named:
         yield "gate.per_expert_scale", ParameterInfo((count,))
     if experts.selection_bias:
         yield "gate.e_score_correction_bias", ParameterInfo((count,), float32=True)
+    if experts.by_token:
+        yield "gate.tid2eid", ParameterInfo((config.vocab_size, experts.chosen), below=count)
     if experts.gated:
         yield "experts.gate_up_proj", ParameterInfo((count, 2 * size, read))
     else:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llmcli.errors import NotFiniteError, PromptTooLongError, UnsupportedModelError
 from llmcli.model.attention.attention import Positions
+from llmcli.model.attention.compressed_blocks import BlockPositions, visible_blocks
 from llmcli.model.attention.rope import Rope
 from llmcli.model.attention.scaled_dot_product import visible_keys
 from llmcli.model.block import make_block
@@ -23,6 +24,7 @@ from llmcli.model.finite import are_finite_logits, check_logits, first_not_finit
 from llmcli.model.norm import make_norm
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
 from llmcli.model.residual.altup import AltUpStreams
+from llmcli.model.residual.hyper_connections import HyperStreams
 from llmcli.model.residual.per_layer_embeddings import PerLayerEmbeddings
 from llmcli.model.rope_config import RopeConfig
 
@@ -44,6 +46,7 @@ class Transformer(nn.Module):
         )
         self.per_layer_embeddings = None if config.per_layer is None else PerLayerEmbeddings(config, config.per_layer)
         self.altup_streams = None if config.altup is None else AltUpStreams(config, config.altup)
+        self.hyper_streams = None if config.hyper is None else HyperStreams(config, config.hyper)
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.final_norm or config.norm)
         self.head_layer = None if config.head_layer is None else DenseHead(config, config.head_layer)
@@ -52,10 +55,11 @@ class Transformer(nn.Module):
         )
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        # Layers with the same RoPE share its tables; layers that also have the same window or chunks share the mask.
+        # Layers with the same RoPE share its tables; layers that also have the same window, chunks and blocks share the
+        # mask.
         self._distinct_ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
         self.ropes = nn.ModuleList(Rope(rope) for rope in self._distinct_ropes)
-        keys = [(layer.rope, layer.window, layer.chunk, layer.attends) for layer in config.layers]
+        keys = [(layer.rope, layer.window, layer.chunk, layer.attends, layer.blocks) for layer in config.layers]
         kinds = dict(zip(keys, config.layers, strict=True))
         self._kinds = list(kinds.values())
         self._kind_of_layer = [list(kinds).index(key) for key in keys]
@@ -72,6 +76,11 @@ class Transformer(nn.Module):
         embedding = self.embed_tokens
         weights = embedding.matrix.blocks if isinstance(embedding, QuantizedEmbedding) else embedding.weight
         return weights.device
+
+    @property
+    def streams(self) -> AltUpStreams | HyperStreams | None:
+        """What makes several residual streams from the embedding, and one from them at the end; None: there is one."""
+        return self.altup_streams if self.hyper_streams is None else self.hyper_streams
 
     def new_cache(self, *, batch: int = 1, capacity: int = 256, rewind: int = REWIND, room: int = ROOM) -> KVCache:
         """An empty KV cache that fits this model, its device and its dtype."""
@@ -104,7 +113,7 @@ class Transformer(nn.Module):
             cache.begin(new)
         expected = cache.expected_length if cache is not None else 0
         embedded, per_layer = self._embed(ids, slice(start, start + new))  # (B, T, C)
-        places = self._places(start, new, expected, per_layer)
+        places = self._places(start, new, expected, per_layer, ids)
         first = self.config.first_sharing
         if only_last and brief and first < self.config.num_layers:
             x = self._run_blocks(embedded, places, cache, slice(first))
@@ -154,7 +163,13 @@ class Transformer(nn.Module):
         x, per_layer = self._embed(ids, position)
         places = [
             Positions(
-                position, None if layer.rope is None else rotations[layer.rope], mask(layer), lent, chosen, per_layer
+                position,
+                None if layer.rope is None else rotations[layer.rope],
+                mask(layer),
+                lent,
+                chosen,
+                per_layer,
+                ids,
             )
             for layer in self._kinds
         ]
@@ -163,7 +178,7 @@ class Transformer(nn.Module):
     def unembed(self, x: Tensor) -> Tensor:
         """Apply the final norm and the output head to a residual stream `x` (..., C): logits (..., V).
 
-        With AltUp the stream has the width of all streams together, (..., S C).
+        With several streams it has the width of all together, (..., S C).
 
         Raises:
             NotFiniteError: logits of the vocabulary are NaN or infinite.
@@ -199,13 +214,15 @@ class Transformer(nn.Module):
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         per_layer = None if self.per_layer_embeddings is None else self.per_layer_embeddings(ids, x)
-        return (x if self.altup_streams is None else self.altup_streams.spread(x)), per_layer
+        return (x if self.streams is None else self.streams.spread(x)), per_layer
 
-    def _places(self, start: int, new: int, expected: int, per_layer: Tensor | None = None) -> list[Positions]:
+    def _places(
+        self, start: int, new: int, expected: int, per_layer: Tensor | None = None, ids: Tensor | None = None
+    ) -> list[Positions]:
         """Positions, rotations and mask of the tokens `start` to `start + new`, for each kind of layer.
 
         `expected` is the text's expected length in tokens, on which some rotations depend. `per_layer` are the tokens'
-        per-layer embeddings.
+        per-layer embeddings, `ids` (B, T) the tokens.
         """
         positions = torch.arange(start, start + new, device=self.device)
         length = max(start + new, expected)
@@ -223,9 +240,20 @@ class Transformer(nn.Module):
                 lent,
                 chosen,
                 per_layer,
+                ids,
+                self._block_positions(layer, start, new, length),
             )
             for layer in self._kinds
         ]
+
+    def _block_positions(self, layer: LayerConfig, start: int, new: int, length: int) -> BlockPositions | None:
+        """The compressed blocks of a kind of layer, for the `new` tokens from `start` on of a text of that `length`."""
+        if layer.blocks is None or layer.rope is None:
+            return None
+        earlier, complete = layer.blocks.complete(start), layer.blocks.complete(start + new)
+        firsts = torch.arange(earlier, complete, device=self.device) * layer.blocks.rate
+        rotation = self.ropes[self._distinct_ropes.index(layer.rope)](firsts, self.dtype, length)
+        return BlockPositions(earlier, rotation, visible_blocks(layer.blocks, start, new, self.device))
 
     def _run_blocks(
         self, x: Tensor, places: Sequence[Positions], cache: LayerCache | None, run: slice = slice(None)
@@ -237,8 +265,8 @@ class Transformer(nn.Module):
 
     def _head(self, x: Tensor) -> Tensor:
         """`unembed` without the check: a pass that a CUDA graph records must not wait for the device."""
-        if self.altup_streams is not None:
-            x = self.altup_streams.merge(x)
+        if self.streams is not None:
+            x = self.streams.merge(x)
         x = self.norm(x)
         if self.head_layer is not None:
             x = self.head_layer(x)
@@ -260,8 +288,9 @@ class Transformer(nn.Module):
             embedding["embed_positions"] = self.embed_positions
         if self.embed_norm is not None:
             embedding["embed_norm"] = self.embed_norm
-        if self.altup_streams is not None:
-            embedding["altup_streams"] = head["altup_streams"] = self.altup_streams
+        if self.streams is not None:
+            name = "altup_streams" if self.hyper_streams is None else "hyper_streams"
+            embedding[name] = head[name] = self.streams
         return first_not_finite(embedded, list(self.layers), run, embedding, head)
 
     def _capped(self, logits: Tensor) -> Tensor:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
 
 from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
 from llmcli.engine.batch.backend import BatchBackend
-from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import Transformer
 from tests.support.hybrid import HYBRID, hybrid_engine, hybrid_model, prefix_cache
 from tests.support.models.tiny import random_ids
+from tests.support.passes import broken, chunks, read
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 PROMPT = random_ids(600)
@@ -35,34 +32,6 @@ def reply(engine: Engine, ids: Sequence[int], params: SamplingParams = GREEDY) -
     events = list(engine.stream(ids, params, probabilities=False))
     assert isinstance(events[0], Prefill)
     return [event.id for event in events if isinstance(event, Step)], events[0].cached
-
-
-def read(cache: PrefixCache, ids: Sequence[int]) -> Tensor:
-    cache.begin(ids, 1000)
-    return cache.read(ids)
-
-
-def chunks(model: Transformer, ids: Sequence[int], *ends: int) -> Tensor:
-    """Logits (V,) after a text that is read in the chunks that end at `ends` and at its end."""
-    cache = model.new_cache()
-    for start, end in pairwise((0, *ends, len(ids))):
-        logits = model(torch.tensor([list(ids[start:end])]), cache, only_last=True)
-    last: Tensor = logits[0, -1].float()
-    return last
-
-
-@contextmanager
-def broken(model: Transformer, block: int) -> Iterator[None]:
-    """Inside the block a pass is interrupted after a block of the model."""
-
-    def interrupt(_module: object, _inputs: object, _output: object) -> None:
-        raise KeyboardInterrupt
-
-    handle = model.layers[block].register_forward_hook(interrupt)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 65, 513])

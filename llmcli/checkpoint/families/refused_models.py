@@ -26,7 +26,7 @@ REASONS: dict[str, str] = {
         ),
         _RECURRENT,
     ),
-    **dict.fromkeys(("deepseek_v4", "minimax_m3", "minimax_m3_vl_text"), _SPARSE),
+    **dict.fromkeys(("minimax_m3", "minimax_m3_vl_text"), _SPARSE),
     **dict.fromkeys(("axk2", "hy_v4", "dots3_note", "dots3_note_text", "mistral_large4"), _SPARSE),
     **dict.fromkeys(("inkling_text", "inkling2_text", "inkling2_loop_text"), "convolutions within attention"),
     **dict.fromkeys(("dory", "hrm_text"), "layers that run several times"),

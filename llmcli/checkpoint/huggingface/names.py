@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from llmcli.checkpoint.huggingface import shared_row_names
 from llmcli.model import ModelConfig
 
 # Longest first; without its prefix a name is the name inside the language model.
@@ -46,11 +47,12 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "word_embeddings",
         "in_out_embed",
         "embeddings",
+        "embed",
     ),
     "embed_positions": ("wpe", "positions_embed"),
     "embed_norm": ("word_embeddings_layernorm", "embeddings.norm"),
     "norm": ("final_norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "rms_norm"),
-    "lm_head": ("embed_out", "output_projection", "decoder"),
+    "lm_head": ("embed_out", "output_projection", "decoder", "head"),
     "head_layer.dense": ("lm_head.dense",),
     "head_layer.norm": ("lm_head.norm",),
     "input_layernorm": (
@@ -76,6 +78,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "norm_2",
         "pre_moe_norm",
         "rms_norm_2",
+        "ffn_norm",
     ),
     "mlp_output_norm": ("post_moe_norm", "rms_norm_3"),
     "self_attn.q_proj": (
@@ -159,6 +162,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "feed_forward.router",
         "feed_forward.gate",
         "ffn.router.layer",
+        "ffn.gate",
         "router",
         "mixer.gate",
     ),
@@ -169,12 +173,14 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "mlp.shared_mlp.gate_proj",
         "feed_forward.shared_expert.gate_proj",
         "block_sparse_moe.shared_experts.gate_proj",
+        "ffn.shared_experts.w1",
     ),
     "mlp.shared_expert.up_proj": (
         "mlp.shared_experts.up_proj",
         "mlp.shared_mlp.up_proj",
         "feed_forward.shared_expert.up_proj",
         "block_sparse_moe.shared_experts.up_proj",
+        "ffn.shared_experts.w3",
         "mixer.shared_experts.up_proj",
     ),
     "mlp.shared_expert.down_proj": (
@@ -183,8 +189,10 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
         "feed_forward.shared_expert.down_proj",
         "shared_mlp.output_linear",
         "block_sparse_moe.shared_experts.down_proj",
+        "ffn.shared_experts.w2",
         "mixer.shared_experts.down_proj",
     ),
+    **shared_row_names.SYNONYMS,
 }
 # Queries, keys and values in one tensor.
 FUSED_QKV = (
@@ -200,7 +208,8 @@ FUSED_QKV = (
 _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
     "mlp.gate.scale": ("router.scale",),
     "mlp.gate.per_expert_scale": ("router.per_expert_scale",),
-    "self_attn.sinks": ("self_attn.softmax_offset", "self_attn.attention_sink_bias"),
+    **shared_row_names.WHOLE_NAMES,
+    "self_attn.sinks": ("self_attn.softmax_offset", "self_attn.attention_sink_bias", "attn.attn_sink"),
     "mlp.activation.alpha_p": ("mlp.act_fn.alpha_p",),
     "mlp.activation.alpha_n": ("mlp.act_fn.alpha_n",),
     "mlp.gate.e_score_correction_bias": (
@@ -214,6 +223,7 @@ _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
         "block_sparse_moe.e_score_correction_bias",
         "block_sparse_moe.gate.e_score_correction_bias",
         "mixer.gate.e_score_correction_bias",
+        "ffn.gate.bias",
     ),
 }
 # Modules around others: a layer with an adapter, and DBRX's attention with both norms.

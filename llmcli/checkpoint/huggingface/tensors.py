@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.huggingface.mixers import MixerTensors, mixer_of
 from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
-from llmcli.checkpoint.tensors.computed_sources import Sinusoids, Turned, Zeros
+from llmcli.checkpoint.tensors.computed_sources import Sinusoids, Turned, WholeNumbers, Zeros
 from llmcli.checkpoint.tensors.gguf_parameter_sources import KeysAndValues
 from llmcli.checkpoint.tensors.latent_pairs import latent_pairs
 from llmcli.checkpoint.tensors.parameter_sources import (
@@ -54,6 +54,7 @@ _SINGLE_EXPERTS = (
     ("block_sparse_moe.experts", "w1", "w3", "w2"),
     ("moe", "linear", "linear_v", "linear_1"),
     ("mixer.experts", "", "up_proj", "down_proj"),
+    ("ffn.experts", "w1", "w3", "w2"),
 )
 
 
@@ -122,6 +123,8 @@ class HFTensors:
         if local == "mlp.gate.e_score_correction_bias":
             absent = self.family.optional_selection_bias and name not in self.stored
             return Zeros((experts.count,)) if absent and experts is not None else OneRow(name)
+        if local == "mlp.gate.tid2eid" and experts is not None:
+            return WholeNumbers(name, experts.count)
         if self.config.latent is not None:
             if module == "self_attn.kv_b_proj" and self.names.has(f"{at}self_attn.embed_q.weight"):
                 # As MLX stores it.

@@ -20,6 +20,7 @@ from llmcli.checkpoint.quantized.fp8_fp4 import (
     PER_COLUMN,
     PER_ROW,
     WHOLE,
+    collapse_fp4_experts,
     collapse_fp8,
     collapse_modelopt_nvfp4,
     collapse_mxfp4,
@@ -146,6 +147,7 @@ def _compressed_tensors(tensors: TensorPool, settings: ConfigKeys) -> None:
 
 def _fp8(tensors: TensorPool, settings: ConfigKeys) -> None:
     blocks = settings.get("weight_block_size") is not None
+    collapse_fp4_experts(tensors)
     collapse_fp8(tensors, [block_size(settings, "weight_block_size")] if blocks else [WHOLE, PER_ROW])
 
 

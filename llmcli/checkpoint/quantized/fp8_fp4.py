@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmcli.checkpoint.files.weight_file import shown
 from llmcli.checkpoint.huggingface.stacked_experts import part_of_stack
@@ -51,6 +52,31 @@ def collapse_fp8(tensors: TensorPool, cells: Sequence[Cell]) -> None:
         tensors.put(
             QuantizedTensor(name, shape, "FP8", (weight, scale), GridRows(shape, weight, float_codes, scale, cell))
         )
+
+
+def collapse_fp4_experts(tensors: TensorPool) -> None:
+    """Combine FP4 weights beside FP8 ones with their scales: two numbers per byte, `X.scale` for 32 of `X.weight`.
+
+    DeepSeek-V4 has experts like that, as signed bytes.
+
+    Raises:
+        CheckpointError: scales are missing or do not fit.
+    """
+    bytes_of = [name for name, info in tensors.left.items() if info.encoding in ("I8", "U8")]
+    for name in bytes_of:
+        scale_name = f"{name.removesuffix('weight')}scale"
+        if not name.endswith(".weight") or scale_name not in tensors.left:
+            continue
+        weight = tensors.take(name, ("I8", "U8"))
+        scale = tensors.take(scale_name, SCALES, beside=weight)
+        rows, stored = check_matrix(weight)
+        groups = (rows, -(-2 * stored // _MXFP4_GROUP))
+        check_shape(scale, groups, weight)
+        if 2 * stored % _MXFP4_GROUP:
+            raise CheckpointError(
+                f"{weight.path}: tensor {shown(name)} has {stored} bytes in a row; a multiple of 16 is needed."
+            )
+        tensors.put(_mxfp4(name, replace(weight, shape=(*groups, _MXFP4_GROUP // 2), encoding="U8"), scale))
 
 
 def collapse_modelopt_nvfp4(tensors: TensorPool) -> None:

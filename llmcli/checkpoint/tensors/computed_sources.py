@@ -1,4 +1,4 @@
-"""Parameter sources that few checkpoints need: values that no file holds, and the rows of a matrix as columns."""
+"""Parameter sources that few checkpoints need: values that no file holds, whole numbers, and rows as columns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.tensors.parameter_sources import Source
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
+from llmcli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,3 +107,34 @@ class Turned:
         rows = target.new_empty(target.shape[::-1])
         self.source.read_into(stored, reader, rows)
         target.copy_(rows.T)
+
+
+@dataclass(frozen=True)
+class WholeNumbers:
+    """A table of whole numbers from 0 to below `limit`."""
+
+    name: str
+    limit: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one tensor that is read."""
+        return (self.name,)
+
+    def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
+        """That of the tensor."""
+        return stored[self.name].shape
+
+    def read_into(self, stored: Mapping[str, StoredTensor], reader: TensorReader, target: Tensor) -> None:
+        """See `ParameterSource`; `CheckpointError` for other numbers."""
+        tensor = stored[self.name]
+        values = tensor.read_rows(reader, 0, tensor.shape[0])
+        if values.is_floating_point():
+            raise CheckpointError(f"Tensor {self.name} holds {values.dtype} numbers; whole numbers are needed.")
+        target.copy_(values.view(target.shape))
+        low, high = int(target.min()), int(target.max())
+        if low < 0 or high >= self.limit:
+            raise CheckpointError(
+                f"Tensor {self.name} holds {low if low < 0 else high}; whole numbers from 0 to {self.limit - 1} are "
+                "needed."
+            )

@@ -24,6 +24,7 @@ from llmcli.model import ModelConfig, Transformer
 from llmcli.model.attention.attention import Attention
 from llmcli.model.attention.latent_attention import LatentAttention
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
+from llmcli.model.attention.shared_row_attention import SharedRowAttention
 from llmcli.model.block import Block, OutputNormBlock, ScaledBlock
 from llmcli.model.mixer_config import mixer_name
 from llmcli.model.mixture_of_experts import MixtureOfExperts
@@ -187,12 +188,18 @@ def attention_of(model: Transformer, block: int) -> Attention | LatentAttention:
 
     Raises:
         UsageError: it has none.
+        UnsupportedModelError: its keys are not tokens alone.
     """
     mixer = blocks(model)[block].mixer if "attention" in parts_of(model.config, block) else None
     found = [mixer, *mixer.children()] if isinstance(mixer, TwoMixers) else [mixer]
     for module in found:
         if isinstance(module, Attention | LatentAttention):
             return module
+        if isinstance(module, SharedRowAttention):
+            raise UnsupportedModelError(
+                "The attention of this model cannot be shown by token: its heads also read rows that stand for whole "
+                "blocks of tokens."
+            )
     raise _no_attention(model.config, block)
 
 
@@ -261,7 +268,7 @@ def check_additive(config: ModelConfig) -> None:
             "The logits of this model cannot be split into contributions of its parts: there is a layer in front of "
             "its output head."
         )
-    if config.altup is not None:
+    if config.streams > 1:
         raise UnsupportedModelError(
             "The logits of this model cannot be split into contributions of its parts: it has several residual "
             "streams, which change each other."

@@ -52,12 +52,16 @@ class Promotion:
 
 
 def firing(network: nn.Module, x: Tensor) -> list[Firing]:
-    """The neurons of a feed-forward network, or of all its chosen experts, for the input `x` (C,)."""
+    """The neurons of a feed-forward network, or of all its chosen experts, for the input `x` (C,).
+
+    Raises:
+        UnsupportedModelError: a table chooses the experts by the token, which `x` does not show.
+    """
     if isinstance(network, FeedForward | PlainFeedForward):
         return [Firing(None, _fired(network, x[None])[0], network.down_proj.weight, 1.0)]
     assert isinstance(network, MixtureOfExperts)
     rows = x[None].to(network.dtype)
-    chosen, weights = network.gate(rows)  # (1, k)
+    chosen, weights = _routed(network, rows)  # (1, k)
     found = []
     for expert, weight in zip(chosen[0].tolist(), weights[0].tolist(), strict=True):
         read, written = (weight, 1.0) if network.config.scales_input else (1.0, weight)
@@ -84,7 +88,11 @@ def _normed(network: ExpertsBesideDense, found: list[Firing]) -> list[Firing]:
 
 
 def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> list[float | None]:
-    """The activation of one neuron for each of the inputs `x` (N, C); None where its expert is not chosen."""
+    """The activation of one neuron for each of the inputs `x` (N, C); None where its expert is not chosen.
+
+    Raises:
+        UnsupportedModelError: a table chooses the experts by the token, which `x` does not show.
+    """
     if isinstance(network, FeedForward | PlainFeedForward):
         return _listed(_fired(network, x)[:, neuron])
     assert isinstance(network, MixtureOfExperts)
@@ -92,12 +100,22 @@ def activations(network: nn.Module, x: Tensor, neuron: int, expert: Expert) -> l
     if not isinstance(expert, int):
         assert network.shared_expert is not None
         return _listed(_fired(network.shared_expert, network.shared_input(rows))[:, neuron])
-    chosen, weights = network.gate(rows)  # (N, k)
+    chosen, weights = _routed(network, rows)  # (N, k)
     rows = network.experts_input(rows)
     if network.config.scales_input:
         rows = rows * (weights * (chosen == expert)).sum(1, keepdim=True).to(rows.dtype)
     fired = _listed(_expert_fired(network.experts, expert, rows)[:, neuron])
     return [value if sent else None for value, sent in zip(fired, (chosen == expert).any(1).tolist(), strict=True)]
+
+
+def _routed(network: MixtureOfExperts, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen experts of the inputs `rows` (N, C) and their weights, (N, k)."""
+    if network.config.by_token:
+        raise UnsupportedModelError(
+            "The neurons of this block cannot be shown: a table chooses its experts by the token itself."
+        )
+    chosen, weights = network.gate(rows)
+    return chosen, weights
 
 
 def width(network: nn.Module, expert: Expert) -> int | None:
@@ -142,7 +160,7 @@ def promotion(loaded: LoadedModel, block: int, vector: Tensor, top: int) -> Prom
     """
     if loaded.config.head_layer is not None:
         raise UnsupportedModelError("A layer is in front of this model's output head, so a neuron promotes no tokens.")
-    if loaded.config.altup is not None:
+    if loaded.config.streams > 1:
         raise UnsupportedModelError("This model has several residual streams, so a neuron promotes no tokens directly.")
     model, tokenizer, place = loaded.model, loaded.tokenizer, blocks(loaded.model)[block]
     # Only the sign matters for the order of tokens.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmcli.errors import UsageError
 from llmcli.inspection.evaluation.flops import box_of
@@ -143,18 +143,29 @@ def model_cost(
 
 
 def keys_seen(layer: LayerConfig, tokens: int) -> int:
-    """Number of keys that the last of `tokens` tokens sees in a layer, including its own."""
-    return tokens - layer.first_visible(tokens - 1)
+    """Number of keys that the last of `tokens` tokens sees in a layer, including its own, and compressed blocks."""
+    return tokens - layer.first_visible(tokens - 1) + _blocks_seen(layer, tokens)
 
 
 def keys_read(layer: LayerConfig, tokens: int) -> int:
     """Number of keys seen by all of `tokens` tokens in a layer: the sum of `keys_seen` over all lengths up to it."""
+    if layer.blocks is not None:
+        # Blocks grow in steps, which hardly matters in long texts: half of the last token's, as a mean.
+        return keys_read(replace(layer, blocks=None), tokens) + tokens * _blocks_seen(layer, tokens) // 2
     if layer.window is not None:
         growing = min(tokens, layer.window)
         return growing * (growing + 1) // 2 + (tokens - growing) * layer.window
     size = layer.chunk or tokens
     whole, rest = divmod(tokens, size)
     return whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
+
+
+def _blocks_seen(layer: LayerConfig, tokens: int) -> int:
+    """Number of compressed blocks that the last of `tokens` tokens sees in a layer."""
+    if layer.blocks is None:
+        return 0
+    complete = layer.blocks.complete(tokens)
+    return complete if layer.index is None else min(complete, layer.index.chosen)
 
 
 def _boxes(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tuple[BoxCost, ...]:

@@ -19,6 +19,8 @@ _BOXES = (
     ("laurel", "attention"),
     ("mlp", "feed_forward"),
     ("altup", "feed_forward"),
+    ("_hc.", "feed_forward"),
+    ("hyper_streams", "feed_forward"),
     ("embed_", "embeddings"),
     ("per_layer", "feed_forward"),
 )

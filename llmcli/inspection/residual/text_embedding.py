@@ -38,7 +38,7 @@ def text_embedding(
 
     def see(layer: int, residual: Tensor) -> None:
         if layer == blocks:
-            merged = residual if model.altup_streams is None else model.altup_streams.merge(residual)
+            merged = residual if model.streams is None else model.streams.merge(residual)
             hidden: Tensor = model.norm(merged)[0].float()  # (T, C)
             states.append(hidden.sum(0) if pooling == "mean" else hidden[-1])
 

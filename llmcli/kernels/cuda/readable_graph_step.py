@@ -51,6 +51,8 @@ class GraphStep(FastStep):
         # A graph reads and writes memory at fixed addresses, while states are new tensors in each pass.
         if mixers := [mixer for layer in model.config.layers for mixer in layer.mixers]:
             raise NoKernelError(mixer_name(mixers[0]))
+        if any(layer.blocks is not None for layer in model.config.layers):
+            raise NoKernelError("compressed blocks of tokens")
         if model.config.int8_cache:
             raise NoKernelError("a KV cache in 8 bits")
         if any(packed):
@@ -189,6 +191,14 @@ class _AllMemory:
         segment.keys.index_copy_(2, place, keys)
         segment.values.index_copy_(2, place, values)
         return segment.keys, segment.values
+
+    def append_inputs(self, layer: int, values: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Store inputs of compressed blocks; `GraphStep` refuses models with them."""
+        return self._cache.append_inputs(layer, values, gates)
+
+    def append_entries(self, layer: int, rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Store compressed blocks."""
+        return self._cache.append_entries(layer, rows, keys)
 
     def state(self, layer: int) -> State | None:
         """The layer's state, which no graph can read: `GraphStep` refuses such models."""

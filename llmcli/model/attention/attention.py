@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcli.model.attention.compressed_blocks import BlockPositions
 from llmcli.model.attention.rope import rotate
 from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, alibi_slopes
 from llmcli.model.cache.kv_cache import LayerCache
@@ -36,6 +37,10 @@ class Positions:
     """
     per_layer: Tensor | None = None
     """The tokens' per-layer embeddings, (B, T, L, P) for L layers."""
+    ids: Tensor | None = None
+    """The tokens themselves, (B, T), where experts are chosen by them."""
+    blocks: BlockPositions | None = None
+    """The compressed blocks of this kind of layer; None: it has none."""
 
     def of_last(self) -> Positions:
         """The same for the last of the new tokens alone."""

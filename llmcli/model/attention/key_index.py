@@ -55,22 +55,36 @@ class KeyIndex(nn.Module):
         if mask is None:
             mask = torch.ones(new, seen, dtype=torch.bool, device=x.device).tril(seen - new)
         q = self.q_proj(query).view(*x.shape[:2], self.config.heads, -1).transpose(1, 2)
-        q = self._rotated(q, rotation).transpose(1, 2).float()  # (B, T, I, E)
-        k = keys.float().transpose(2, 3)  # (B, 1, E, S)
-        weights = nn.functional.linear(x.float(), self.weight_proj.weight.float()) * self.config.heads**-0.5
-        parts = []
-        step = max(1, _SCORES_AT_ONCE // (len(x) * self.config.heads * seen))
-        for first in range(0, new, step):
-            rows = slice(first, first + step)
-            products = torch.relu(q[:, rows] @ k * self.config.size**-0.5)  # (B, rows, I, S)
-            scores = (weights[:, rows, None] @ products).squeeze(2)  # (B, rows, S)
-            best = scores.masked_fill(~mask[rows], -torch.inf).topk(self.config.chosen, dim=-1).indices
-            chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)
-            parts.append(chosen & mask[rows])
-        return torch.cat(parts, dim=1)
+        q = self._rotated(q, rotation).transpose(1, 2)  # (B, T, I, E)
+        return best_keys(self.config, q, keys, head_weights(self.config, x, self.weight_proj), mask)
 
     def _rotated(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """Queries or keys (B, heads, T, E) with their first values rotated."""
         if rotation is None:
             return x
         return torch.cat((rotate(x[..., : self.rope_dim], *rotation), x[..., self.rope_dim :]), dim=-1)
+
+
+def head_weights(index: KeyIndexConfig, x: Tensor, projection: nn.Linear) -> Tensor:
+    """The weights of the heads of an index for the tokens `x` (B, T, C): float32, (B, T, I)."""
+    weights: Tensor = nn.functional.linear(x.float(), projection.weight.float()) * index.heads**-0.5
+    return weights
+
+
+def best_keys(index: KeyIndexConfig, q: Tensor, keys: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """The keys with the best scores among those that `mask` (T, S) shows: a mask (B, T, S).
+
+    `q` (B, T, I, E) are the queries of the index, `keys` (B, 1, S, E) its keys, `weights` (B, T, I) those of its heads.
+    """
+    new, seen = q.shape[1], keys.shape[2]
+    k = keys.float().transpose(2, 3)  # (B, 1, E, S)
+    parts = []
+    step = max(1, _SCORES_AT_ONCE // (len(q) * index.heads * seen))
+    for first in range(0, new, step):
+        rows = slice(first, first + step)
+        products = torch.relu(q[:, rows].float() @ k * index.size**-0.5)  # (B, rows, I, S)
+        scores = (weights[:, rows, None] @ products).squeeze(2)  # (B, rows, S)
+        best = scores.masked_fill(~mask[rows], -torch.inf).topk(index.chosen, dim=-1).indices
+        chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, True)
+        parts.append(chosen & mask[rows])
+    return torch.cat(parts, dim=1)

@@ -121,3 +121,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     # Back from float32 where cos and sin are in float32.
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)
+
+
+def rotate_last(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the neighboring pairs (2j, 2j+1) of the last R values; `x` (B, H, T, D), `cos` and `sin` (T, R/2).
+
+    In float32, whatever the type of cosines and sines, then rounded to the type of `x`.
+    """
+    size = 2 * cos.shape[-1]
+    rest, rotated = x[..., : x.shape[-1] - size], x[..., x.shape[-1] - size :].float()
+    even, odd = rotated[..., 0::2], rotated[..., 1::2]
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return torch.cat((rest, turned.to(x.dtype)), dim=-1)

@@ -30,6 +30,18 @@ class BranchCache:
         trunk_keys, trunk_values = self._trunk.read(layer, first, self._length)
         return _joined(trunk_keys, keys), _joined(trunk_values, values)
 
+    def append_inputs(self, layer: int, values: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """What the new blocks need, (N x B, S, W): the trunk's, then `values` and `gates` (N x B, T, W)."""
+        memory = self._trunk.blocks[layer]
+        trunk_values, trunk_gates = memory.read_inputs(memory.blocks.first_needed(self._length), self._length)
+        return _joined(trunk_values, values, 1), _joined(trunk_gates, gates, 1)
+
+    def append_entries(self, layer: int, rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """All blocks: the trunk's, then `rows` (N x B, 1, M, D) and `keys` (N x B, 1, M, E)."""
+        memory = self._trunk.blocks[layer]
+        trunk_rows, trunk_keys = memory.entries.read(0, memory.blocks.complete(self._length))
+        return _joined(trunk_rows, rows), _joined(trunk_keys, keys)
+
     def state(self, layer: int) -> State | None:
         """Not possible, see above."""
         raise NotImplementedError("texts with states cannot branch off")
@@ -39,7 +51,8 @@ class BranchCache:
         raise NotImplementedError("texts with states cannot branch off")
 
 
-def _joined(trunk: Tensor, own: Tensor) -> Tensor:
+def _joined(trunk: Tensor, own: Tensor, positions: int = 2) -> Tensor:
+    """Both, one after the other along the dimension `positions`."""
     branches = len(own) // len(trunk)
     shared = trunk.expand(branches, *trunk.shape).flatten(0, 1)
-    return torch.cat((shared, own), dim=2)
+    return torch.cat((shared, own), dim=positions)

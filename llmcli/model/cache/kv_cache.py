@@ -8,18 +8,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llmcli.device import one_thread
+from llmcli.model.cache.block_cache import BlockCache, new_block_cache
 from llmcli.model.cache.int8_rows import pack_rows, unpack_rows
+from llmcli.model.cache.segment import CacheSegment
 from llmcli.model.cache.state import State, StateCache
 from llmcli.model.cache.text_states import TextStates
 from llmcli.model.config import LayerConfig, ModelConfig
 from llmcli.model.huge_pages import Pages
-from llmcli.model.mixer_config import ShortConvConfig
 
 _SMALLEST_CAPACITY = 256
 # Number of positions from which on a layer's memory comes in huge pages.
@@ -36,21 +37,14 @@ class LayerCache(StateCache, Protocol):
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new tokens' `keys` and `values` (B, K, T, D); return all keys and values visible to them."""
 
+    def append_inputs(self, layer: int, values: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens' `values` and `gates` (B, T, W) for compressed blocks; return those needed now.
 
-class CacheSegment(NamedTuple):
-    """One layer's memory: `keys` (B, K, size, D) and `values` (B, K, size, D) of the positions from `first` on.
+        These (B, S, W) begin at `BlocksConfig.first_needed` of the first new token.
+        """
 
-    In a cache of 8 bits, D is the bytes of a row of `int8_rows`.
-    """
-
-    keys: Tensor
-    values: Tensor
-    first: int
-
-    @property
-    def end(self) -> int:
-        """The first position after the allocated ones."""
-        return self.first + self.keys.shape[2]
+    def append_entries(self, layer: int, rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Store rows (B, 1, N, D) and keys of the index (B, 1, N, E) of N new blocks; return those of all blocks."""
 
 
 class KVCache:
@@ -63,8 +57,11 @@ class KVCache:
     is copied to the front of a new segment with memory for `room` more tokens. A layer with a state has a segment
     without heads, which takes no memory.
 
+    `blocks` holds the memory of the layers with compressed blocks, by layer.
+
     A text can be truncated to any length that its segments still hold; with states, only to those where it has a mark.
-    Marks also hold what short convolutions see, so that those do not limit how far a text can go back.
+    Marks also hold what short convolutions and heads with shared rows see, and what incomplete blocks need, so that
+    those do not limit how far a text can go back.
 
     With `ModelConfig.int8_cache`, attention keeps keys and values in 8 bits, and reads what they were rounded to.
 
@@ -86,11 +83,8 @@ class KVCache:
         self.expected_length = 0
         self._rewind, self._room = rewind, room
         self._kinds = config.layers
-        mixers = [layer.mixer for layer in config.layers]
-        # Their widths, by layer.
-        self._convolutions = {
-            index: mixer.width for index, mixer in enumerate(mixers) if isinstance(mixer, ShortConvConfig)
-        }
+        # The layers whose windows marks hold.
+        self._marked = [index for index, layer in enumerate(config.layers) if config.marks_window(layer)]
         self._sizes = [config.cached_widths(layer)[1:] for layer in config.layers]
         self._limit = config.context_length
         self._dtype, self._device = dtype, torch.device(device)
@@ -107,6 +101,18 @@ class KVCache:
         self.layers: list[CacheSegment] = []
         for layer in config.layers:
             self.layers.append(empty(layer) if layer.kv_from is None else self.layers[layer.kv_from])
+        self.blocks: dict[int, BlockCache] = {
+            index: new_block_cache(
+                layer.blocks,
+                (config.head_dim, config.block_size(layer) - config.head_dim),
+                batch=batch,
+                capacity=min(capacity, self._limit),
+                dtype=dtype,
+                allocate=self._empty,
+            )
+            for index, layer in enumerate(config.layers)
+            if layer.blocks is not None
+        }
         # At most the capacity: read at every token, while memory changes rarely.
         self._fits = self.capacity
         # Counted before anything moves, so that an interruption can make the count too high but never too low.
@@ -119,13 +125,13 @@ class KVCache:
 
     @property
     def needs_marks(self) -> bool:
-        """Whether the text cannot go back far without marks: layers have states or short convolutions."""
-        return self._states.has_state or bool(self._convolutions)
+        """Whether the text cannot go back far without marks: layers have states, or windows that marks hold."""
+        return self._states.has_state or bool(self._marked)
 
     @property
     def capacity(self) -> int:
         """Total number of tokens that fit before some layer must allocate memory."""
-        return min(segment.end for segment in self.layers)
+        return min([segment.end for segment in self.layers] + [memory.fits for memory in self.blocks.values()])
 
     @property
     def moves(self) -> int:
@@ -135,8 +141,8 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes reserved, used or not, and those of states and marks."""
-        segments = sum(segment.keys.nbytes + segment.values.nbytes for segment in self._own)
-        return segments + self._states.nbytes
+        segments = sum(segment.nbytes for segment in self._own)
+        return segments + sum(memory.nbytes for memory in self.blocks.values()) + self._states.nbytes
 
     def reserve(self, length: int) -> None:
         """Allocate ahead for a total of `length` tokens, in the layers that keep all of them."""
@@ -150,8 +156,9 @@ class KVCache:
                     layers.append(layers[layer.kv_from])
                 else:
                     layers.append(segment if layer.is_windowed else self._with_room(layer, segment, length))
+            blocks = {index: self._with_blocks(memory, length) for index, memory in self.blocks.items()}
             # Assigned at the end, so that an interruption or a lack of memory leaves the cache unchanged.
-            self.layers = layers
+            self.layers, self.blocks = layers, blocks
         self._fits = self.capacity
 
     def begin(self, new: int) -> None:
@@ -167,6 +174,8 @@ class KVCache:
                     self.layers[index] = self._with_room(layer, self.layers[index], self.length + new)
                 else:
                     self.layers[index] = self.layers[layer.kv_from]
+            for index, memory in self.blocks.items():
+                self.blocks[index] = self._with_blocks(memory, self.length + new)
         self._fits = self.capacity
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,6 +205,14 @@ class KVCache:
             unpack_rows(values[:, :, seen], value_size, self._dtype),
         )
 
+    def append_inputs(self, layer: int, values: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LayerCache`; as with `append`, the cache's length changes only with `advance`."""
+        return self.blocks[layer].append_inputs(self.length, values, gates)
+
+    def append_entries(self, layer: int, rows: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LayerCache`."""
+        return self.blocks[layer].append_entries(self.length, rows, keys)
+
     def state(self, layer: int) -> State | None:
         """What a recurrent layer remembers of the text before the new tokens; None: the text begins."""
         return self._states.now.states[layer]
@@ -218,20 +235,20 @@ class KVCache:
         Later marks drop some earlier ones, see `TextStates`. A `brief` mark is replaced by the next brief one.
         """
         if self.needs_marks and self.length > 0:
-            tails = {}
-            for layer, width in self._convolutions.items():
-                keys, _, first = self.layers[layer]
-                seen = slice(max(0, self.length - width + 1) - first, self.length - first)
-                tails[layer] = State(keys[:, 0, seen].clone(), None)
-            self._states.mark(tails, brief=brief)
+            windows, blocks = {}, {}
+            for index in self._marked:
+                keys, values = self.layers[index].read(self._kinds[index].first_visible(self.length), self.length)
+                windows[index] = keys.clone(), values.clone()
+            for index, memory in self.blocks.items():
+                blocks[index] = memory.tail(self.length)
+            self._states.mark(windows, blocks, brief=brief)
 
     def reusable(self, length: int) -> int:
         """The greatest length, at most `length`, that `truncate` can go back to.
 
         That is `length` where every layer still holds the positions that the next token would see: always if no layer
         is windowed, and always within `rewind` tokens of the greatest length so far. If layers have states, or if the
-        positions that are missing are those of short convolutions, it is the greatest length with a mark. Otherwise it
-        is 0.
+        positions that are missing are those that marks hold, it is the greatest length with a mark. Otherwise it is 0.
         """
         length = min(length, self.length)
         if (length == self.length or not self._states.has_state) and self._holds(length):
@@ -243,8 +260,8 @@ class KVCache:
         return all(
             segment.first <= layer.first_visible(length)
             for index, (layer, segment) in enumerate(zip(self._kinds, self.layers, strict=True))
-            if not (marked and index in self._convolutions)
-        )
+            if not (marked and index in self._marked)
+        ) and (marked or all(memory.holds(length) for memory in self.blocks.values()))
 
     def truncate(self, length: int) -> None:
         """Drop all but the first `length` tokens.
@@ -258,9 +275,10 @@ class KVCache:
         if length == 0:
             self._moves += 1
             self.layers = [segment._replace(first=0) for segment in self.layers]
+            self.blocks = {index: memory.emptied() for index, memory in self.blocks.items()}
             self._fits = self.capacity
         elif not self._holds(length):
-            self._restore_convolutions(length)
+            self._restore_windows(length)
         self._states.go_back(length)
 
     def beginning(self, length: int) -> KVCache:
@@ -278,6 +296,7 @@ class KVCache:
                     other.layers.append(other._copied(layer, segment, length))
                 else:
                     other.layers.append(other.layers[layer.kv_from])
+            other.blocks = {index: memory.copied(length, other._empty) for index, memory in self.blocks.items()}
         other._fits = other.capacity
         other.truncate(length)
         return other
@@ -290,19 +309,19 @@ class KVCache:
             keys.copy_(segment.keys[:, :, :size]), values.copy_(segment.values[:, :, :size]), segment.first
         )
 
-    def _restore_convolutions(self, length: int) -> None:
-        """Put the inputs of short convolutions before the mark at `length` in front of their segments."""
+    def _restore_windows(self, length: int) -> None:
+        """Put what the mark at `length` holds in front of its segments."""
         mark = self._states.at(length)
         assert mark is not None
         self._moves += 1
-        for layer in self._convolutions:
-            state, segment = mark.states[layer], self.layers[layer]
-            assert state is not None
-            count = state.tail.shape[1]
-            # Memory from a pass in inference mode cannot be changed outside of it.
-            with torch.inference_mode():
-                segment.keys[:, 0, :count] = state.tail
-            self.layers[layer] = segment._replace(first=length - count)
+        # Memory from a pass in inference mode cannot be changed outside of it.
+        with torch.inference_mode():
+            for index, window in mark.windows.items():
+                segment = self.layers[index]._replace(first=length - window[0].shape[2])
+                segment.write(segment.first, *window)
+                self.layers[index] = segment
+            for index, tail in mark.blocks.items():
+                self.blocks[index] = self.blocks[index].restored(length, tail)
         self._fits = self.capacity
 
     @contextmanager
@@ -317,11 +336,14 @@ class KVCache:
         if position == 0:
             raise ValueError("the first token cannot be read again")
         length = self.length
-        held = [
-            (keys[:, :, at], values[:, :, at], keys[:, :, at].clone(), values[:, :, at].clone())
-            for keys, values, first in self._own
-            if (at := position - first) >= 0 and position < length
+        places = [
+            segment.read(position, position + 1)
+            for segment in self._own
+            if segment.first <= position < min(length, segment.end)
         ]
+        if position < length:
+            places += [place for memory in self.blocks.values() for place in memory.written_at(position)]
+        held = [(keys, values, keys.clone(), values.clone()) for keys, values in places]
         states = self._states.contents()
         self.truncate(position)
         try:
@@ -346,23 +368,20 @@ class KVCache:
             first = max(segment.first, layer.first_visible(max(0, self.length - self._rewind)))
         # Double the size, up to the most that the layer ever needs.
         size = max(end - first, min(2 * segment.keys.shape[2], self._steady_size(layer)))
-        return CacheSegment(
-            self._moved(segment.keys, segment.first, first, size),
-            self._moved(segment.values, segment.first, first, size),
-            first,
-        )
+        return segment.moved(first, self.length, size, self._empty)
+
+    def _with_blocks(self, memory: BlockCache, end: int) -> BlockCache:
+        """`memory`, or one with room for compressed blocks of `end` tokens."""
+        if end <= memory.fits:
+            return memory
+        steady = self._rewind + self._room
+        return memory.with_room(self.length, end, self._rewind, steady, self._limit, self._empty)
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         # A short text's cache stays in the processor's caches, and would leave most of a huge page empty.
         if self._device.type == "cpu" and shape[2] >= _LARGE:
             return self._pages.empty(shape, dtype)
         return torch.empty(shape, dtype=dtype, device=self._device)
-
-    def _moved(self, tensor: Tensor, old_first: int, first: int, size: int) -> Tensor:
-        moved = self._empty((*tensor.shape[:2], size, tensor.shape[3]), tensor.dtype)
-        kept = tensor[:, :, first - old_first : self.length - old_first]
-        moved[:, :, : kept.shape[2]] = kept
-        return moved
 
     def _steady_size(self, layer: LayerConfig) -> int:
         """The most positions that a layer ever allocates."""

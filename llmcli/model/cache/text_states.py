@@ -2,18 +2,25 @@
 
 A state cannot forget single tokens as a key-value cache does, so going back needs a copy from that place of the text.
 States are never changed in place: a mark only keeps the tensors alive, so setting one costs no time. A mark also has
-copies of the last inputs of short convolutions, which the cache drops after some tokens.
+copies of what the cache drops after some tokens: the last inputs of short convolutions, the rows in the windows of
+attention with compressed blocks, and the values of tokens whose block is not complete.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
 
 from llmcli.model.cache.marks import most_marks
 from llmcli.model.cache.state import State
 from llmcli.model.config import ModelConfig
+
+Copies: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
+"""Copies of a part of the cache, by layer: keys and values (B, K, S, D)."""
 
 
 class Mark(NamedTuple):
@@ -21,6 +28,10 @@ class Mark(NamedTuple):
 
     length: int
     states: tuple[State | None, ...]
+    windows: Copies = MappingProxyType({})
+    """What the next token sees in the windows that marks hold."""
+    blocks: Copies = MappingProxyType({})
+    """The values and gates that the next token's block needs."""
 
 
 class TextStates:
@@ -41,7 +52,11 @@ class TextStates:
     def nbytes(self) -> int:
         """Bytes of the states and of all marks; states that are the same tensors count once."""
         held = {id(state): state for mark in (self.now, *self._all) for state in mark.states}
-        return sum(state.nbytes for state in held.values() if state is not None)
+        copies = {
+            id(pair): pair for mark in self._all for part in (mark.windows, mark.blocks) for pair in part.values()
+        }
+        states = sum(state.nbytes for state in held.values() if state is not None)
+        return states + sum(tensor.nbytes for pair in copies.values() for tensor in pair)
 
     def store(self, layer: int, state: State) -> None:
         """Store what a layer's state becomes once the pass is complete."""
@@ -59,15 +74,12 @@ class TextStates:
         self.now = Mark(self.now.length + tokens, states)
         self._coming.clear()
 
-    def mark(self, tails: Mapping[int, State], *, brief: bool) -> None:
-        """Keep the present states, and the `tails` of short convolutions by layer.
+    def mark(self, windows: Copies, blocks: Copies, *, brief: bool) -> None:
+        """Keep the present states, and copies of what `windows` show and of what `blocks` need.
 
         There is one `brief` mark: the next one replaces it.
         """
-        mark = self.now
-        if tails:
-            states = tuple(tails.get(layer, state) for layer, state in enumerate(mark.states))
-            mark = Mark(mark.length, states)
+        mark = self.now._replace(windows=windows, blocks=blocks)
         if brief:
             self._brief = mark
         else:
@@ -85,7 +97,7 @@ class TextStates:
         """Return to `length`, which has a mark if layers have states and it is not 0, and drop later marks."""
         to = self._start if length == 0 else Mark(length, self.now.states)
         if self.has_state and 0 < length < self.now.length and (mark := self.at(length)) is not None:
-            to = mark
+            to = Mark(length, mark.states)
         self._marks = [mark for mark in self._marks if mark.length <= length]
         if self._brief is not None and self._brief.length > length:
             self._brief = None

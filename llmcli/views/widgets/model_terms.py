@@ -36,6 +36,7 @@ _SCALINGS = {
 _SCORES = {
     "softmax": "softmax over all",
     "sigmoid": "sigmoid",
+    "sqrt_softplus": "square roots of softplus",
     "softmax_of_chosen": "softmax over the chosen",
     "sigmoid_of_chosen": "sigmoid",
     "sigmoid_of_biased": "sigmoid",
@@ -57,6 +58,8 @@ def norm_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append(f"a token's vector of {config.per_layer.size} for the block added through a gate")
     if config.altup is not None:
         words.append(f"on the first of {config.altup.streams} residual streams, which correct each other")
+    if config.hyper is not None:
+        words.append(f"on {config.hyper.streams} residual streams, mixed by hyper-connections")
     if config.layer_scale:
         words.append("the output times a learned number")
     return ", ".join(words)
@@ -96,7 +99,14 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append("a sink in each head")
     if layer.query_scaling is not None:
         words.append(f"queries grow from position {layer.query_scaling.interval} on")
-    if layer.index is not None:
+    if layer.blocks is not None:
+        which = f"blocks of {layer.blocks.rate} compressed tokens"
+        if layer.index is None:
+            which = f"all {which}"
+        else:
+            which = f"{layer.index.chosen} {which} that an index of {layer.index.heads} heads chooses"
+        words.append(f"sees the last {layer.window} tokens and {which}")
+    elif layer.index is not None:
         words.append(f"sees the {layer.index.chosen} keys that an index of {layer.index.heads} heads chooses")
     elif layer.index_from is not None:
         words.append(f"sees the keys that block {layer.index_from} chose")
@@ -154,6 +164,12 @@ def _heads(config: ModelConfig, layer: LayerConfig) -> str:
             f"latent, {config.num_heads} heads of {sizes.nope_dim} + {sizes.rope_dim} rotated, values of "
             f"{sizes.value_dim}, made from {sizes.rank} + {sizes.rope_dim} cached values"
         )
+    if config.shared_row is not None:
+        shared = config.shared_row
+        return (
+            f"{config.num_heads} heads on one row of {config.head_dim} values, key and value in one, queries made from "
+            f"{shared.query_rank} values, output in {shared.groups} groups of {shared.group_rank}"
+        )
     shape = config.heads_of(layer)
     heads, kv = shape.count, shape.kv_count
     kind = "multi-head" if heads == kv else "multi-query" if kv == 1 else "grouped-query"
@@ -162,7 +178,8 @@ def _heads(config: ModelConfig, layer: LayerConfig) -> str:
 
 
 def _experts(config: ModelConfig, experts: ExpertsConfig) -> str:
-    glu = "clamped" if experts.glu is not None else config.activation
+    clamped = experts.glu is not None or experts.limit is not None
+    glu = "clamped" if clamped else config.activation
     kind = f"gated {glu}" if experts.gated else f"plain {glu}"
     read = experts.latent_size or config.hidden_size
     words = [f"{experts.chosen} of {experts.count}, each {kind}, {read} -> {experts.intermediate_size}"]
@@ -170,6 +187,8 @@ def _experts(config: ModelConfig, experts: ExpertsConfig) -> str:
         words.append(f"on inputs projected to {read} values")
     if experts.groups_chosen < experts.groups:
         words.append(f"from the best {experts.groups_chosen} of {experts.groups} groups")
+    if experts.by_token:
+        words.append("chosen by a table of tokens")
     words.append(f"weights by {_SCORES[experts.score]}")
     if experts.own_norms:
         words.append(f"beside a dense network of {experts.shared_size}, each with norms before and after")

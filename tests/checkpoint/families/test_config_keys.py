@@ -60,7 +60,7 @@ OWN_VARIANTS = {
     "bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "jamba", "kimi_linear", "mamba", "mamba2", "nemotron_h",
     "lfm2", "lfm2_moe", "lfm3",
     "aria_text", "codegen", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "falcon", "glm4_moe", "glm4_moe_lite",
-    "mimo_v2_flash", "modernbert-decoder", "deepseek_v32", "glm_moe_dsa",
+    "mimo_v2_flash", "modernbert-decoder", "deepseek_v32", "deepseek_v4", "glm_moe_dsa",
     "gpt_bigcode", "gpt_neox_japanese", "gptj", "granitemoe_swa", "hy_v3", "mellum", "mpt", "opt", "persimmon",
     "sarvam_mla", "sarvam_moe",
 }  # fmt: skip

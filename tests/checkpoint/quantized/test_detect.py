@@ -265,7 +265,7 @@ def test_contradictory_shapes_are_refused(tmp_path: Path, name: str, part: str) 
 def test_missing_parts_and_wrong_types_are_refused(tmp_path: Path, name: str, part: str) -> None:
     case = make(name)
     wrong = {**named(case), MODULE + part: torch.zeros(case.tensors[part].shape, dtype=torch.float64)}
-    if (name, part) == ("fp8, short names", ".weight"):
+    if name in ("fp8, short names", "fp4 beside fp8") and part == ".weight":
         # "scale" may be the name of any tensor; loading the model reports that it is unused.
         return
     with pytest.raises(CheckpointError):

@@ -37,7 +37,7 @@ KEPT = [
 # Zero points are also in the middle.
 KEPT_IN_8_BITS = [
     "gptq 8 bits, symmetric", "gptq 8 bits, symmetric, one group, v2", "int8 packed", "int8 channels, short scales",
-    "mlx mxfp4",
+    "mlx mxfp4", "fp4 beside fp8",
 ]  # fmt: skip
 
 

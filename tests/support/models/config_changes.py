@@ -18,6 +18,10 @@ _ROTATIONS = (
 
 # For three layers, as in the tiny models.
 VALUES: dict[str, tuple[Any, ...]] = {
+    "compress_rope_theta": (50.0,),
+    "hc_eps": (0.2,),
+    "hc_sinkhorn_iters": (1, 3),
+    "scoring_func": ("sigmoid", "sqrtsoftplus"),
     "attention_in_multiplier": (0.4,),
     "attention_window_size": (3,),
     "logits_soft_cap": (0.5,),
@@ -149,6 +153,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
 
 SIZES = frozenset(
     {
+        "compress_rates",
+        "hc_mult",
+        "o_groups",
+        "o_lora_rank",
         "attn_layer_indices",
         "block_types",
         "conv1d_width",
@@ -287,6 +295,9 @@ SIZES = frozenset(
 """Keys that decide about tensors and shapes: with other values the same weights do not fit."""
 
 BUILT: dict[str, tuple[Any, ...]] = {
+    "compress_rates": ({"compressed_sparse_attention": 3, "heavily_compressed_attention": 5},),
+    "hc_mult": (2,),
+    "o_groups": (1, 4),
     "block_auto_adjust_ff_dim": (False,),
     "block_ffn_dim_multiplier": (0.7,),
     "conv_L_cache": (5,),
@@ -314,7 +325,7 @@ BUILT: dict[str, tuple[Any, ...]] = {
     "intermediate_size_mlp": (24,),
     "intermediate_multiple_size": (3,),
     "mlp_bias": (True,),
-    "mlp_layer_types": (["sparse", "dense", "sparse"],),
+    "mlp_layer_types": (["sparse", "dense", "sparse"], ["moe", "hash_moe", "hash_moe"]),
     "mlp_only_layers": ([0],),
     "moe_layer_end_index": (1,),
     "moe_layer_interval": (2,),

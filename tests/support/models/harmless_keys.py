@@ -79,6 +79,10 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
         "video_token_id": "of the wrapper, whose source the text model shares",
     },
     "cohere2_moe": {"rope_theta": "read from rope_parameters, which the class always writes"},
+    "deepseek_v4": {
+        "norm_topk_prob": "transformers always divides the weights of this family's experts by their sum",
+        "router_jitter_noise": _TRAINING,
+    },
     "deepseek_v2": {"norm_topk_prob": "transformers never divides the weights of this family's experts by their sum"},
     "ernie4_5_moe": {"moe_norm_min": "the least sum of the chosen weights of a softmax, which is never that small"},
     "gemma3n_text": {"altup_coef_clip": _TRAINING},

@@ -31,6 +31,28 @@ YARN = {
 ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4}
 INDEX = {"index_topk": 8, "index_head_dim": 8, "index_n_heads": 8}
+BLOCKS = {
+    **EPS,
+    "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+    "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+    "mlp_layer_types": ["hash_moe", "moe", "moe"],
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "partial_rotary_factor": 0.5,
+    "q_lora_rank": 12,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "sliding_window": 6,
+    "o_groups": 2,
+    "o_lora_rank": 6,
+    # With few heads, blocks have equal scores, and any of these may be chosen.
+    "index_n_heads": 16,
+    "index_head_dim": 12,
+    "index_topk": 3,
+    "hc_mult": 3,
+    "hc_sinkhorn_iters": 5,
+    "swiglu_limit": 0.3,
+}
 MULTIPLIERS = {
     "embedding_multiplier": 6.0,
     "attention_multiplier": 0.2,
@@ -44,8 +66,8 @@ GPT2_SIZES = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # Parts for images and sound, which text does not go through.
 TINY_TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 
-NO_KERNEL = {"deepseek v3.2", "glm 5"}
-"""Cases that the C kernel does not compute: an index that chooses keys."""
+NO_KERNEL = {"deepseek v3.2", "glm 5", "deepseek v4", "deepseek v4, yarn"}
+"""Cases that the C kernel does not compute: an index that chooses keys, and compressed blocks."""
 
 EAGER_IS_WRONG = {"falcon rw"}
 """Cases of which `transformers` adds the biases twice in its explicit attention, and once in its default."""
@@ -367,6 +389,17 @@ NEWER: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek v3.2": (
         "deepseek_v32",
         {**LATENT, **ROUTED, **INDEX, "first_k_dense_replace": 1, "rope_parameters": {**YARN, "mscale_all_dim": 0.9}},
+    ),
+    "deepseek v4": ("deepseek_v4", BLOCKS),
+    "deepseek v4, yarn": (
+        "deepseek_v4",
+        {
+            **BLOCKS,
+            "layer_types": ["heavily_compressed_attention", "compressed_sparse_attention", "sliding_attention"],
+            "mlp_layer_types": ["moe", "hash_moe", "moe"],
+            "scoring_func": "sigmoid",
+            "rope_parameters": {key: value for key, value in YARN.items() if key != "rope_theta"},
+        },
     ),
     "glm 5": (
         "glm_moe_dsa",

@@ -78,6 +78,9 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
                 buffer.normal_(0, 0.3)
             elif name.endswith("layer_scalar"):
                 buffer.uniform_(0.5, 1.5)
+            elif name.endswith("tid2eid"):
+                # Different experts for each token.
+                buffer.copy_(torch.rand(len(buffer), config.n_routed_experts).argsort()[:, : buffer.shape[1]])
     return model
 
 

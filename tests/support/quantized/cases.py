@@ -218,6 +218,14 @@ def mxfp4(n: int, k: int, rng: torch.Generator) -> Case:
     return Case(tensors, weight, config)
 
 
+def fp4_beside_fp8(n: int, k: int, rng: torch.Generator) -> Case:
+    """The experts of DeepSeek-V4: as `mxfp4`, with signed bytes and other names."""
+    made = mxfp4(n, k, rng)
+    scale = made.tensors[".weight_scale"].view(torch.float8_e8m0fnu)
+    tensors = {".weight": made.tensors[".weight_packed"].view(torch.int8), ".scale": scale}
+    return Case(tensors, made.weight, fp8_blocks(128, 128))
+
+
 def mlx(n: int, k: int, rng: torch.Generator, *, bits: int, group: int = 32, scale: torch.dtype | None = None) -> Case:
     q, s = codes(0, 1 << bits, (n, k), rng), scales((n, k // group), rng).to(scale or torch.float16)
     b = (s.float() * -(1 << (bits - 1)) * (torch.rand(s.shape, generator=rng) * 0.4 + 0.8)).to(s.dtype)
@@ -339,6 +347,7 @@ CASES: dict[str, Maker] = {
     "modelopt nvfp4": partial(nvfp4, modelopt=True),
     "compressed nvfp4": partial(nvfp4, modelopt=False),
     "compressed mxfp4": mxfp4,
+    "fp4 beside fp8": fp4_beside_fp8,
     "nf4": partial(bitsandbytes4, kind="nf4", nested=False),
     "nf4 nested": partial(bitsandbytes4, kind="nf4", nested=True),
     "nf4 nested, stored as bfloat16": partial(bitsandbytes4, kind="nf4", nested=True, storage=torch.bfloat16),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules, shape_rules
+from llmcli.checkpoint.families import expert_rules, extra_rules, layer_rules, shape_rules, shared_row_rules
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.rope_keys import RopeRules
-from llmcli.checkpoint.families.styles import BASE
+from llmcli.checkpoint.families.styles import BASE, LATE_RMS
 
 _DEEPSEEK = {
     **BASE,
@@ -64,6 +64,48 @@ _INDEXED = replace(
     paired_key=None,
 )
 
+_DEEPSEEK_V4 = Family(
+    {
+        **BASE,
+        "vocab_size": 129280,
+        "hidden_size": 4096,
+        "moe_intermediate_size": 2048,
+        "num_hidden_layers": 43,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 1,
+        "head_dim": 512,
+        "q_lora_rank": 1024,
+        "num_experts_per_tok": 6,
+        "num_experts": 256,
+        "scoring_func": "sqrtsoftplus",
+        "routed_scaling_factor": 1.5,
+        "max_position_embeddings": 1048576,
+        "compress_rope_theta": 160000.0,
+        "hc_mult": 4,
+        "hc_sinkhorn_iters": 20,
+        "hc_eps": 1e-6,
+        "swiglu_limit": 10.0,
+        "sliding_window": 128,
+        "o_groups": 8,
+        "o_lora_rank": 1024,
+        "index_n_heads": 64,
+        "index_head_dim": 128,
+        "index_topk": 512,
+    },
+    aliases={**_DEEPSEEK_ALIASES, "layer_types": ()},
+    norm=replace(LATE_RMS, float32=True),
+    sinks=True,
+    kinds=(layer_rules.SLIDING, shared_row_rules.SPARSE_BLOCKS, shared_row_rules.HEAVY_BLOCKS),
+    layer_types=shared_row_rules.deepseek_v4_types,
+    # Rotations are fields of the layers.
+    rope_on=layer_rules.never_rope,
+    rope=RopeRules(restated=True),
+    experts=shared_row_rules.deepseek_v4_experts,
+    layer_extras=shared_row_rules.deepseek_v4_layer_extras,
+    extras=shared_row_rules.deepseek_v4_extras,
+    supported_values={"n_shared_experts": (1,), "mlp_bias": (False,)},
+)
+
 FAMILIES: dict[str, Family] = {
     "deepseek_v2": Family(
         _DEEPSEEK,
@@ -75,6 +117,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "deepseek_v3": _DEEPSEEK_V3,
     "deepseek_v32": _INDEXED,
+    "deepseek_v4": _DEEPSEEK_V4,
     "kimi_k2": _DEEPSEEK_V3,
     # GLM-5.
     "glm_moe_dsa": replace(
