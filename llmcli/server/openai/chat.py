@@ -52,16 +52,16 @@ class ChatReply:
         steps, thinking = self._events.steps, self._events.thinking() or None
         message: dict[str, object] = {
             "role": "assistant",
-            "content": self._events.text(),
+            "content": self._events.text() or (None if self._events.calls else ""),
             "refusal": None,
             "reasoning_content": thinking,
             "reasoning": thinking,
-            "tool_calls": [],
+            "tool_calls": [call.value for call in self._events.calls],
         }
         choice: dict[str, object] = {
             "index": 0,
             "message": message,
-            "finish_reason": finish_reason(finish.reason),
+            "finish_reason": self._reason(finish),
             "logprobs": chat_logprobs(steps, self._tokenizer) if self._asked.logprobs else None,
         }
         if self._asked.token_ids:
@@ -71,15 +71,21 @@ class ChatReply:
     async def stream(self, channel: Channel) -> AsyncIterator[bytes]:
         """The reply as server-sent events."""
         yield self._chunk({"role": "assistant", "content": ""}, more=self._more())
+        told = 0
         async for event in self._events.read(channel):
             if event is None:
                 yield PING
-            elif isinstance(event, Step):
-                if event.text or event.thinking or self._asked.logprobs or self._asked.token_ids:
-                    yield self._chunk(_delta(event), [event])
+                continue
+            delta = _delta(event)
+            calls, told = self._events.calls[told:], len(self._events.calls)
+            if calls:
+                delta["tool_calls"] = [{"index": call.index, **call.value} for call in calls]
+            if isinstance(event, Step):
+                if delta or self._asked.logprobs or self._asked.token_ids:
+                    yield self._chunk(delta or {"content": ""}, [event])
             else:
-                if event.text or event.thinking:
-                    yield self._chunk(_delta(event))
+                if delta:
+                    yield self._chunk(delta)
                 yield self._chunk({}, finish=event)
                 if self._asked.include_usage:
                     yield sse(self._head("chat.completion.chunk") | {"choices": []} | self._ending(event))
@@ -88,6 +94,11 @@ class ChatReply:
     def _head(self, kind: str) -> dict[str, object]:
         names = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
         return {**names, "system_fingerprint": FINGERPRINT}
+
+    def _reason(self, finish: Finish) -> str:
+        """OpenAI's word for the end of the reply."""
+        ended = finish.reason in ("stop", "stop_string")
+        return "tool_calls" if self._events.calls and ended else finish_reason(finish.reason)
 
     def _ending(self, finish: Finish) -> dict[str, object]:
         counts = usage([finish.stats], self._events.reasoning_tokens)
@@ -109,7 +120,7 @@ class ChatReply:
         choice: dict[str, object] = {
             "index": 0,
             "delta": delta,
-            "finish_reason": None if finish is None else finish_reason(finish.reason),
+            "finish_reason": None if finish is None else self._reason(finish),
             "logprobs": self._logprobs(steps, self._tokenizer),
         }
         if self._asked.token_ids:
@@ -126,6 +137,6 @@ def _delta(event: Step | Finish) -> dict[str, object]:
     delta: dict[str, object] = {}
     if event.thinking:
         delta |= {"reasoning_content": event.thinking, "reasoning": event.thinking}
-    if event.text or not event.thinking:
+    if event.text:
         delta["content"] = event.text
     return delta

@@ -1,15 +1,18 @@
-"""The events of a chat reply, with thoughts apart from the answer."""
+"""The events of a chat reply, with thoughts and calls of tools apart from the answer."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
-from llmcli.engine.events import Finish, Prefill, Step
+from llmcli.engine.events import Event, Finish, Prefill, Step
 from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.server.http.streams import Channel
 from llmcli.server.openai.chat_request import ChatAsked
+from llmcli.server.openai.tools import WrittenCall
 from llmcli.text.reasoning import ReplyStart
 from llmcli.text.tokenizer import Tokenizer
+from llmcli.text.tool_calls.reader import ToolCallReader
 
 
 class ChatEvents:
@@ -21,6 +24,10 @@ class ChatEvents:
         self.prefill: Prefill | None = None
         self.steps: list[Step] = []
         self.finish: Finish | None = None
+        self.calls: list[WrittenCall] = []
+        """The calls of tools so far."""
+        self._tools, self._tokenizer = asked.tools, tokenizer
+        self._reader = None if asked.tools is None else ToolCallReader(asked.tools.form, asked.tools.names)
 
     @property
     def reasoning_tokens(self) -> int:
@@ -43,13 +50,17 @@ class ChatEvents:
             elif isinstance(event, Prefill):
                 self.prefill = event
             elif isinstance(event, Step | Finish):
-                split = self._apart(event)
-                if isinstance(split, Step):
-                    self.steps.append(split)
-                elif isinstance(split, Finish):
-                    self.finish = split
-                assert isinstance(split, Step | Finish)
-                yield split
+                yield self.taken(event)
+
+    def taken(self, event: Step | Finish) -> Step | Finish:
+        """`event` without thoughts and calls in its text; they are kept."""
+        split = self._without_calls(self._apart(event))
+        if isinstance(split, Step):
+            self.steps.append(split)
+        elif isinstance(split, Finish):
+            self.finish = split
+        assert isinstance(split, Step | Finish)
+        return split
 
     async def end(self, channel: Channel) -> Finish:
         """Read to the end."""
@@ -57,6 +68,24 @@ class ChatEvents:
             pass
         assert self.finish is not None
         return self.finish
+
+    def _without_calls(self, event: Event) -> Event:
+        """`event` without the text of calls, which are added to `calls`."""
+        if self._reader is None or self._tools is None or not isinstance(event, Step | Finish):
+            return event
+        text = event.text
+        if isinstance(event, Step) and self._tokenizer.is_silent(event.id):
+            # A mark that is a control token is not part of the text.
+            mark = self._tokenizer.piece(event.id)
+            text += mark if mark in self._tools.form.marks else ""
+        said, calls = self._reader.push(text)
+        if isinstance(event, Finish):
+            more, last = self._reader.finish()
+            said, calls = said + more, calls + last
+        for call in calls:
+            if self._tools.several or not self.calls:
+                self.calls.append(WrittenCall.of(call, len(self.calls), self._tools.form))
+        return replace(event, text=said)
 
     @property
     def _parts(self) -> list[Step | Finish]:

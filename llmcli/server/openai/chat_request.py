@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmcli.engine.guided.grammar import Rule
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.server.http.errors import ApiError
 from llmcli.server.openai.fields import Fields
 from llmcli.server.openai.forms import constrained, room_for
 from llmcli.server.openai.settings import reply_form, sampling_params
+from llmcli.server.openai.tools import ToolsAsked, read_tools
 from llmcli.server.scheduler.work import ReplyRequest
 from llmcli.server.service import Ready
 from llmcli.text.chat.messages import Message, parse_messages
@@ -37,6 +39,8 @@ class ChatAsked:
     """Whether the ids of the tokens are returned too."""
     notes: tuple[str, ...]
     """Notes on how the template wrote the conversation."""
+    tools: ToolsAsked | None = None
+    """The tools that the reply may call."""
 
 
 def read_chat(body: Mapping[str, Any], ready: Ready) -> ChatAsked:
@@ -50,11 +54,12 @@ def read_chat(body: Mapping[str, Any], ready: Ready) -> ChatAsked:
     model, stream = fields.text("model"), fields.flag("stream")
     options = fields.inner("stream_options")
     include_usage = options is not None and options.flag("include_usage")
-    built, no_thinking = chat_prompt(fields, ready)
+    tools = read_tools(fields, ready.loaded)
+    built, no_thinking = chat_prompt(fields, ready, tools)
     most = [fields.integer(name, 1, _MOST_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
     params = sampling_params(fields, ready.loaded, max_tokens=most[0] if most[1] is None else most[1])
     logprobs, top = _logprobs(fields)
-    rule = reply_form(fields)
+    rule = _form(reply_form(fields), tools)
     ignores_end, token_ids = fields.flag("ignore_eos"), fields.flag("return_token_ids")
     fields.flag("timings_per_token")
     fields.flag("include_reasoning", True)
@@ -74,17 +79,18 @@ def read_chat(body: Mapping[str, Any], ready: Ready) -> ChatAsked:
         top=top,
         ignores_end=ignores_end,
     )
-    return ChatAsked(reply, model, stream, include_usage, logprobs, token_ids, built.notes)
+    return ChatAsked(reply, model, stream, include_usage, logprobs, token_ids, built.notes, tools)
 
 
-def chat_prompt(fields: Fields, ready: Ready) -> tuple[ChatPrompt, bool]:
+def chat_prompt(fields: Fields, ready: Ready, tools: ToolsAsked | None) -> tuple[ChatPrompt, bool]:
     """The prompt of messages, and whether the reply is to have no thought."""
     loaded = ready.loaded
     if loaded.template is None:
         raise ApiError(f"{loaded.name} has no chat template; /v1/completions continues a text.", param="messages")
     messages = _messages(fields)
-    _refuse_tools(fields)
     variables, no_thinking = _variables(fields)
+    if tools is not None:
+        variables["tools"] = [dict(tool) for tool in tools.given]
     continues = fields.flag("continue_final_message")
     if not fields.flag("add_generation_prompt", not continues) and not continues:
         raise ApiError("The prompt always ends where a reply begins.", param="add_generation_prompt")
@@ -109,16 +115,17 @@ def _messages(fields: Fields) -> tuple[Message, ...]:
         raise ApiError(str(error), param="messages") from None
 
 
-def _refuse_tools(fields: Fields) -> None:
-    choice = fields.value("tool_choice")
-    names = ("tools", "functions")
-    for name in names:
-        if fields.value(name) and choice != "none":
-            raise ApiError(f"{name} is not supported: calls in a reply are not read.", param=name)
-    if choice not in (None, "none", "auto"):
-        raise ApiError("tool_choice is not supported: calls in a reply are not read.", param="tool_choice")
-    fields.refuse_unless("function_call", "none", "auto", why="calls in a reply are not read")
-    fields.flag("parallel_tool_calls")
+def _form(rule: Rule | None, tools: ToolsAsked | None) -> Rule | None:
+    """The form of the reply: that of its answer, or of calls that it must have."""
+    if tools is None or tools.rule is None:
+        return rule
+    if rule is not None:
+        raise ApiError("A reply that must call a tool has no other form.", param="tool_choice")
+    try:
+        tools.rule.check()
+    except UsageError as error:
+        raise ApiError(str(error).replace("--json-schema", "The parameters of tools"), param="tools") from None
+    return tools.rule
 
 
 def _variables(fields: Fields) -> tuple[dict[str, object], bool]:

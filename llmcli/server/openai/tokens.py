@@ -12,6 +12,7 @@ from llmcli.server.http.streams import json_object
 from llmcli.server.openai.chat_request import chat_prompt
 from llmcli.server.openai.completion_request import token_ids
 from llmcli.server.openai.fields import Fields
+from llmcli.server.openai.tools import read_tools
 from llmcli.server.service import Ready, Service
 
 
@@ -55,7 +56,7 @@ def _encoded(body: dict[str, Any], ready: Ready) -> dict[str, object]:
     fields.text("model")
     shown = fields.flag("return_token_strs")
     if "messages" in body:
-        ids = chat_prompt(fields, ready)[0].ids
+        ids = chat_prompt(fields, ready, read_tools(fields, ready.loaded))[0].ids
         fields.flag("add_special_tokens")
     else:
         text = fields.text("prompt")

@@ -86,12 +86,11 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     thinking = fields.inner("thinking")
     if thinking is not None and thinking.text("type") == "disabled":
         chat["reasoning_effort"] = "none"
-    for name in ("model", "max_tokens", "temperature", "top_p", "top_k", "stream", "tools"):
+    for name in ("model", "max_tokens", "temperature", "top_p", "top_k", "stream"):
         if (value := fields.value(name)) is not None:
             chat[name] = value
-    choice = fields.inner("tool_choice")
-    if choice is not None:
-        chat["tool_choice"] = choice.text("type")
+    fields.refuse_unless("tools", [], why="/v1/chat/completions has them")
+    fields.refuse_unless("tool_choice", {"type": "none"}, {"type": "auto"}, why="/v1/chat/completions has it")
     chat["stop"] = fields.value("stop_sequences")
     fields.end(ignored=("metadata", "service_tier", "container", "context_management"))
     return chat

@@ -56,7 +56,7 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     if instructions := fields.text("instructions"):
         messages.insert(0, {"role": "system", "content": instructions})
     chat: dict[str, Any] = {"messages": messages, "max_tokens": fields.value("max_output_tokens")}
-    for name in ("model", "temperature", "top_p", "stream", "tools", "tool_choice", "parallel_tool_calls", "seed"):
+    for name in ("model", "temperature", "top_p", "stream", "parallel_tool_calls", "seed"):
         chat[name] = fields.value(name)
     if (reasoning := fields.inner("reasoning")) is not None:
         chat["reasoning_effort"] = reasoning.text("effort")
@@ -64,6 +64,8 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     if (text := fields.inner("text")) is not None:
         chat["response_format"] = _format(text.value("format"))
         text.end(ignored=("verbosity",))
+    fields.refuse_unless("tools", [], why="/v1/chat/completions has them")
+    fields.refuse_unless("tool_choice", "none", "auto", why="/v1/chat/completions has it")
     fields.refuse_unless("previous_response_id", why="conversations are not stored; send the messages before")
     fields.refuse_unless("conversation", why="conversations are not stored; send the messages before")
     fields.refuse_unless("background", False, why="a reply is returned when it is complete")
