@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 19
+ABI = 20
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
-DELTA, STATE_SPACE, SHORT_CONVOLUTION = 1, 2, 3
+DELTA, STATE_SPACE, SHORT_CONVOLUTION, SELECTIVE_SCAN, GATED_UNIT = range(1, 6)
 
 
 def _fields(kind: type, names: str) -> list[tuple[str, type]]:
@@ -76,7 +76,7 @@ class Streams(ctypes.Structure):
 
 
 class RecurrentMixer(ctypes.Structure):
-    """A gated delta net, Mamba-2 or a short convolution, in place of attention or beside it."""
+    """A gated delta net, Mamba, RG-LRU or a short convolution, in place of attention or beside it."""
 
     _fields_ = (
         *_fields(Matrix, "in_proj out_proj"),
@@ -86,7 +86,7 @@ class RecurrentMixer(ctypes.Structure):
         *_fields(c_float, "safe_decay strength_scale min_step max_step"),
         *_fields(Matrix, "gate decay strength gate_left decay_left"),
         *_fields(c_void_p, "conv conv_bias rate step_bias skip"),
-        ("norm", Norm),
+        *_fields(Norm, "norm step_norm write_norm read_norm"),
     )
 
 

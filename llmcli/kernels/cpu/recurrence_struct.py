@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu import c_structs as c
@@ -12,12 +13,14 @@ from llmcli.kernels.cpu.weight_structs import WeightStructs
 from llmcli.model.recurrent.causal_conv import CausalConv
 from llmcli.model.recurrent.delta_net import DeltaNet, LowRank
 from llmcli.model.recurrent.gated_norm import GatedRMSNorm
+from llmcli.model.recurrent.mamba import Mamba
 from llmcli.model.recurrent.mamba2 import Mamba2
+from llmcli.model.recurrent.rglru import POWER, Rglru
 from llmcli.model.recurrent.short_conv import ShortConv
 
 
 def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module) -> None:
-    """Add a gated delta net, Mamba-2 or a short convolution, in place of attention or beside it.
+    """Add a gated delta net, Mamba, RG-LRU or a short convolution, in place of attention or beside it.
 
     Raises:
         NoKernelError: it is another network.
@@ -26,11 +29,15 @@ def add_recurrence(described: c.Layer, weights: WeightStructs, mixer: nn.Module)
         _add_delta_net(described, weights, mixer)
     elif isinstance(mixer, Mamba2):
         _add_mamba2(described, weights, mixer)
+    elif isinstance(mixer, Mamba):
+        _add_mamba(described, weights, mixer)
+    elif isinstance(mixer, Rglru):
+        _add_rglru(described, weights, mixer)
     elif isinstance(mixer, ShortConv):
         _add_short_convolution(described, weights, mixer)
     else:
         raise NoKernelError(f"a layer is of the kind {type(mixer).__name__}")
-    described.recurrence.out_proj = weights.large(mixer.out_proj)
+    described.recurrence.out_proj = weights.large(mixer.linear_out if isinstance(mixer, Rglru) else mixer.out_proj)
 
 
 def _add_delta_net(described: c.Layer, weights: WeightStructs, mixer: DeltaNet) -> None:
@@ -79,6 +86,47 @@ def _add_mamba2(described: c.Layer, weights: WeightStructs, mixer: Mamba2) -> No
         norm=c.Norm(kind=c.NO_NORM) if mixer.norm is None else _norm(weights, mixer.norm),
     )
     _add_convolution(described.recurrence, weights, mixer.conv1d)
+
+
+def _add_mamba(described: c.Layer, weights: WeightStructs, mixer: Mamba) -> None:
+    width, state = mixer.A.shape
+    described.recurrence = c.RecurrentMixer(
+        kind=c.SELECTIVE_SCAN,
+        in_proj=weights.large(mixer.in_proj),
+        heads=1,
+        groups=1,
+        key_dim=state,
+        value_dim=width,
+        decay=weights.matrix(mixer.dt_proj),
+        decay_left=weights.matrix(mixer.x_proj),
+        rate=weights.floats(mixer.A),
+        skip=weights.floats(mixer.D),
+        step_norm=weights.norm(mixer.dt_norm),
+        write_norm=weights.norm(mixer.b_norm),
+        read_norm=weights.norm(mixer.c_norm),
+    )
+    _add_convolution(described.recurrence, weights, mixer.conv1d)
+
+
+def _add_rglru(described: c.Layer, weights: WeightStructs, mixer: Rglru) -> None:
+    described.recurrence = c.RecurrentMixer(
+        kind=c.GATED_UNIT,
+        in_proj=weights.large(mixer.linear_x),
+        heads=len(mixer.input_gate_weight),
+        groups=1,
+        key_dim=1,
+        value_dim=len(mixer.recurrent_param),
+        gate=weights.large(mixer.linear_y),
+        decay=_blocks(weights, mixer.recurrent_gate_weight, mixer.recurrent_gate_bias),
+        strength=_blocks(weights, mixer.input_gate_weight, mixer.input_gate_bias),
+        rate=weights.floats(-POWER * F.softplus(mixer.recurrent_param.float())),
+    )
+    _add_convolution(described.recurrence, weights, mixer.conv1d)
+
+
+def _blocks(weights: WeightStructs, gates: Tensor, bias: Tensor) -> c.Matrix:
+    """A matrix for each block of channels, from `gates` (blocks, inputs, outputs)."""
+    return weights.matrix(gates.detach().transpose(1, 2).contiguous(), bias=bias)
 
 
 def _add_short_convolution(described: c.Layer, weights: WeightStructs, mixer: ShortConv) -> None:

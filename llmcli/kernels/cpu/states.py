@@ -15,7 +15,7 @@ from llmcli.kernels.cpu import c_structs as c
 from llmcli.model import KVCache
 from llmcli.model.cache.state import State
 from llmcli.model.config import ModelConfig
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MixerConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, MixerConfig, RglruConfig
 
 
 class NextStates:
@@ -97,9 +97,11 @@ _UNSHARED = _references([State(torch.empty(0), torch.empty(0))], 0)
 
 def _shapes(mixer: MixerConfig | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes of a state's tail and sum, for one text."""
-    assert isinstance(mixer, DeltaConfig | Mamba2Config)
+    assert isinstance(mixer, DeltaConfig | Mamba2Config | MambaConfig | RglruConfig)
     rows = mixer.conv_width - 1
     tail = (1, rows, mixer.tail_values // rows)
     if isinstance(mixer, DeltaConfig):
         return tail, (1, mixer.value_heads, mixer.key_dim, mixer.value_dim)
-    return tail, (1, mixer.heads, mixer.head_dim, mixer.state)
+    if isinstance(mixer, Mamba2Config):
+        return tail, (1, mixer.heads, mixer.head_dim, mixer.state)
+    return tail, (1, mixer.width, mixer.state if isinstance(mixer, MambaConfig) else 1)

@@ -16,7 +16,7 @@ from llmcli.model.config import (
     NormStyle,
     PerLayerConfig,
 )
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, ShortConvConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig, ShortConvConfig
 
 # In the order of the enumerations of `csrc/abi.h`.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu")
@@ -61,6 +61,8 @@ SUPPORTED: SupportedFields = {
         "gate": ("silu", "sigmoid"),
     },
     Mamba2Config: any_value("heads head_dim groups state conv_width conv_bias bias norm min_step max_step"),
+    MambaConfig: any_value("width state step_rank conv_width conv_bias bias norms norms_eps"),
+    RglruConfig: any_value("width blocks conv_width"),
     ShortConvConfig: any_value("width bias"),
     Alibi: any_value("as_score"),
     AttentionGate: {**any_value("per_head"), "activation": ("sigmoid", "softplus")},
@@ -85,7 +87,7 @@ def unsupported(config: ModelConfig) -> str | None:
     if any(experts.router_scale and not experts.own_norms for experts in mixtures):
         return "a router that normalizes the input of the experts"
     if any(experts.own_norms and experts.latent_size is not None for experts in mixtures):
-        return "experts with norms of their own in a latent space"
+        return "experts with separate norms in a latent space"
     if any(experts.own_norms for experts in mixtures) and config.placement != "sandwich":
         return f"experts beside a dense network, placed {config.placement}"
     return why_unsupported(config, SUPPORTED)

@@ -18,8 +18,8 @@ from llmcli.model.recurrent.causal_conv import CausalConv
 from llmcli.model.recurrent.mamba import selective_scan
 from llmcli.model.recurrent.recurrence import Recurrence
 
-# The power of the fading factor at a gate of one (section 2.4).
-_POWER = 8.0
+POWER = 8.0
+"""The power of the fading factor at a gate of one (section 2.4)."""
 # The least gate: inputs are divided by gates, and a sigmoid can round to zero. At this one a memory does not fade.
 _LEAST_GATE = 1e-30
 
@@ -52,7 +52,7 @@ class Rglru(nn.Module):
         values = mixed.float()
         # As a selective scan with a state of one value: the gate is the step size, and `rate` its factor.
         step = _gate(values, self.recurrent_gate_weight, self.recurrent_gate_bias).clamp_min(_LEAST_GATE)
-        rate = -_POWER * F.softplus(self.recurrent_param)[:, None]  # (D, 1)
+        rate = -POWER * F.softplus(self.recurrent_param)[:, None]  # (D, 1)
         new = values * _gate(values, self.input_gate_weight, self.input_gate_bias)
         factor = (-torch.expm1(2 * step * rate[:, 0])).sqrt()
         if before is None:

@@ -19,7 +19,7 @@ STRUCTURES: list[type[ctypes.Structure]] = [
     c_structs.RecurrentMixer, c_structs.Layer, c_structs.PerLayer, c_structs.Model, c_structs.Segment,
     c_structs.Rotation, c_structs.Pass, c_structs.Choice, c_structs.Packing,
 ]  # fmt: skip
-RECURRENCES = ("NO_RECURRENCE", "DELTA", "STATE_SPACE", "SHORT_CONVOLUTION")
+RECURRENCES = ("NO_RECURRENCE", "DELTA", "STATE_SPACE", "SHORT_CONVOLUTION", "SELECTIVE_SCAN", "GATED_UNIT")
 
 
 class Field(NamedTuple):

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from llmcli.engine import SamplingParams
-from llmcli.kernels.base import NoKernelError
 from llmcli.kernels.cpu.build import load_library
 from llmcli.kernels.cpu.step import CpuStep
+from llmcli.kernels.cpu.support import unsupported
 from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.model import KVCache, Transformer
+from llmcli.model.mixer_config import Mamba2Config, ShortConvConfig
 from tests.support.kernels.cpu_step import IDS, assert_close, error, expected, fresh, in_pieces
 from tests.support.models.random_models import in_bfloat16, in_float32, pack_model, random_model
 from tests.support.models.recurrent_cases import RECURRENT
@@ -22,7 +23,7 @@ from tests.support.models.tiny import random_ids
 STATES = [
     "qwen 3.5", "qwen 3 next", "granite 4", "granite 4, dense", "bamba", "mamba 2", "nemotron h", "nemotron 3",
     "falcon h1", "falcon h1, normalized", "kimi linear", "ling 3",
-    "nemotron 3, latent",
+    "nemotron 3, latent", "mamba", "falcon mamba", "jamba", "recurrent gemma",
 ]  # fmt: skip
 CONVOLUTIONS = ["lfm 2", "lfm 2, experts", "lfm 3"]
 PIECES = (1, 2, 3, 16, 5, 1, 15, 16, 11)
@@ -167,11 +168,13 @@ def test_a_cache_in_8_bits(case: str) -> None:
     assert error(in_pieces(step, fresh(model), PIECES), expected(model).float()) < 0.03
 
 
-@pytest.mark.parametrize(("case", "named"), [("mamba", "the Mamba"), ("recurrent gemma", "the RG-LRU")])
-def test_other_layers_are_refused_by_name(case: str, named: str) -> None:
-    model_type, overrides = RECURRENT[case]
-    with pytest.raises(NoKernelError, match=named):
-        CpuStep(random_model(model_type, **overrides), library=load_library())
+@pytest.mark.parametrize("beside", [Mamba2Config(4, 4, 2, 4, 3), ShortConvConfig(3)])
+def test_other_pairs_of_networks_are_refused(beside: Mamba2Config | ShortConvConfig) -> None:
+    config = made("falcon h1").config
+    mixer = beside if isinstance(beside, Mamba2Config) else None
+    changed = replace(config, layers=(replace(config.layers[0], mixer=mixer, beside=beside), *config.layers[1:]))
+    assert unsupported(config) is None
+    assert "beside attention" in str(unsupported(changed))
 
 
 def test_memory_of_states_is_used_again(with_states: Transformer) -> None:

@@ -25,7 +25,7 @@ from llmcli.model import (
     QueryScaling,
     Transformer,
 )
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, ShortConvConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig, ShortConvConfig
 from llmcli.model.rank_one_update import attach_edit
 from llmcli.model.rope_config import RopeConfig
 from tests.support.models.random_models import pack_model
@@ -68,6 +68,8 @@ _RECURRENT = (
     LayerConfig(None, mixer=DeltaConfig(3, 3, 37, 5, 2, decay="channel", safe_decay=-5.0)),
     LayerConfig(None, mixer=ShortConvConfig(4, bias=True), window=4),
     LayerConfig(_ROPE, beside=Mamba2Config(6, 7, 3, 9, 4, bias=True, norm="norm_first"), window=7),
+    LayerConfig(None, mixer=MambaConfig(37, 19, 5, 4, bias=True, norms="weights")),
+    LayerConfig(None, mixer=RglruConfig(39, 3, 4)),
     LayerConfig(None, mixer=Mamba2Config(4, 5, 1, 17, 2, conv_bias=False, norm=None), parts="mixer"),
     LayerConfig(None, experts=replace(_SHARED, latent_size=40), parts="feed_forward"),
 )

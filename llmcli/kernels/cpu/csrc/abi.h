@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 19
+#define LLM_ABI 20
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -90,15 +90,18 @@ typedef struct {
     Norm router_norm;
 } Streams;
 
-enum { NO_RECURRENCE, DELTA, STATE_SPACE, SHORT_CONVOLUTION };
+/* STATE_SPACE: Mamba-2, SELECTIVE_SCAN: Mamba, GATED_UNIT: RG-LRU */
+enum { NO_RECURRENCE, DELTA, STATE_SPACE, SHORT_CONVOLUTION, SELECTIVE_SCAN, GATED_UNIT };
 
 /* What a layer has in place of attention, or beside it. `in_proj` makes the inputs of the convolution, of a state space
-   also its gates (before them) and step sizes (after them), of a short convolution gates of inputs and of outputs
-   (before them). */
+   also its gates (before them) and step sizes (after them), of a selective scan its gates (after them), of a short
+   convolution gates of inputs and of outputs (before them). */
 typedef struct {
     Matrix in_proj, out_proj;
-    int32_t kind, heads, groups; /* groups: key heads, or groups of heads that share B and C */
-    int32_t key_dim, value_dim;  /* of a head's memory; of a state space the size of B and the values of a head */
+    int32_t kind, heads, groups; /* heads: of a gated unit blocks of channels; groups: key heads, or groups of heads that
+                                    share B and C */
+    int32_t key_dim, value_dim;  /* of a head's memory; of a state space the size of B and the values of a head, of a
+                                    selective scan and a gated unit the size of a channel's memory and the channels */
     int32_t width, channels;     /* of the convolution */
     int32_t tiled;               /* head h belongs to group h modulo `groups`; otherwise neighbors share a group */
     int32_t sigmoid_gate;        /* otherwise the gate is SiLU */
@@ -106,12 +109,16 @@ typedef struct {
     int32_t channel_decay;       /* of the delta rule: each channel of a key fades by its own factor */
     float safe_decay;            /* not 0: logarithms of decays are this number times a sigmoid */
     float strength_scale, min_step, max_step;
-    Matrix gate, decay, strength; /* of the delta rule: (values), (heads or all keys) and (heads) rows */
+    /* Of the delta rule (values), (heads or all keys) and (heads) rows. Of a selective scan `decay` makes step sizes from
+       the first values of `decay_left`, behind which are B and C. Of a gated unit `gate` multiplies the output, `decay`
+       and `strength` are the blocks (heads) of the gates of recurrence and input. */
+    Matrix gate, decay, strength;
     Matrix gate_left, decay_left; /* to the few values that `gate` and `decay` read; data may be NULL */
     const float *conv, *conv_bias; /* (width, channels), and (channels) or NULL */
-    const float *rate, *step_bias, *skip; /* (heads); rate is negative, skip is of a state space; step_bias has as many
-                                             values as there are decays */
+    const float *rate, *step_bias, *skip; /* rate: (heads), (channels, key_dim) or (channels), negative; step_bias: one for
+                                             each decay; skip: (heads) or (channels), of Mamba */
     Norm norm;
+    Norm step_norm, write_norm, read_norm; /* of a selective scan: of what step sizes are made from, of B and of C */
 } RecurrentMixer;
 
 typedef struct {

@@ -10,7 +10,6 @@
 #include "per_layer_embeddings.h"
 #include "residual.h"
 #include "../recurrent/recurrent_layer.h"
-#include "../recurrent/short_convolution.h"
 
 /* The address of the first weights a worker reads for a layer. */
 static const char *layer_address(const Worker *w, const Layer *layer) {
@@ -54,9 +53,7 @@ static void run_mixer(Worker *w, const Layer *layer, const Segment *segment, con
     Context *c = w->context;
     int64_t first, last = own_tokens(w, c->step->tokens, &first);
     int attends = has_attention(layer), both = attends && layer->recurrence.kind;
-    if (layer->recurrence.kind == SHORT_CONVOLUTION)
-        short_convolution(w, layer, segment, next);
-    else if (layer->recurrence.kind)
+    if (layer->recurrence.kind)
         recurrent_layer(w, layer, segment, both ? c->beside : c->shared.delta, both ? attention_address(w, layer) : next);
     if (layer->latent.rank)
         latent_attention(w, layer, segment, next);

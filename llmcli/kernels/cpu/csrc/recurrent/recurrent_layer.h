@@ -1,4 +1,4 @@
-/* What a recurrent layer has in place of attention or beside it: a gated delta net or Mamba-2, as in model/recurrent.
+/* A gated delta net or Mamba-2, in place of attention or beside it: layers whose memory has heads, as in model/recurrent.
    Tokens of one text go through the recurrence one after the other; the heads are shared among the threads. Called by
    layers/decoder_layer.h. */
 #ifndef LLM_CPU_RECURRENT_RECURRENT_LAYER_H
@@ -6,19 +6,23 @@
 
 #include "convolution.h"
 #include "delta_net.h"
+#include "gated_unit.h"
 #include "mamba2.h"
+#include "selective_scan.h"
+#include "short_convolution.h"
 
-/* The products with the layer's input; returns how many there are. */
+/* The products of any recurrent layer with its input; returns how many there are. */
 static int recurrent_products(const Worker *w, const Layer *layer, Product *all) {
     const Context *c = w->context;
     const RecurrentMixer *r = &layer->recurrence;
     const Input *in = &w->rows->attention_in;
     all[0] = (Product){&r->in_proj, in, c->projected, c->ld_projected};
-    return r->kind == DELTA ? 1 + delta_products(c, r, in, all + 1) : 1;
+    if (r->kind == DELTA) return 1 + delta_products(c, r, in, all + 1);
+    return r->kind == GATED_UNIT ? 1 + gated_unit_products(c, r, in, all + 1) : 1;
 }
 
 /* Leaves the output in `to` (tokens, ld_hidden). `next`: the weights that are read afterwards. */
-static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segment, float *to, const char *next) {
+static void layer_of_heads(Worker *w, const Layer *layer, const Segment *segment, float *to, const char *next) {
     Context *c = w->context;
     const RecurrentMixer *r = &layer->recurrence;
     int tokens = c->step->tokens, is_delta = r->kind == DELTA;
@@ -60,6 +64,23 @@ static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segmen
     sync_threads(w);
     multiply_products(w, &out, 1, next);
     sync_threads(w);
+}
+
+/* What a layer has in place of attention or beside it; leaves the output in `to` (tokens, ld_hidden). */
+static void recurrent_layer(Worker *w, const Layer *layer, const Segment *segment, float *to, const char *next) {
+    switch (layer->recurrence.kind) {
+    case SHORT_CONVOLUTION:
+        short_convolution(w, layer, segment, to, next);
+        return;
+    case SELECTIVE_SCAN:
+        selective_scan(w, layer, segment, to, next);
+        return;
+    case GATED_UNIT:
+        gated_unit(w, layer, segment, to, next);
+        return;
+    default:
+        layer_of_heads(w, layer, segment, to, next);
+    }
 }
 
 #endif

@@ -45,8 +45,8 @@ static void convolve_cached(const Context *c, const RecurrentMixer *r, const Seg
     for (int i = first; i < last; i++) to[i] *= gate[i];
 }
 
-/* Leaves the output in the shared `delta`. `next`: the weights that are read afterwards. */
-static void short_convolution(Worker *w, const Layer *layer, const Segment *segment, const char *next) {
+/* Leaves the output in `to` (tokens, ld_hidden). `next`: the weights that are read afterwards. */
+static void short_convolution(Worker *w, const Layer *layer, const Segment *segment, float *to, const char *next) {
     Context *c = w->context;
     const RecurrentMixer *r = &layer->recurrence;
     int tokens = c->step->tokens;
@@ -54,15 +54,15 @@ static void short_convolution(Worker *w, const Layer *layer, const Segment *segm
     Input found = c->shared.output_in;
     set_shape(&found, tokens, r->channels);
     Product in = {&r->in_proj, &w->rows->attention_in, c->projected, c->ld_projected};
-    Product out = {&r->out_proj, &found, c->shared.delta, c->ld_hidden};
+    Product out = {&r->out_proj, &found, to, c->ld_hidden};
     multiply_products(w, &in, 1, first_address(w, &out, 1));
     sync_threads(w);
     int64_t first, last = share(w, found.groups, &first);
-    int from = (int)first * GROUP, to = (int)last * GROUP < r->channels ? (int)last * GROUP : r->channels;
+    int from = (int)first * GROUP, until = (int)last * GROUP < r->channels ? (int)last * GROUP : r->channels;
     /* All tokens of a batch may be of one text. */
-    for (int t = 0; t < tokens; t++) cache_inputs(c, r, cache_of(c, segment, t), t, from, to);
-    for (int t = 0; t < tokens && from < to; t++) {
-        convolve_cached(c, r, cache_of(c, segment, t), t, from, to, found.rows + t * found.ld);
+    for (int t = 0; t < tokens; t++) cache_inputs(c, r, cache_of(c, segment, t), t, from, until);
+    for (int t = 0; t < tokens && from < until; t++) {
+        convolve_cached(c, r, cache_of(c, segment, t), t, from, until, found.rows + t * found.ld);
         if (is_packed(&r->out_proj)) quantize(&found, t, (int)first, (int)last);
     }
     sync_threads(w);

@@ -36,7 +36,7 @@ typedef struct {
     int64_t parts;                       /* mixed values of a token with greatest scores and sums of exponentials */
     int experts, chosen, expert_size, latent; /* 0 in a model without experts; latent: also where they read the input */
     int projected, channels; /* 0 in a model without recurrent layers */
-    int decays, strengths, gate_rank, decay_rank, head_values; /* of a delta net */
+    int decays, strengths, gate_rank, decay_rank, head_values; /* 0 in a model that has only other recurrent layers */
     int both;                            /* whether a layer has a recurrence beside attention */
 } LayerSizes;
 
@@ -71,8 +71,8 @@ static LayerSizes greatest_sizes(const Model *m, const Layer *layers) {
         if (r->kind) {
             raise_to(&s.projected, r->in_proj.rows);
             raise_to(&s.channels, r->channels);
-            raise_to(&s.decays, r->decay.rows);
-            raise_to(&s.strengths, r->strength.rows);
+            raise_to(&s.decays, r->decay.rows * r->decay.count);
+            raise_to(&s.strengths, r->strength.rows * r->strength.count);
             raise_to(&s.gate_rank, r->gate_left.rows);
             raise_to(&s.decay_rank, r->decay_left.rows);
             if (r->kind == DELTA) raise_to(&s.head_values, 3 * r->key_dim);

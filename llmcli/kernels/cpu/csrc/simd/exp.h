@@ -25,6 +25,13 @@ INLINE vf vexp(vf x) {
     return select_lanes(x == x, (vf)((vi)p + (n << 23)), x);
 }
 
+/* e^x - 1 for x up to 0, without the cancellation near 0: there a series, which ends at 2e-9. */
+INLINE vf vexpm1(vf x) {
+    vf p = 1.0f + x / 9.0f;
+    for (int i = 8; i > 1; i--) p = 1.0f + x * p / (float)i;
+    return select_lanes(x > -0.5f, x * p, vexp(x) - 1.0f);
+}
+
 INLINE vf vtanh(vf x) { return 1.0f - 2.0f / (vexp(2.0f * x) + 1.0f); }
 INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
 
