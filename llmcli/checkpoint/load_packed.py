@@ -40,7 +40,7 @@ _LARGE = 1 << 24
 # decays of recurrent layers, and the weights of the heads of an index: few weights, whose errors change much.
 _DENSE = (
     *("shared_expert_gate", "kv_b_proj", "correction_coefs", "prediction_coefs", "modality_router"),
-    *("in_proj_a", "in_proj_b", "dt_proj", "x_proj", "weight_proj"),
+    *("in_proj_a", "in_proj_b", "dt_proj", "x_proj", "igate_preact", "fgate_preact", "weight_proj"),
 )
 
 

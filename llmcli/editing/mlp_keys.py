@@ -31,6 +31,11 @@ def editable_layers(config: ModelConfig, name: str) -> list[int]:
         raise UnsupportedModelError(
             f"{name} cannot be edited: {reason}, so an edit cannot be computed from one block's output."
         )
+    if any(layer.channel_mixing for layer in config.layers):
+        raise UnsupportedModelError(
+            f"{name} cannot be edited: a gate multiplies the output of its feed-forward networks, so a change of a "
+            "matrix would not add the same at every token."
+        )
     dense = [index for index, layer in enumerate(config.layers) if layer.experts is None and layer.parts != "mixer"]
     if not dense:
         raise UnsupportedModelError(

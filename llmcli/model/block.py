@@ -22,7 +22,9 @@ from llmcli.model.mixer_config import (
     Mamba2Config,
     MambaConfig,
     MixerConfig,
+    MlstmConfig,
     RglruConfig,
+    Rwkv4Config,
     ShortConvConfig,
     mixer_module,
 )
@@ -31,7 +33,9 @@ from llmcli.model.norm import Scale, ScaledRMSNorm, make_norm
 from llmcli.model.recurrent.delta_net import DeltaNet
 from llmcli.model.recurrent.mamba import Mamba
 from llmcli.model.recurrent.mamba2 import Mamba2
+from llmcli.model.recurrent.mlstm import Mlstm
 from llmcli.model.recurrent.rglru import Rglru
+from llmcli.model.recurrent.rwkv4 import ChannelMixing, ChannelShift, TimeMixing
 from llmcli.model.recurrent.short_conv import ShortConv
 from llmcli.model.recurrent.two_mixers import TwoMixers
 from llmcli.model.residual.altup import AltUp
@@ -200,6 +204,20 @@ class MixerBlock(Block):
         return x  # noqa: RET504
 
 
+class ChannelMixingBlock(Block):
+    """A layer whose feed-forward network also reads the token before (RWKV-4)."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__(config, layer, index)
+        self.channel_shift = ChannelShift(config.num_layers + index)
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.mixer(self.input_layernorm(x), place, cache)
+        x = x + self.mlp(self.channel_shift(self.post_attention_layernorm(x), cache))
+        return x  # noqa: RET504
+
+
 class FeedForwardBlock(Block):
     """A layer that is only a feed-forward network."""
 
@@ -233,10 +251,11 @@ def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
         raise ValueError("only layers with hyper-connections can choose experts by the token")
     if config.placement_of(layer) == "sum" and kind is not SumNormBlock:
         raise ValueError("what is added to a sum that is normalized has neither a factor nor another norm")
-    if layer.parts != "both":
+    if layer.parts != "both" or layer.channel_mixing:
         if kind is not Block:
-            raise ValueError("only layers that normalize their inputs alone can have a single part")
-        kind = MixerBlock if layer.parts == "mixer" else FeedForwardBlock
+            raise ValueError("only layers that normalize their inputs alone can have a single part, or channel mixing")
+        one = MixerBlock if layer.parts == "mixer" else FeedForwardBlock
+        kind = ChannelMixingBlock if layer.channel_mixing else one
     return kind(config, layer, index)
 
 
@@ -245,6 +264,8 @@ _MIXERS: dict[type, Callable[..., nn.Module]] = {
     Mamba2Config: Mamba2,
     MambaConfig: Mamba,
     RglruConfig: Rglru,
+    MlstmConfig: Mlstm,
+    Rwkv4Config: TimeMixing,
     ShortConvConfig: ShortConv,
 }
 
@@ -288,6 +309,8 @@ def _feed_forward(config: ModelConfig, layer: LayerConfig) -> nn.Module:
         mixture = ExpertsBesideDense if layer.experts.own_norms else MixtureOfExperts
         return mixture(config, layer.experts)
     hidden, width, bias = config.hidden_size, config.width_of(layer), config.mlp_bias
+    if layer.channel_mixing:
+        return ChannelMixing(hidden, width)
     if not config.gated:
         return PlainFeedForward(hidden, width, config.activation, bias=bias)
     eps = config.norm_eps if config.sub_norms else None

@@ -287,6 +287,8 @@ class LayerConfig:
     """What the layer has instead of attention; None: attention. The window of a short convolution is its width."""
     beside: MixerConfig | None = None
     """A second network that reads the same normalized input as the first; their outputs are added. None: none."""
+    channel_mixing: bool = False
+    """The feed-forward network also reads the token before, and a gate multiplies its output (RWKV-4)."""
     parts: Literal["both", "mixer", "feed_forward"] = "both"
     """Whether the layer has only attention, or what replaces it, or only a feed-forward network."""
 
@@ -306,7 +308,7 @@ class LayerConfig:
     @property
     def has_state(self) -> bool:
         """Whether the layer remembers the text in a state of fixed size."""
-        return any(mixer.tail_values + mixer.sum_values > 0 for mixer in self.mixers)
+        return self.channel_mixing or any(mixer.tail_values + mixer.sum_values > 0 for mixer in self.mixers)
 
     @property
     def is_windowed(self) -> bool:
@@ -428,7 +430,16 @@ class ModelConfig:
     def state_bytes(self, bytes_per_value: int) -> int:
         """Bytes of the states of all layers: tails in the activations' type, sums in float32."""
         mixers = [mixer for layer in self.layers for mixer in layer.mixers]
-        return sum(mixer.tail_values * bytes_per_value + mixer.sum_values * 4 for mixer in mixers)
+        tails = sum(self.hidden_size for layer in self.layers if layer.channel_mixing)
+        return tails * bytes_per_value + sum(
+            mixer.tail_values * bytes_per_value + mixer.sum_values * 4 for mixer in mixers
+        )
+
+    @property
+    def state_slots(self) -> int:
+        """Places for states: those of the layers, then those of their feed-forward networks if any has a state."""
+        both = any(layer.channel_mixing for layer in self.layers)
+        return self.num_layers * (2 if both else 1)
 
     def mark_bytes(self, bytes_per_value: int) -> int:
         """Bytes that a text needs to remember to be able to go back to a place: states, and what `marks_window` says.

@@ -149,6 +149,57 @@ class RglruConfig:
 
 
 @dataclass(frozen=True)
+class MlstmConfig:
+    """An mLSTM cell (xLSTM, arXiv:2405.04517)."""
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    gate_cap: float
+    """Input and forget gates `z` become `cap * tanh(z / cap)`."""
+    eps: float
+    """Added to what the output is divided by."""
+
+    @property
+    def tail_values(self) -> int:
+        """Numbers in the tail: none, as there is no convolution."""
+        return 0
+
+    @property
+    def sum_values(self) -> int:
+        """Numbers in the sum: that of values, that of keys, and the scale of both."""
+        return self.heads * self.key_dim * (self.value_dim + 2)
+
+    def projected(self, hidden: int) -> int:
+        """Values that are projected from a token, of `hidden` values: queries, keys, values and gates."""
+        return 2 * self.heads * (self.key_dim + self.value_dim + 1)
+
+
+@dataclass(frozen=True)
+class Rwkv4Config:
+    """Time mixing of RWKV-4 (arXiv:2305.13048)."""
+
+    width: int
+    """Channels, each with a separate fading average."""
+    hidden: int
+    """Size of the residual stream, of whose last token the tail is a copy."""
+
+    @property
+    def tail_values(self) -> int:
+        """Numbers in the tail."""
+        return self.hidden
+
+    @property
+    def sum_values(self) -> int:
+        """Numbers in the sum: numerator, denominator, and the largest exponent."""
+        return 3 * self.width
+
+    def projected(self, hidden: int) -> int:
+        """Values that are projected from a token, of `hidden` values: keys, values and gates."""
+        return 3 * self.width
+
+
+@dataclass(frozen=True)
 class ShortConvConfig:
     """A gated short convolution (LFM2, arXiv:2511.23404).
 
@@ -175,13 +226,17 @@ class ShortConvConfig:
         return 3 * hidden
 
 
-MixerConfig: TypeAlias = DeltaConfig | Mamba2Config | MambaConfig | RglruConfig | ShortConvConfig
+MixerConfig: TypeAlias = (
+    DeltaConfig | Mamba2Config | MambaConfig | RglruConfig | MlstmConfig | Rwkv4Config | ShortConvConfig
+)
 
 _NAMES: dict[type, str] = {
     DeltaConfig: "gated delta net",
     Mamba2Config: "Mamba-2",
     MambaConfig: "Mamba",
     RglruConfig: "RG-LRU",
+    MlstmConfig: "mLSTM",
+    Rwkv4Config: "RWKV-4 time mixing",
     ShortConvConfig: "short convolution",
 }
 
@@ -191,6 +246,8 @@ _MODULES: dict[type, str] = {
     Mamba2Config: "mamba",
     MambaConfig: "mamba",
     RglruConfig: "rglru",
+    MlstmConfig: "mlstm",
+    Rwkv4Config: "time_mixing",
     ShortConvConfig: "conv",
 }
 

@@ -110,6 +110,8 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
             yield from within("post_attention_layernorm", iter(norm.items()))
         if layer.experts is not None:
             yield from within("mlp", _mixture_of_experts(config, layer.experts))
+        elif layer.channel_mixing:
+            yield from within("mlp", _channel_mixing(config.hidden_size, config.width_of(layer)))
         else:
             yield from within("mlp", _feed_forward(config, config.width_of(layer), gated=config.gated))
     if placement in ("post", "sandwich", "sum"):
@@ -228,6 +230,14 @@ def _feed_forward(config: ModelConfig, size: int, *, gated: bool) -> Named:
         yield "activation.alpha_n", ParameterInfo((1,))
     if config.sub_norms:
         yield "sub_norm.weight", ParameterInfo((size,))
+
+
+def _channel_mixing(hidden: int, size: int) -> Named:
+    yield "time_mix_key", ParameterInfo((hidden,))
+    yield "time_mix_receptance", ParameterInfo((hidden,))
+    yield from within("up_proj", linear(hidden, size))
+    yield from within("down_proj", linear(size, hidden))
+    yield from within("receptance", linear(hidden, hidden))
 
 
 def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> Named:

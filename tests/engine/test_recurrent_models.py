@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
-from llmcli.engine import Engine, Finish, Prefill, SamplingParams, Step
+from llmcli.engine import Finish, Step
 from llmcli.engine.batch.backend import BatchBackend
 from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel
@@ -16,22 +15,14 @@ from llmcli.kernels.readable_step import ReadableStep
 from llmcli.model import Transformer
 from tests.support.hybrid import HYBRID, hybrid_engine, hybrid_model, prefix_cache
 from tests.support.models.tiny import random_ids
-from tests.support.passes import broken, chunks, read
+from tests.support.passes import GREEDY, broken, chunks, read, reply
 
-GREEDY = SamplingParams(temperature=0, max_tokens=40)
 PROMPT = random_ids(600)
 
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
     return hybrid_model()
-
-
-def reply(engine: Engine, ids: Sequence[int], params: SamplingParams = GREEDY) -> tuple[list[int], int]:
-    """The ids of the reply, and how many tokens of the prompt were cached."""
-    events = list(engine.stream(ids, params, probabilities=False))
-    assert isinstance(events[0], Prefill)
-    return [event.id for event in events if isinstance(event, Step)], events[0].cached
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 65, 513])

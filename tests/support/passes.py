@@ -1,4 +1,4 @@
-"""Texts read in pieces, and passes that are interrupted."""
+"""Replies, texts read in pieces, and passes that are interrupted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from llmcli.engine import Engine, Prefill, SamplingParams, Step
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.model import Transformer
+
+GREEDY = SamplingParams(temperature=0, max_tokens=40)
+
+
+def reply(engine: Engine, ids: Sequence[int], params: SamplingParams = GREEDY) -> tuple[list[int], int]:
+    """The ids of the reply, and how many tokens of the prompt were cached."""
+    events = list(engine.stream(ids, params, probabilities=False))
+    assert isinstance(events[0], Prefill)
+    return [event.id for event in events if isinstance(event, Step)], events[0].cached
 
 
 def read(cache: PrefixCache, ids: Sequence[int]) -> Tensor:

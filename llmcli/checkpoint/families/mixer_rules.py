@@ -8,8 +8,9 @@ from typing import Any
 
 from llmcli.checkpoint.families.config_keys import ConfigKeys, in_short
 from llmcli.checkpoint.families.layer_rules import FULL, LINEAR, SLIDING
+from llmcli.checkpoint.families.styles import LAYER_NORM
 from llmcli.errors import CheckpointError, UnsupportedModelError
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, MlstmConfig, RglruConfig, Rwkv4Config
 
 
 def no_scales(keys: ConfigKeys) -> dict[str, tuple[tuple[int, float], ...]]:
@@ -194,6 +195,41 @@ def griffin_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
         raise CheckpointError(f"{keys.path}: lru_width {width} is not a multiple of {blocks} blocks.")
     mixer = RglruConfig(width, blocks, keys.integer("conv1d_width"))
     return [{"mixer": mixer} if kind == LINEAR else {} for kind in kinds]
+
+
+def rwkv_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """RWKV-4: time mixing in place of attention, and channel mixing."""
+    hidden = keys.integer("hidden_size")
+    mixer = Rwkv4Config(keys.optional_integer("attention_hidden_size") or hidden, hidden)
+    return [{"mixer": mixer, "channel_mixing": True} for _ in kinds]
+
+
+def rwkv_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """RWKV-4: the first layer normalizes the embeddings."""
+    return {"embed_norm": LAYER_NORM}
+
+
+def xlstm_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
+    """xLSTM: an mLSTM in place of attention; sizes of keys and values are shares of the hidden size."""
+    hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
+    sizes = [int(hidden * keys.positive(f"{part}_dim_factor")) for part in ("qk", "v")]
+    if any(size % heads or not size for size in sizes):
+        raise CheckpointError(f"{keys.path}: {heads} heads cannot share {sizes[0]} keys and {sizes[1]} values evenly.")
+    mixer = MlstmConfig(
+        heads, sizes[0] // heads, sizes[1] // heads, keys.positive("gate_soft_cap"), keys.not_negative("eps")
+    )
+    return [{"mixer": mixer} for _ in kinds]
+
+
+def xlstm_extras(keys: ConfigKeys) -> dict[str, Any]:
+    """xLSTM: a cap on logits, and a feed-forward network whose size is rounded up to a multiple."""
+    multiple = keys.integer("ffn_round_up_to_multiple_of")
+    size = keys.integer("hidden_size") * keys.positive("ffn_proj_factor")
+    return {
+        "logit_softcap": keys.positive("output_logit_soft_cap"),
+        # As the model's own code does it, with a number that need not be whole.
+        "intermediate_size": int((size + multiple - 1) // multiple * multiple),
+    }
 
 
 def kimi_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:

@@ -14,11 +14,9 @@ REASONS: dict[str, str] = {
         (
             "zamba",
             "zamba2",
-            "rwkv",
             "rwkv5",
             "rwkv6",
             "rwkv7",
-            "xlstm",
             "minimax",
             "zaya",
             "qwen4_exp",

@@ -8,7 +8,7 @@ from llmcli.checkpoint.huggingface.names import TensorNames
 from llmcli.checkpoint.tensors.parameter_sources import Joined, ParameterSource, Source
 from llmcli.checkpoint.tensors.recurrent_sources import NegatedExponential, Reshaped, ba_by_key_head, qkvz_by_key_head
 from llmcli.model import LayerConfig, ModelConfig
-from llmcli.model.mixer_config import DeltaConfig, MixerConfig, RglruConfig, mixer_module
+from llmcli.model.mixer_config import DeltaConfig, MixerConfig, MlstmConfig, RglruConfig, mixer_module
 from llmcli.model.recurrent.parameters import mixer_parameters
 
 # Modules of a layer that hold a recurrent network, the usual one first.
@@ -17,6 +17,8 @@ _MODULES = {
     "linear_attn": ("linear_attn", "self_attn", "attention"),
     "conv": ("conv",),
     "rglru": ("temporal_block",),
+    "mlstm": ("mlstm_layer",),
+    "time_mixing": ("attention",),
 }
 # Our names of parts, and those of files.
 _PARTS = {
@@ -78,11 +80,14 @@ class MixerTensors:
         apart = [f"{at}{name}.{kind}" for name in _DELTA_JOINED.get(owner, ())]
         if module == "linear_attn" and apart and self.names.has(apart[0]):
             return self._joined(apart, shape, reshaped=owner == "conv1d")
+        if isinstance(self.mixer, MlstmConfig) and (source := self._of_mlstm(at, owner, kind, self.mixer)) is not None:
+            return source
         if isinstance(self.mixer, RglruConfig) and not owner:
             return Source(self.names.full(f"{at}rg_lru.{part}"))
         names = (owner, *_PARTS.get(owner, ()), *(_DELTA_PARTS.get(owner, ()) if module == "linear_attn" else ()))
         name = self.names.first_of(at, names, kind) or self.names.full(f"{at}{part}")
-        return Reshaped(name, shape) if owner in ("conv1d", "conv") and kind == "weight" else Source(name)
+        reshaped = owner in ("conv1d", "conv", "multihead_norm") or kind.startswith("time_mix_")
+        return Reshaped(name, shape) if reshaped and kind != "bias" else Source(name)
 
     def _by_key_head(self, at: str, owner: str, kind: str, delta: DeltaConfig) -> Source:
         """The rows of a projection in a tensor that has, for each key head, all parts that belong to it."""
@@ -101,6 +106,19 @@ class MixerTensors:
         sizes = dict(zip(_DELTA_FUSED, (2 * keys + values, values, delta.value_heads, delta.value_heads), strict=True))
         start = sum(list(sizes.values())[: list(sizes).index(owner)])
         return Source(self.names.full(name), None, ((start, start + sizes[owner]),), sum(sizes.values()))
+
+    def _of_mlstm(self, at: str, owner: str, kind: str, cell: MlstmConfig) -> Source | None:
+        """The rows of a projection of an mLSTM in a tensor that has several, if the files have such tensors."""
+        keys, values = cell.heads * cell.key_dim, cell.heads * cell.value_dim
+        for fused, sizes in (
+            ("qkv_opreact", {"q": keys, "k": keys, "v": values, "ogate_preact": values}),
+            ("ifgate_preact", {"igate_preact": cell.heads, "fgate_preact": cell.heads}),
+        ):
+            if owner in sizes and self.names.has(f"{at}{fused}.{kind}"):
+                start = sum(list(sizes.values())[: list(sizes).index(owner)])
+                rows = ((start, start + sizes[owner]),)
+                return Source(self.names.full(f"{at}{fused}.{kind}"), None, rows, sum(sizes.values()))
+        return None
 
     def _joined(self, names: list[str], shape: tuple[int, ...], *, reshaped: bool) -> ParameterSource:
         """Queries, keys and values, or their convolutions, which files keep apart."""

@@ -24,6 +24,7 @@ _PREFIXES = (
     "backbone.",
     "decoder.",
     "biogpt.",
+    "rwkv.",
     "model.",
 )
 # Vision and audio parts, and layers for multi-token prediction; none is needed for text.
@@ -206,6 +207,8 @@ FUSED_QKV = (
 )
 # The same for parameters that are not a module's weight or bias.
 _WHOLE_NAMES: dict[str, tuple[str, ...]] = {
+    "mlp.time_mix_key": ("feed_forward.time_mix_key",),
+    "mlp.time_mix_receptance": ("feed_forward.time_mix_receptance",),
     "mlp.gate.scale": ("router.scale",),
     "mlp.gate.per_expert_scale": ("router.per_expert_scale",),
     **shared_row_names.WHOLE_NAMES,
@@ -310,6 +313,7 @@ def belongs_to_model(full: str) -> bool:
             *_PREFIXES,
             "lm_head.",
             "embed_out.",
+            "head.",
             "layers.",
             "h.",
             "wte.",

@@ -25,7 +25,7 @@ from llmcli.checkpoint.tensors.parameter_sources import (
     Source,
     Stacked,
 )
-from llmcli.checkpoint.tensors.recurrent_sources import Scaled, queries_or_gate
+from llmcli.checkpoint.tensors.recurrent_sources import Reshaped, Scaled, queries_or_gate
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.model.config import ExpertsConfig, Heads, LayerConfig, ModelConfig
 
@@ -33,7 +33,13 @@ from llmcli.model.config import ExpertsConfig, Heads, LayerConfig, ModelConfig
 _EVEN_ODD = (slice(0, None, 2), slice(1, None, 2))
 _PARAMETER = re.compile(r"(?:layers\.(\d+)\.)?(.+)")
 _TRANSPOSED_MATRICES = ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
-_FUSED_GATE_UP = ("mlp.gate_up_proj", "mlp.Wi", "shared_mlp.input_linear", "feed_forward.gate_up_proj")
+_FUSED_GATE_UP = (
+    "mlp.gate_up_proj",
+    "mlp.Wi",
+    "shared_mlp.input_linear",
+    "feed_forward.gate_up_proj",
+    "ffn.proj_up_gate_z",
+)
 _KEYS_AND_VALUES = ("embed_q", "unembed_out")
 # Stacks of matrices that files hold one by one.
 _STREAMS = {
@@ -120,6 +126,8 @@ class HFTensors:
         if fused is not None:
             return self._gate_or_up(fused, module, of)
         name = self.names.find(at, local)
+        if kind.startswith("time_mix_"):
+            return Reshaped(name, (self.config.hidden_size,))
         if local == "mlp.gate.e_score_correction_bias":
             absent = self.family.optional_selection_bias and name not in self.stored
             return Zeros((experts.count,)) if absent and experts is not None else OneRow(name)

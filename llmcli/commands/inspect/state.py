@@ -38,11 +38,14 @@ def state(
         str | None,
         answer_flag("With --hide: the answer to measure, with its leading space. Default: the model's own."),
     ] = None,
-    max_tokens: Annotated[int, max_tokens_flag("With --hide: end the model's own answer after N tokens.")] = 5,
+    max_tokens: Annotated[
+        int | None, max_tokens_flag("With --hide: end the model's own answer after N tokens. Default: 5.")
+    ] = None,
 ) -> InspectResult:
     """How long do recurrent layers remember? With --hide: what reached the answer through their states?"""
-    if answer is not None and hide is None:
-        raise UsageError("--answer needs --hide.")
+    for given, name in ((answer, "--answer"), (max_tokens, "--max-tokens")):
+        if given is not None and hide is None:
+            raise UsageError(f"{name} needs --hide: without it no answer is measured.")
     if position is not None and hide is not None:
         raise UsageError("--position is for what a token wrote, and --hide for what an answer depends on: choose one.")
     loaded, ids = context.loaded, context.ids
@@ -60,7 +63,7 @@ def state(
             found = memories(loaded, ids, at, progress)
         return InspectResult(views.memories_view(found), views.SCHEMA, found, views.NOTE)
     hidden = find_text(loaded.tokenizer, ids, hide, within=context.content if context.chat else None)
-    said = answer_tokens(context, answer, max_tokens)
+    said = answer_tokens(context, answer, 5 if max_tokens is None else max_tokens)
     with context.progress("Reading", "passes") as progress:
         result = routes(loaded, ids, said, hidden, progress)
     return InspectResult(views.routes_view(result), views.ROUTES_SCHEMA, result, views.ROUTES_NOTE)

@@ -22,6 +22,7 @@ from llmcli.model import Transformer
 from llmcli.model.mixture_of_experts import MixtureOfExperts
 from llmcli.model.recurrent.causal_conv import CausalConv
 from llmcli.model.recurrent.recurrence import Recurrence
+from llmcli.model.recurrent.rwkv4 import TokenShift
 
 # Rows of logits computed at a time: 128 MiB in float32 for a vocabulary of 128k.
 ROWS_AT_ONCE = 256
@@ -127,7 +128,7 @@ def without_keys(model: Transformer, positions: Collection[int]) -> Iterator[Non
 
 @contextmanager
 def without_states(model: Transformer, positions: Collection[int]) -> Iterator[None]:
-    """Keep the tokens at `positions` out of the states of recurrent layers, and out of their convolutions.
+    """Keep the tokens at `positions` out of the states of recurrent layers, and out of their convolutions and shifts.
 
     States pass over them unchanged. Works for passes over a whole text without a cache.
     """
@@ -145,7 +146,7 @@ def without_states(model: Transformer, positions: Collection[int]) -> Iterator[N
     for module in model.modules():
         if isinstance(module, Recurrence):
             handles.append(module.register_forward_pre_hook(skip))
-        elif isinstance(module, CausalConv):
+        elif isinstance(module, CausalConv | TokenShift):
             handles.append(module.register_forward_pre_hook(silence))
     with removed(handles):
         yield

@@ -25,6 +25,7 @@ from llmcli.model.block import OutputNormBlock
 from llmcli.model.experts_beside import ExpertsBesideDense
 from llmcli.model.feed_forward import FeedForward, PlainFeedForward
 from llmcli.model.mixture_of_experts import ExpertWeights, MixtureOfExperts
+from llmcli.model.recurrent.rwkv4 import ChannelMixing
 
 Expert: TypeAlias = int | Literal["shared"] | None
 """The expert that the neurons belong to: an index, "shared", or None in a dense block."""
@@ -58,7 +59,7 @@ def firing(network: nn.Module, x: Tensor) -> list[Firing]:
         UnsupportedModelError: a table chooses the experts by the token, which `x` does not show.
     """
     if isinstance(network, FeedForward | PlainFeedForward):
-        return [Firing(None, _fired(network, x[None])[0], network.down_proj.weight, 1.0)]
+        return [Firing(None, _fired(network, x[None])[0], _outputs(network, x), 1.0)]
     assert isinstance(network, MixtureOfExperts)
     rows = x[None].to(network.dtype)
     chosen, weights = _routed(network, rows)  # (1, k)
@@ -180,6 +181,12 @@ def _through(norm: nn.Module, vector: Tensor) -> Tensor:
 def _fired(network: FeedForward | PlainFeedForward, rows: Tensor) -> Tensor:
     """(N, C) -> (N, I), float32."""
     return network.neurons(rows.to(network.down_proj.weight.dtype)).float()
+
+
+def _outputs(network: FeedForward | PlainFeedForward, x: Tensor) -> Tensor:
+    """What each neuron writes at an activation of 1, (C, I), if the network reads `x`: a gate on its output counts."""
+    down = network.down_proj.weight
+    return network.gate(x.to(down.dtype))[:, None] * down if isinstance(network, ChannelMixing) else down
 
 
 def _expert_fired(experts: ExpertWeights, expert: int, rows: Tensor) -> Tensor:

@@ -16,13 +16,23 @@ from torch import Tensor, nn
 from llmcli.inspection.core.hooks import blocks, removed
 from llmcli.model import Transformer
 from llmcli.model.recurrent.delta_rule import delta_rule
+from llmcli.model.recurrent.mlstm import mlstm
 from llmcli.model.recurrent.recurrence import Recurrence, Rule
+from llmcli.model.recurrent.rwkv4 import wkv
 from llmcli.model.recurrent.ssd import ssd
 
-Unit: TypeAlias = Literal["head", "key channel", "state value"]
-"""What fades by one factor: a head's whole memory, the memory of one value of its keys, or a single value."""
+Unit: TypeAlias = Literal["head", "key channel", "channel", "state value"]
+"""What fades by one factor: a head's whole memory, that of one value of its keys, a channel's, or a single value."""
 
-_DELTA_BETA, _DELTA_DECAY, _STEP, _RATE = 4, 3, 1, 2
+# Of the rules whose inputs are logarithms of decays: the place of these among the inputs, the place of what says how
+# strongly a token is written, and the number with which nothing is written.
+_STRENGTHS: dict[Rule, tuple[int, int, float]] = {
+    delta_rule: (3, 4, 0.0),
+    mlstm: (3, 4, -torch.inf),
+    wkv: (1, 2, -torch.inf),
+}
+# Of state-space models, for which the product of both is the logarithm.
+_STEP, _RATE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -38,13 +48,14 @@ class RecurrenceCall:
     def unit(self) -> Unit:
         """What fades by one factor."""
         if self.rule is delta_rule:
-            return "head" if self.inputs[_DELTA_DECAY].shape[-1] == 1 else "key channel"
-        return "head" if self.rule is ssd else "state value"
+            return "head" if self.inputs[_STRENGTHS[delta_rule][0]].shape[-1] == 1 else "key channel"
+        units: dict[Rule, Unit] = {ssd: "head", mlstm: "head", wkv: "channel"}
+        return units.get(self.rule, "state value")
 
     def log_decay(self) -> Tensor:
         """Logarithms (B, T, U) of the factors by which the tokens let the memory fade."""
-        if self.rule is delta_rule:
-            return self.inputs[_DELTA_DECAY].flatten(2)
+        if self.rule in _STRENGTHS:
+            return self.inputs[_STRENGTHS[self.rule][0]].flatten(2)
         step, rate = self.inputs[_STEP], self.inputs[_RATE]
         return step * rate if self.rule is ssd else (step[..., None] * rate).flatten(2)
 
@@ -56,15 +67,32 @@ class RecurrenceCall:
         """What the token `at` reads (B, 1, ...), and the memory after it, which only fades unless it `writes`."""
         inputs = list(self._part(slice(at, at + 1)))
         if not writes:
-            # Without a strength, the delta rule writes nothing; the other rules write no value.
-            place = _DELTA_BETA if self.rule is delta_rule else 0
-            inputs[place] = torch.zeros_like(inputs[place])
+            # State-space models then write a value of zero.
+            _, place, nothing = _STRENGTHS.get(self.rule, (0, 0, 0.0))
+            inputs[place] = torch.full_like(inputs[place], nothing)
         return self.rule(*inputs, memory)
+
+    def written(self, at: int) -> float:
+        """The length of what the token `at` wrote, as a share of the memory's length after it."""
+        before = self.memory_after(at)
+        after, faded = (self.step(at, before, writes=writes)[1] for writes in (True, False))
+        if self.rule in (mlstm, wkv):
+            sums, scales = zip(*map(self._scaled, (after, faded)), strict=True)
+            largest = scales[0].max()
+            after, faded = (part * (scale - largest).exp() for part, scale in zip(sums, scales, strict=True))
+        whole = float(after.norm())
+        return float((after - faded).norm()) / whole if whole > 0 else 0.0
+
+    def _scaled(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums in a memory, and the logarithms of what they are divided by, in shapes that broadcast."""
+        if self.rule is mlstm:
+            return memory[..., :-1], memory[..., -1:]
+        return memory[:, :-1], memory[:, -1:]
 
     def _part(self, tokens: slice) -> tuple[Tensor, ...]:
         """The inputs of some tokens. The rate of state-space models is the same for all."""
         return tuple(
-            values if place == _RATE and self.rule is not delta_rule else values[:, tokens]
+            values if place == _RATE and self.rule not in _STRENGTHS else values[:, tokens]
             for place, values in enumerate(self.inputs)
         )
 
@@ -94,9 +122,10 @@ def skipping(rule: Rule, inputs: tuple[Tensor | None, ...], positions: Collectio
     do not let it fade.
     """
     changed = list(inputs)
-    for place in (_DELTA_BETA, _DELTA_DECAY) if rule is delta_rule else (_STEP,):
+    decay, strength, nothing = _STRENGTHS.get(rule, (_STEP, _STEP, 0.0))
+    for place, number in ((decay, 0.0), (strength, nothing)):
         values = changed[place]
         assert values is not None
         changed[place] = values = values.clone()
-        values[:, sorted(positions)] = 0
+        values[:, sorted(positions)] = number
     return tuple(changed)

@@ -15,6 +15,8 @@ _BOXES = (
     ("linear_attn", "recurrent"),
     ("mamba", "recurrent"),
     ("rglru", "recurrent"),
+    ("mlstm", "recurrent"),
+    ("time_mixing", "recurrent"),
     (".conv.", "recurrent"),
     ("laurel", "attention"),
     ("mlp", "feed_forward"),

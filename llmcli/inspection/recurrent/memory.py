@@ -26,7 +26,9 @@ from llmcli.model.mixer_config import ShortConvConfig, mixer_name
 from llmcli.model.recurrent.delta_net import DeltaNet
 from llmcli.model.recurrent.mamba import Mamba
 from llmcli.model.recurrent.mamba2 import Mamba2
+from llmcli.model.recurrent.mlstm import Mlstm
 from llmcli.model.recurrent.rglru import Rglru
+from llmcli.model.recurrent.rwkv4 import TimeMixing
 
 # Shares of the units whose half-lives are no longer than the numbers of `HalfLives`.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -141,14 +143,12 @@ def check_recurrent(config: ModelConfig) -> None:
 def _memory(call: RecurrenceCall, kind: str, position: int) -> BlockMemory:
     """The memory of a block, without what it added."""
     rates = call.log_decay()[0].float()  # (T, U)
-    before = call.memory_after(position)
-    after, faded = (call.step(position, before, writes=writes)[1] for writes in (True, False))
     lives = half_lives(rates.mean(0))
     return BlockMemory(
         block=call.block,
         kind=kind,
         half_lives=_summary(call.unit, lives),
-        written=_share(float((after - faded).norm()), float(after.norm())),
+        written=call.written(position),
         added=0.0,
         heads=tuple(map(_finite, lives.tolist())) if call.unit == "head" else (),
     )
@@ -167,10 +167,6 @@ def _summary(unit: Unit, lives: Tensor) -> HalfLives:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
 
 
 def _kind(loaded: LoadedModel, block: int) -> str:
@@ -192,7 +188,7 @@ def _on_mixers(loaded: LoadedModel, see: Callable[[int, Tensor, Tensor], None]) 
     handles: list[RemovableHandle] = []
     for index, block in enumerate(blocks(loaded.model)):
         for module in block.modules():
-            if isinstance(module, DeltaNet | Mamba | Mamba2 | Rglru):
+            if isinstance(module, DeltaNet | Mamba | Mamba2 | Rglru | Mlstm | TimeMixing):
                 handles.append(block.register_forward_pre_hook(keep(index)))
                 handles.append(module.register_forward_hook(look(index)))
     with removed(handles):

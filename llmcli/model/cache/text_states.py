@@ -41,7 +41,7 @@ class TextStates:
         self.has_state = config.has_state
         """Whether any layer has a state: then the text can only go back to marks."""
         # One object: an interruption cannot change the length without the states, or one state without the others.
-        self.now = self._start = Mark(0, (None,) * config.num_layers)
+        self.now = self._start = Mark(0, (None,) * config.state_slots)
         """What has been read. Before a text begins no layer has a state."""
         self._coming: dict[int, State] = {}
         self._marks: list[Mark] = []

@@ -5,6 +5,7 @@ Dimension letters: B batch, T tokens, H heads, N chunks, n tokens of a chunk, D 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,11 +24,24 @@ def split_into_chunks(x: Tensor) -> Tensor:
 def decay_between(log_decay: Tensor) -> Tensor:
     """The decay between the tokens of a chunk, from the logarithm of each token's: (..., n, 1) -> (..., n, n).
 
-    It is the product of the decays of the tokens after j up to i, and zero for j after i. Each sum starts at its own j:
-    differences of sums from the start of the chunk would lose the small numbers behind a large one.
+    It is the product of the decays of the tokens after j up to i, and zero for j after i.
     """
-    since = log_decay.expand(*log_decay.shape[:-1], CHUNK).tril(-1).cumsum(-2)
-    return since.exp().tril()
+    return _since(log_decay).exp().tril()
+
+
+def log_decay_between(log_decay: Tensor) -> Tensor:
+    """The logarithm of `decay_between`, minus infinity for j after i."""
+    later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=log_decay.device).triu(1)
+    return _since(log_decay).masked_fill(later, -torch.inf)
+
+
+def _since(log_decay: Tensor) -> Tensor:
+    """Sums of (..., n, 1) over the tokens after j up to i, (..., n, n); zero for j after i.
+
+    Each sum starts at its own j: differences of sums from the start of the chunk would lose the small numbers behind a
+    large one.
+    """
+    return log_decay.expand(*log_decay.shape[:-1], CHUNK).tril(-1).cumsum(-2)
 
 
 def sums_after(x: Tensor) -> Tensor:

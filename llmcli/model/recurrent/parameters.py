@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from llmcli.model.config import ModelConfig
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, MixerConfig, RglruConfig, ShortConvConfig
+from llmcli.model.mixer_config import (
+    DeltaConfig,
+    Mamba2Config,
+    MambaConfig,
+    MixerConfig,
+    MlstmConfig,
+    RglruConfig,
+    Rwkv4Config,
+    ShortConvConfig,
+)
 from llmcli.model.parameter_info import Named, ParameterInfo, linear, within
 
 
@@ -18,6 +27,10 @@ def mixer_parameters(config: ModelConfig, mixer: MixerConfig) -> Named:
             return _mamba(config, mixer)
         case RglruConfig():
             return _rglru(config, mixer)
+        case MlstmConfig():
+            return _mlstm(config, mixer)
+        case Rwkv4Config():
+            return _time_mixing(config, mixer)
         case ShortConvConfig():
             return _short_conv(config, mixer)
 
@@ -59,6 +72,27 @@ def _rglru(config: ModelConfig, rglru: RglruConfig) -> Named:
         yield from within(name, linear(hidden, width, bias=True))
     yield from within("conv1d", _conv(width, rglru.conv_width, bias=True))
     yield from within("linear_out", linear(width, hidden, bias=True))
+
+
+def _mlstm(config: ModelConfig, cell: MlstmConfig) -> Named:
+    hidden, keys, values = config.hidden_size, cell.heads * cell.key_dim, cell.heads * cell.value_dim
+    for name, size in (("q", keys), ("k", keys), ("v", values), ("ogate_preact", values)):
+        yield from within(name, linear(hidden, size))
+    for name in ("igate_preact", "fgate_preact"):
+        yield from within(name, linear(hidden, cell.heads, bias=True))
+    yield "multihead_norm.weight", ParameterInfo((cell.heads, cell.value_dim))
+    yield from within("out_proj", linear(values, hidden))
+
+
+def _time_mixing(config: ModelConfig, rwkv: Rwkv4Config) -> Named:
+    hidden, width = config.hidden_size, rwkv.width
+    for name in ("time_decay", "time_first"):
+        yield name, ParameterInfo((width,), float32=True)
+    for name in ("key", "value", "receptance"):
+        yield f"time_mix_{name}", ParameterInfo((hidden,))
+    for name in ("key", "value", "receptance"):
+        yield from within(name, linear(hidden, width))
+    yield from within("output", linear(width, hidden))
 
 
 def _conv(channels: int, width: int, *, bias: bool) -> Named:

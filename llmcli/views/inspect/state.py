@@ -25,7 +25,7 @@ ROUTES_NOTE = (
     "change: in the surprise of the whole answer; one bit halves its probability. The ways overlap, so the changes "
     "need not sum to that of both."
 )
-_UNITS = {"head": "heads", "key channel": "channels of keys", "state value": "values"}
+_UNITS = {"head": "heads", "key channel": "channels of keys", "channel": "channels", "state value": "values"}
 
 
 def memories_view(found: Memories) -> Group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, MlstmConfig, RglruConfig, Rwkv4Config
 
 if TYPE_CHECKING:
     from llmcli.model.mixer_config import MixerConfig
@@ -27,6 +27,13 @@ def mixer_words(mixer: MixerConfig) -> str:
         )
     if isinstance(mixer, RglruConfig):
         return f"{mixer.width} channels in {mixer.blocks} blocks, after a convolution over {mixer.conv_width} tokens"
+    if isinstance(mixer, MlstmConfig):
+        return (
+            f"{mixer.heads} heads, each remembers {mixer.key_dim} x {mixer.value_dim} values, gates capped at "
+            f"{mixer.gate_cap:g}"
+        )
+    if isinstance(mixer, Rwkv4Config):
+        return f"{mixer.width} channels, a decay for each, on mixtures of a token and the one before"
     return f"sees the last {mixer.width} tokens"
 
 

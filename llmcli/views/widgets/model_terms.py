@@ -136,6 +136,8 @@ def feed_forward_words(config: ModelConfig, layer: LayerConfig) -> str:
     """The feed-forward network, or its mixture of experts."""
     if layer.experts is not None:
         return _experts(config, layer.experts)
+    if layer.channel_mixing:
+        return f"channel mixing {config.activation}, {config.hidden_size} -> {config.width_of(layer)}, gated behind"
     kind = "gated" if config.gated else "plain"
     bias = ", with biases" if config.mlp_bias else ""
     if layer.sparsity is not None:

@@ -62,7 +62,7 @@ OWN_VARIANTS = {
     "aria_text", "codegen", "dbrx", "ernie4_5", "ernie4_5_moe", "exaone_moe", "falcon", "glm4_moe", "glm4_moe_lite",
     "mimo_v2_flash", "modernbert-decoder", "deepseek_v32", "deepseek_v4", "glm_moe_dsa",
     "gpt_bigcode", "gpt_neox_japanese", "gptj", "granitemoe_swa", "hy_v3", "mellum", "mpt", "opt", "persimmon",
-    "sarvam_mla", "sarvam_moe",
+    "sarvam_mla", "sarvam_moe", "xlstm",
 }  # fmt: skip
 WITH_VARIANTS = [
     model_type if model_type in _QUICK else pytest.param(model_type, marks=pytest.mark.slow)

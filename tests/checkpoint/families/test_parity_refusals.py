@@ -19,7 +19,7 @@ from tests.support.models.tiny import SIZES, edit_config
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "rwkv": ({"model_type": "rwkv"}, "recurrent state"),
+    "rwkv 6": ({"model_type": "rwkv6"}, "recurrent state"),
     "qwen 4": ({"model_type": "qwen4_exp"}, "recurrent state"),
     "hybrid with one recurrent layer": (
         {"model_type": "llama", "layer_types": ["attention", "mamba", "attention"]},

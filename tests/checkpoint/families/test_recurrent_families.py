@@ -73,7 +73,7 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(case: str, tmp_pat
     assert [(name, parameter.shape) for name, parameter in parameters_of(loaded.config).items()] == created
 
 
-@pytest.mark.parametrize("case", ["mamba", "granite 4, dense", "kimi linear"])
+@pytest.mark.parametrize("case", ["mamba", "granite 4, dense", "kimi linear", "rwkv 4", "xlstm"])
 def test_a_long_text_in_pieces_gives_what_the_whole_gives(case: str, tmp_path: Path) -> None:
     model_type, overrides = RECURRENT[case]
     loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), dtype="float32", device="cpu")
@@ -83,6 +83,27 @@ def test_a_long_text_in_pieces_gives_what_the_whole_gives(case: str, tmp_path: P
     with torch.inference_mode():
         pieces = [loaded.model(piece, cache)[0] for piece in torch.split(torch.tensor([ids]), sizes, dim=1)]
     assert relative_error(torch.cat(pieces), loaded.logits(ids)) < 2e-5
+
+
+def test_fused_projections_of_xlstm_are_read_in_rows(tmp_path: Path) -> None:
+    """transformers cannot make such a model, so the tensors of another one are joined."""
+    model_type, overrides = RECURRENT["xlstm"]
+    folder = tiny_checkpoint(tmp_path, model_type, **overrides)
+    expected = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS[:9])
+    joined = {
+        "qkv_opreact.weight": [f"{part}.weight" for part in ("q", "k", "v", "ogate_preact")],
+        "ifgate_preact.weight": ["igate_preact.weight", "fgate_preact.weight"],
+        "ifgate_preact.bias": ["igate_preact.bias", "fgate_preact.bias"],
+        "proj_up_gate_z.weight": ["proj_up_gate.weight", "proj_up.weight"],
+    }
+    tensors = load_file(folder / "model.safetensors")
+    for fused, parts in joined.items():
+        for first in [name for name in tensors if name.endswith(f".{parts[0]}")]:
+            at = first.removesuffix(parts[0])
+            tensors[at + fused] = torch.cat([tensors.pop(at + part) for part in parts])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    edit_config(folder, {"weight_mode": "fused"})
+    assert torch.equal(llmcli.load(folder, dtype="float32", device="cpu").logits(IDS[:9]), expected)
 
 
 # Forms of published files that differ from what the configuration classes write: a case, changes, and keys left out.
@@ -115,6 +136,15 @@ PUBLISHED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "mtp_use_dedicated_embeddings": False,
         },
         ("rope_parameters", "layer_types"),
+    ),
+    "rwkv 4": (
+        {"context_length": 1024, "rescale_every": 6, "attention_hidden_size": 32, "layer_norm_epsilon": 1e-5},
+        ("max_position_embeddings",),
+    ),
+    "xlstm": (
+        {"embedding_dim": 128, "num_blocks": 3, "head_dim": 32, "add_embedding_dropout": False, "add_out_norm": True}
+        | {"mode": "inference", "weight_mode": "single", "step_kernel": "native", "vocab_size": 261},
+        ("hidden_size", "num_hidden_layers", "intermediate_size"),
     ),
     "lfm 2": ({"block_ff_dim": 48, "tie_embedding": True, "full_attn_idxs": [1], "rope_theta": 1e6}, ("layer_types",)),
     "ling 3": (

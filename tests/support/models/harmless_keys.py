@@ -184,6 +184,18 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
         "lm_head_bias": "the tensors show whether there is one",
         "original_max_position_embeddings": "the number within rope_parameters counts",
     },
+    "rwkv": {
+        "rescale_every": "halves the residual stream so that float16 can hold it; norms undo that",
+    },
+    "xlstm": {
+        **dict.fromkeys(("mode", "chunkwise_kernel", "sequence_kernel", "step_kernel", "weight_mode"), _EQUAL),
+        **dict.fromkeys(("chunk_size", "max_inference_chunksize"), _CHUNK),
+        **dict.fromkeys(("autocast_kernel_dtype", "inference_state_dtype"), "a type, which is rounding"),
+        "norm_reduction_force_float32": "the type in which norms are computed, which is rounding",
+        **dict.fromkeys(("qk_head_dim", "v_head_dim"), "computed from the factors of sizes, which are read"),
+        "add_out_norm": "transformers always makes the last norm",
+        "return_last_states": _OUTPUTS,
+    },
     "youtu": {"embedding_initializer_range": _TRAINING},
 }
 """In single families, by `model_type`."""

@@ -58,6 +58,16 @@ DELTA = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 6,
 }
+# Sizes whose shares are multiples of 64, as transformers rounds those of its states.
+_XLSTM = {
+    "hidden_size": 128,
+    "num_heads": 4,
+    "norm_eps": 3e-4,
+    "eps": 1e-2,
+    "gate_soft_cap": 3.0,
+    "output_logit_soft_cap": 4.0,
+    "ffn_proj_factor": 0.7,
+}
 CONV = {"norm_eps": 3e-4, "layer_types": ["conv", "full_attention", "conv"], "tie_word_embeddings": True}
 
 RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -136,6 +146,10 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
         "recurrent_gemma",
         {**_EPS, "lru_width": 32, "attention_window_size": 6, "logits_soft_cap": 5.0, "num_key_value_heads": 1},
     ),
+    "rwkv 4": ("rwkv", {}),
+    "rwkv 4, tied": ("rwkv", {"intermediate_size": None, "tie_word_embeddings": True}),
+    "xlstm": ("xlstm", _XLSTM),
+    "xlstm, narrow values": ("xlstm", {**_XLSTM, "num_blocks": 2, "v_dim_factor": 0.5}),
     "kimi linear": (
         "kimi_linear",
         {

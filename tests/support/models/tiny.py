@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
+_NORMS = re.compile(r"norm|ln_|\bln\d|pre_ln")
 SPECIALS = ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 VOCABULARY = 256 + len(SPECIALS)
 TEMPLATE = (
@@ -63,11 +65,16 @@ def tiny_model(model_type: str, *, seed: int = 0, **overrides: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # DBRX keeps attention in a module that is named after its norms.
-            is_norm = "norm" in name.replace("norm_attn_norm.attn.", "") or "ln_" in name
+            is_norm = _NORMS.search(name.replace("norm_attn_norm.attn.", "")) is not None
             if (is_norm and name.endswith("weight")) or name.endswith("scale"):
                 parameter.uniform_(0.5, 1.5)
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.2)
+            elif "time_mix_" in name:
+                parameter.uniform_()
+            elif name.endswith("time_decay"):
+                # Some channels remember hardly more than a token, some all of the text.
+                parameter.uniform_(-6, 1)
             elif name.endswith("sinks"):
                 parameter.normal_()
             else:

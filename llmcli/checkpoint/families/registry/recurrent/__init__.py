@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmcli.checkpoint.families.family import Family
-from llmcli.checkpoint.families.registry.recurrent import delta, griffin, hybrid, kimi, liquid, mamba
+from llmcli.checkpoint.families.registry.recurrent import delta, griffin, hybrid, kimi, liquid, mamba, rwkv, xlstm
 
 FAMILIES: dict[str, Family] = {
     **mamba.FAMILIES,
@@ -12,4 +12,6 @@ FAMILIES: dict[str, Family] = {
     **delta.FAMILIES,
     **liquid.FAMILIES,
     **griffin.FAMILIES,
+    **rwkv.FAMILIES,
+    **xlstm.FAMILIES,
 }
