@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from llmcli.server.computed import Computed
 from llmcli.server.http.errors import ApiError
-from llmcli.server.http.security import Access, AccessMiddleware, BodyLimitMiddleware
+from llmcli.server.http.security import Access, AccessMiddleware, SizeLimitMiddleware
 from llmcli.server.internal import Internal
 from llmcli.server.metrics import CONTENT_TYPE
 from llmcli.server.openai.chat import ChatCompletions
@@ -98,7 +98,7 @@ def _app(service: Service, paths: Sequence[Path], access: Sequence[Middleware]) 
 
     return Starlette(
         routes=[Route(path, _guarded(service, endpoint), methods=[method]) for method, path, endpoint in paths],
-        middleware=[*access, Middleware(BodyLimitMiddleware)],
+        middleware=[*access, Middleware(SizeLimitMiddleware)],
         exception_handlers={HTTPException: refused},
     )
 

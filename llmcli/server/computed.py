@@ -33,7 +33,7 @@ class Computed:
         """Compare answers to a prompt; without a thought, a model that may think only says so."""
         service, ready = self._service, self._service.needed()
         try:
-            given = await json_object(request)
+            given = await json_object(request, surrogates=True)
             asked = read_request(given.get("request"))
             answers, thought = _answers(given)
             reply = await service.prepare(lambda: CommandReply(ready.loaded, asked))
@@ -63,7 +63,7 @@ class Computed:
         """Score a text."""
         service, ready = self._service, self._service.needed()
         try:
-            asked = read_scored_text(await json_object(request))
+            asked = read_scored_text(await json_object(request, surrogates=True))
         except LlmcliError as error:
             return refusal(service, error)
         return self._stream([], *service.start(lambda progress: score_text(ready.loaded, asked, progress)))

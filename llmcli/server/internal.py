@@ -43,7 +43,7 @@ class Internal:
         """Generate a reply, event by event."""
         service, ready = self._service, self._service.needed()
         try:
-            asked = read_request(await json_object(request))
+            asked = read_request(await json_object(request, surrogates=True))
             reply = await service.prepare(lambda: _prepared(asked, ready))
         except LlmcliError as error:
             return refusal(service, error)
@@ -60,7 +60,7 @@ class Internal:
 
     async def cancel(self, request: Request) -> Response:
         """End a reply as Ctrl-C does; its last event follows."""
-        name = (await json_object(request)).get("id")
+        name = (await json_object(request, surrogates=True)).get("id")
         work = self._named.get(name) if isinstance(name, str) else None
         if work is not None:
             work.cancel()

@@ -25,8 +25,8 @@ from llmcli.kernels.select import fast_step
 from llmcli.loaded_model import LoadedModel
 from llmcli.server.app import private_app, public_app
 from llmcli.server.http.listening import is_loopback, passed_sockets, private_socket, tcp_socket
-from llmcli.server.http.protocol import LARGEST_HEADERS, connection_class
-from llmcli.server.http.security import Access
+from llmcli.server.http.protocol import connection_class
+from llmcli.server.http.security import LARGEST_HEADERS, Access
 from llmcli.server.registry import Identity, Registration, ServerState
 from llmcli.server.request_log import RequestLog
 from llmcli.server.scheduler.scheduler import Scheduler, WorkLimits

@@ -11,6 +11,7 @@ from openai import OpenAI
 
 import llmcli
 from llmcli import LoadedModel
+from llmcli.server.run import ServeSettings
 from tests.support.models.puppet import write_thinker
 from tests.support.models.tiny_checkpoints import shared_checkpoint
 from tests.support.server import TestServer, serving
@@ -39,8 +40,14 @@ def test_models_are_listed(client: OpenAI, model: LoadedModel) -> None:
     [listed] = client.models.list().data
     assert (listed.id, listed.owned_by) == (model.name, "llmcli")
     assert client.models.retrieve(model.name).id == model.name
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("other")
+    assert client.models.retrieve("other").id == model.name
+
+
+def test_with_strict_names_only_the_model_is_found(model: LoadedModel) -> None:
+    with serving(model, ServeSettings(strict_model=True)) as server, OpenAI(base_url=server.url, api_key="x") as client:
+        assert client.models.retrieve(model.name).id == model.name
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("other")
 
 
 def test_a_reply_is_that_of_the_python_api(client: OpenAI, model: LoadedModel) -> None:
@@ -176,6 +183,24 @@ def test_fields_without_an_effect_are_accepted(server: TestServer) -> None:
     more = {"user": "me", "metadata": {}, "store": True, "n": 1, "tools": [], "tool_choice": "none", "top_k": -1}
     more |= {"frequency_penalty": 0, "response_format": {"type": "text"}, "parallel_tool_calls": True, "seed": None}
     assert server.post("/v1/chat/completions", messages=MESSAGES, max_tokens=1, **more).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (rb'{"messages": [{"role": "user", "content": "a\ud83d"}]}', "messages"),
+        (rb'{"messages": [{"role": "user", "content": "a"}], "stop": ["\uDe00"]}', "stop"),
+        (rb'{"messages": [{"role": "user", "content": "a"}], "\ud800": 1}', "?"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_an_error(server: TestServer, body: bytes, param: str) -> None:
+    answer = server.ask("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+
+
+def test_a_surrogate_pair_is_a_character(server: TestServer) -> None:
+    body = rb'{"max_tokens": 1, "messages": [{"role": "user", "content": "\ud83d\ude00"}]}'
+    assert server.ask("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"}).status == 200
 
 
 def test_a_prompt_that_is_too_long_is_an_error_with_both_numbers(client: OpenAI) -> None:

@@ -113,6 +113,20 @@ def test_a_body_of_more_than_10_mib_is_refused(server: TestServer) -> None:
         assert b" 413 " in connection.recv(100)
 
 
+def test_the_answer_to_a_large_body_is_not_lost(model: LoadedModel) -> None:
+    with serving(model, ServeSettings(api_key=KEY)) as running:
+        for headers, status in ((keyed(), 413), ({}, 401)):
+            answer = running.ask("POST", "/v1/chat/completions", b"x" * (40 << 20), headers)
+            assert answer.status == status
+
+
+def test_headers_of_more_than_64_kib_are_refused(server: TestServer) -> None:
+    assert server.ask("GET", "/v1/models", headers=keyed(X="x" * (63 << 10))).status == 200
+    for path, more in (("/v1/models", keyed(X="x" * 70_000)), ("/v1/models?" + "x" * 70_000, keyed())):
+        answer = server.ask("GET", path, headers=more)
+        assert (answer.status, answer.json["error"]["type"]) == (431, "invalid_request_error")
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [

@@ -16,9 +16,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llmcli.server.http.errors import ApiError
 from llmcli.server.registry import peer_uid
 
-LARGEST_HEADERS = 64 << 10
-"""The most bytes of a request's line and headers."""
-
 
 def connection_class(public: ASGIApp, private: ASGIApp, *, request_s: float) -> type[H11Protocol]:
     """The class of connections.

@@ -19,6 +19,8 @@ from llmcli.server.http.errors import ApiError
 
 LARGEST_BODY = 10 << 20
 """The most bytes of a request's body."""
+LARGEST_HEADERS = 64 << 10
+"""The most bytes of a request's line and headers."""
 _OPEN = ("/health",)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -110,8 +112,12 @@ class AccessMiddleware:
         return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
 
 
-class BodyLimitMiddleware:
-    """Refuses bodies of more than `most` bytes, before they are in memory."""
+class SizeLimitMiddleware:
+    """Refuses headers of more than `LARGEST_HEADERS` bytes, and bodies of more than `most`, before they are in memory.
+
+    The connection stays open: what the client still sends is thrown away, until its time for a request is over. Closing
+    it at once would reset it, and the client could lose the answer.
+    """
 
     def __init__(self, app: ASGIApp, most: int = LARGEST_BODY) -> None:
         self._app, self._most = app, most
@@ -123,8 +129,14 @@ class BodyLimitMiddleware:
             return
         declared = Headers(scope=scope).get("content-length", "0")
         too_large = ApiError(f"A body can have {self._most} bytes.", status=413, code="body_too_large")
+        line = len(scope["raw_path"]) + len(scope["query_string"])
+        # The parser's own limit is for headers that come in several pieces.
+        if line + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > LARGEST_HEADERS:
+            error = ApiError(f"The headers of a request can have {LARGEST_HEADERS} bytes.", status=431)
+            await error.response()(scope, receive, send)
+            return
         if not declared.isdecimal() or int(declared) > self._most:
-            await too_large.response({"Connection": "close"})(scope, receive, send)
+            await too_large.response()(scope, receive, send)
             return
         count = 0
 

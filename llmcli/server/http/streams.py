@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from llmcli.server.request_log import log_reply
 from llmcli.server.scheduler.work import Failed, Result, Work, WorkEvent
 from llmcli.text.chat_template.json_text import json_text
 
+# Half of a surrogate pair, as JSON writes it.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PING_S = 30.0
 """Seconds without an event after which a stream gets a comment, so that nothing on the way closes it."""
 
@@ -123,21 +126,38 @@ PING = b": ping\n\n"
 """A comment, which clients ignore."""
 
 
-async def json_object(request: Request) -> dict[str, Any]:
+async def json_object(request: Request, *, surrogates: bool = False) -> dict[str, Any]:
     """The JSON object in the body of a request.
 
     Raises:
-        ApiError: the body has another type, is not valid JSON, or is no object.
+        ApiError: the body has another type, is not valid JSON, or is no object; or, without `surrogates`, a text in it
+            has half of a surrogate pair, which is no character.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(
             f"The body must be JSON, with the header Content-Type: application/json, not {kind!r}.", status=415
         )
+    body = await request.body()
     try:
-        value = json.loads(await request.body())
+        value = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ApiError(f"The body is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
         raise ApiError("The body must be a JSON object.")
+    if not surrogates and _SURROGATE.search(body) is not None:
+        for name, item in value.items():
+            if _has_surrogate(name) or _has_surrogate(item):
+                shown = name.encode(errors="replace").decode()
+                raise ApiError(
+                    f"{shown} has half of a surrogate pair (as \\ud83d), which is no character.", param=shown
+                )
     return value
+
+
+def _has_surrogate(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -6,7 +6,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llmcli.model.parameters import parameters_of
-from llmcli.server.http.errors import ApiError
 from llmcli.server.service import Ready, Service
 
 
@@ -21,15 +20,9 @@ class Models:
         return JSONResponse({"object": "list", "data": [_model(self._service.needed())]})
 
     async def one(self, request: Request) -> Response:
-        """A model by its id."""
+        """A model by its id, or by any name if requests may name any."""
         ready = self._service.needed()
-        if request.path_params["name"] != ready.loaded.name:
-            raise ApiError(
-                f"The model {request.path_params['name']!r} is not served here, only {ready.loaded.name}.",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
+        self._service.check_model(request.path_params["name"])
         return JSONResponse(_model(ready))
 
 
