@@ -85,6 +85,16 @@ def test_a_long_text_in_pieces_gives_what_the_whole_gives(case: str, tmp_path: P
     assert relative_error(torch.cat(pieces), loaded.logits(ids)) < 2e-5
 
 
+def test_the_residual_stream_of_rwkv_is_that_of_training(tmp_path: Path) -> None:
+    """In evaluation transformers halves it, which norms undo but for the number that they add to variances."""
+    model = tiny_model("rwkv", rescale_every=1)
+    loaded = llmcli.load(save(model, tmp_path), dtype="float32", device="cpu")
+    with torch.inference_mode():
+        halved, trained = (model.train(mode)(torch.tensor([IDS])).logits[0] for mode in (False, True))
+    assert relative_error(loaded.logits(IDS), trained) < 2e-5
+    assert relative_error(halved, trained) > 1e-4
+
+
 def test_fused_projections_of_xlstm_are_read_in_rows(tmp_path: Path) -> None:
     """transformers cannot make such a model, so the tensors of another one are joined."""
     model_type, overrides = RECURRENT["xlstm"]
