@@ -15,6 +15,7 @@ from llmcli.checkpoint.memory_estimate import parameter_bytes
 from llmcli.inspection.evaluation.flops import account
 from llmcli.model import ModelConfig
 from llmcli.model.meta_device import meta_model
+from llmcli.model.parameters import used_by_a_token
 
 _KV_VALUE_BYTES = 2
 _CPU = torch.device("cpu")
@@ -103,8 +104,5 @@ def _read_by_a_token(config: ModelConfig, nbytes: Callable[[str], int]) -> int:
     for name, _ in meta_model(config).named_parameters():
         if "embed_" in name and not (name == "embed_tokens.weight" and config.tie_embeddings):
             continue  # a step reads one row
-        read = nbytes(name)
-        if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:
-            read = read * experts.chosen // experts.count
-        total += read
+        total += used_by_a_token(config, name, nbytes(name))
     return total

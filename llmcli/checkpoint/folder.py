@@ -25,6 +25,7 @@ from llmcli.checkpoint.huggingface.config import FamilyConfig, family_config, mo
 from llmcli.checkpoint.huggingface.names import TensorNames, belongs_to_model, is_ignored_name
 from llmcli.checkpoint.huggingface.safetensors_header import read_safetensors
 from llmcli.checkpoint.huggingface.stacked_experts import without_stacks
+from llmcli.checkpoint.huggingface.streams import check_hashes
 from llmcli.checkpoint.native.params import hf_keys
 from llmcli.checkpoint.quantized.settings import quantization_settings
 from llmcli.checkpoint.tensors.tensor_info import TensorInfo
@@ -91,6 +92,7 @@ def read_folder(folder: Path) -> FolderContents | None:
     tensors = without_unwanted_biases(tensors, description.keys, description.family.biases)
     tensor_map = tensor_names(description, tensors)
     config = model_config(description, tensor_map)
+    check_hashes(tensors, config)
     return FolderContents(weights.layout, keys, description, tensors, tensor_map, config, notes=weights.notes)
 
 

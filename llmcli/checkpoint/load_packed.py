@@ -12,7 +12,7 @@ from torch import nn
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.quantized.base import QuantizedTensor
-from llmcli.checkpoint.stored_tables import stored_tables
+from llmcli.checkpoint.stored_tables import is_table, stored_tables
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.repack import bits_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
@@ -195,9 +195,8 @@ def _matrix(
 
 def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bits | None:
     if packing != "stored":
-        return (
-            8 if packing == "int8" or parameter.startswith(("embed_tokens", "per_layer_embeddings", "lm_head")) else 4
-        )
+        looked_up = parameter.startswith(("embed_tokens", "per_layer_embeddings", "lm_head")) or is_table(parameter)
+        return 8 if packing == "int8" or looked_up else 4
     assert checkpoint is not None
     source = checkpoint.sources[parameter]
     bits = {_kept_bits(checkpoint.tensors[name]) for name in source.names}

@@ -180,8 +180,8 @@ def _working(config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch
     """Bytes of activations during one prefill chunk: the widest part of a block, and one row of logits."""
     widest = max(max(_widths(config, layer)) for layer in config.layers)
     piece = min(tokens, DEVICE_CHUNK if device.type == "cuda" else READABLE_CHUNK)
-    # The residual stream, the update to it and its norm; gate, up and their product.
-    activations = piece * (3 * config.hidden_size + 3 * widest) * dtype.itemsize
+    # The residual streams, the update to them and their norms; gate, up and their product.
+    activations = piece * (3 * config.streams * config.hidden_size + 3 * widest) * dtype.itemsize
     # The attention mask as booleans, and as numbers that are added to the scores.
     mask = piece * tokens * (1 + dtype.itemsize)
     # Logits and their probabilities, in float32.

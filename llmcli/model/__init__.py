@@ -5,7 +5,7 @@ holds the whole path and `block.py` one layer of it. `attention/attention.py` (w
 softmax, and `rope.py`), `feed_forward.py`, `norm.py` and `cache/kv_cache.py` are one box of the diagram each. Some
 models have `attention/latent_attention.py` or `attention/shared_row_attention.py`, and `mixture_of_experts.py` or
 `experts_beside.py` in their place, others `recurrent/` in place of attention, or besides the boxes of `residual/`.
-`config.py`, `mixer_config.py` and `shared_row_config.py` hold the sizes and options. Nothing here depends on files or
+`config.py` and the other files of configurations beside it hold the sizes and options. Nothing here depends on files or
 on the names of model families.
 """
 
@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING
 
 from llmcli.model.config import (
     Alibi,
-    AltupConfig,
     AttentionGate,
+    BlockIndexConfig,
     ClampedGLU,
     ExpertsConfig,
     HeadLayer,
     Heads,
-    HyperConfig,
     KeyIndexConfig,
     LatentConfig,
     LayerConfig,
     ModelConfig,
     NormStyle,
-    PerLayerConfig,
     QueryScaling,
+)
+from llmcli.model.residual_config import (
+    AltupConfig,
+    GatedResidualConfig,
+    HyperConfig,
+    NgramConfig,
+    PerLayerConfig,
 )
 from llmcli.model.rope_config import (
     DynamicScaling,
@@ -47,10 +52,12 @@ __all__ = [
     "Alibi",
     "AltupConfig",
     "AttentionGate",
+    "BlockIndexConfig",
     "ClampedGLU",
     "DynamicScaling",
     "ExpertsConfig",
     "FrequencyFactors",
+    "GatedResidualConfig",
     "HeadLayer",
     "Heads",
     "HyperConfig",
@@ -62,6 +69,7 @@ __all__ = [
     "Llama3Scaling",
     "LongRopeScaling",
     "ModelConfig",
+    "NgramConfig",
     "NormStyle",
     "PerLayerConfig",
     "QueryScaling",

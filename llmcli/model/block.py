@@ -39,8 +39,10 @@ from llmcli.model.recurrent.rwkv4 import ChannelMixing, ChannelShift, TimeMixing
 from llmcli.model.recurrent.short_conv import ShortConv
 from llmcli.model.recurrent.two_mixers import TwoMixers
 from llmcli.model.residual.altup import AltUp
+from llmcli.model.residual.gated_residual import GatedResidual, to_streams
 from llmcli.model.residual.hyper_connections import HyperConnection
 from llmcli.model.residual.laurel import Laurel
+from llmcli.model.residual.ngram_embeddings import NgramEmbeddings
 from llmcli.model.residual.per_layer_embeddings import PerLayerInput
 
 
@@ -58,7 +60,7 @@ class Block(nn.Module):
         super().__init__()
         normed_inside = layer.experts is not None and layer.experts.own_norms
         placement = config.placement_of(layer)
-        inputs = placement not in ("post", "sum")
+        inputs = placement not in ("post", "sum") and config.gated_residual is None
         both = placement != "parallel_shared" and not normed_inside
         self.mixer_name = "mixers" if layer.beside is not None else mixer_module(layer.mixer)
         if layer.parts != "feed_forward":
@@ -159,6 +161,31 @@ class HyperBlock(Block):
         return x  # noqa: RET504
 
 
+class GatedResidualBlock(Block):
+    """A layer of several residual streams, each part of which reads and writes them through gates (Qwen4-exp).
+
+    It has no other norms. Before attention, embeddings of n-grams may be added to the streams.
+    """
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig, index: int) -> None:
+        super().__init__(config, layer, index)
+        assert config.gated_residual is not None
+        self.ngram = None if layer.ngram is None else NgramEmbeddings(config, layer.ngram, index)
+        self.attention_residual = GatedResidual(config, config.gated_residual)
+        self.mlp_residual = GatedResidual(config, config.gated_residual)
+
+    def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
+        """Streams (B, T, S C) -> (B, T, S C)."""
+        if self.ngram is not None:
+            assert place.ids is not None
+            x = x + self.ngram(x, place.ids, cache)
+        read, shares = self.attention_residual(x)
+        x = x + to_streams(self.mixer(read, place, cache), shares)
+        read, shares = self.mlp_residual(x)
+        x = x + to_streams(self.mlp(read), shares)
+        return x  # noqa: RET504
+
+
 class ParallelBlock(Block):
     """A layer whose attention and feed-forward both read the layer's input (Wang & Komatsuzaki 2021, GPT-J)."""
 
@@ -241,7 +268,13 @@ def make_block(config: ModelConfig, layer: LayerConfig, index: int) -> Block:
     """Make the block of a layer, of the kind that the configuration calls for."""
     normed = layer.experts is not None and layer.experts.output_norm
     kind = OutputNormBlock if normed or config.residual_scale != 1 else _KINDS[config.placement_of(layer)]
-    if config.altup is not None:
+    if config.gated_residual is not None:
+        if kind is not Block or layer.parts != "both" or layer.beside is not None:
+            raise ValueError("layers with gated residual streams have attention and feed-forward without other norms")
+        kind = GatedResidualBlock
+    elif layer.ngram is not None:
+        raise ValueError("n-gram embeddings are added to gated residual streams")
+    elif config.altup is not None:
         kind = AltUpBlock
     elif config.hyper is not None and kind is Block:
         kind = HyperBlock

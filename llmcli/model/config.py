@@ -10,6 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from llmcli.model.mixer_config import MixerConfig, ShortConvConfig
+from llmcli.model.residual_config import (
+    AltupConfig,
+    GatedResidualConfig,
+    HyperConfig,
+    NgramConfig,
+    PerLayerConfig,
+)
 from llmcli.model.rope_config import RopeConfig
 from llmcli.model.shared_row_config import BlocksConfig, SharedRowConfig
 
@@ -128,42 +135,24 @@ class KeyIndexConfig:
 
 
 @dataclass(frozen=True)
+class BlockIndexConfig:
+    """An index that chooses blocks of consecutive keys for a token of attention (Qwen4-exp's sparse attention)."""
+
+    heads: int
+    size: int
+    """Dimensions of a query and of the one key of the index; keys are cached beside the values."""
+    block: int
+    """Keys of a block."""
+    chosen: int
+    """The most blocks that a token sees, besides the keys up to itself that fill no block."""
+
+
+@dataclass(frozen=True)
 class HeadLayer:
     """A dense layer, an activation and a norm between the final norm and the output head (ModernBERT's decoders)."""
 
     activation: Activation = "gelu"
     bias: bool = False
-
-
-@dataclass(frozen=True)
-class PerLayerConfig:
-    """Per-layer embeddings: a table with a small vector of each token for every layer (Gemma 3n and 4)."""
-
-    vocab_size: int
-    """Tokens in the table; later ones have the vectors of token 0."""
-    size: int
-    """Values of a layer's vector."""
-
-
-@dataclass(frozen=True)
-class AltupConfig:
-    """Several residual streams, of which each block computes on the first (AltUp, arXiv:2301.13310; Gemma 3n)."""
-
-    streams: int
-    laurel_rank: int
-    """Rank of the path beside attention (LAuReL, arXiv:2411.07501)."""
-    scaled: bool = True
-    """Multiply the first stream by a learned vector where the gate of the per-layer embeddings reads it."""
-
-
-@dataclass(frozen=True)
-class HyperConfig:
-    """Several residual streams, mixed by hyper-connections (arXiv:2512.24880; DeepSeek-V4)."""
-
-    streams: int
-    iterations: int
-    """Rounds of the normalization that makes rows and columns of the mixing matrices sum to 1."""
-    eps: float
 
 
 @dataclass(frozen=True)
@@ -261,6 +250,8 @@ class LayerConfig:
     """A query sees back to the last position that is a multiple of `chunk`; None: no such limit."""
     experts: ExpertsConfig | None = None
     """None: one feed-forward network."""
+    ngram: NgramConfig | None = None
+    """Embeddings of n-grams that are added to the residual streams before attention; None: there are none."""
     query_scaling: QueryScaling | None = None
     heads: Heads | None = None
     """The shape of the attention; None: that of `ModelConfig`."""
@@ -275,6 +266,8 @@ class LayerConfig:
     blocks: BlocksConfig | None = None
     """Compressed blocks that tokens see besides the keys in the window, all that are complete or those that `index`
     chooses; None: there are none."""
+    block_index: BlockIndexConfig | None = None
+    """None: a token sees all keys that the mask allows."""
     key_is_value: bool = False
     """Values are the projected keys, before their norm and rotation."""
     input_norm: bool = True
@@ -308,7 +301,9 @@ class LayerConfig:
     @property
     def has_state(self) -> bool:
         """Whether the layer remembers the text in a state of fixed size."""
-        return self.channel_mixing or any(mixer.tail_values + mixer.sum_values > 0 for mixer in self.mixers)
+        if self.channel_mixing or self.ngram is not None:
+            return True
+        return any(mixer.tail_values + mixer.sum_values > 0 for mixer in self.mixers)
 
     @property
     def is_windowed(self) -> bool:
@@ -392,6 +387,7 @@ class ModelConfig:
     per_layer: PerLayerConfig | None = None
     altup: AltupConfig | None = None
     hyper: HyperConfig | None = None
+    gated_residual: GatedResidualConfig | None = None
     layer_scale: bool = False
     """Multiply each layer's output, residual stream included, by a learned number."""
     tie_embeddings: bool = False
@@ -407,7 +403,7 @@ class ModelConfig:
     @property
     def why_not_restartable(self) -> str | None:
         """Why blocks cannot be run on a residual stream alone, as words after a colon; None: they can."""
-        if self.per_layer is not None:
+        if self.per_layer is not None or any(layer.ngram is not None for layer in self.layers):
             return "its blocks also read embeddings of their own"
         if any(layer.index_from is not None for layer in self.layers):
             return "some blocks see the keys that earlier blocks chose"
@@ -419,7 +415,7 @@ class ModelConfig:
     @property
     def streams(self) -> int:
         """The number of residual streams."""
-        several = self.altup or self.hyper
+        several = self.altup or self.hyper or self.gated_residual
         return 1 if several is None else several.streams
 
     @property
@@ -428,17 +424,20 @@ class ModelConfig:
         return any(layer.has_state for layer in self.layers)
 
     def state_bytes(self, bytes_per_value: int) -> int:
-        """Bytes of the states of all layers: tails in the activations' type, sums in float32."""
+        """Bytes of the states of all layers: tails in the activations' type, sums in float32, ids of tokens in 8."""
         mixers = [mixer for layer in self.layers for mixer in layer.mixers]
-        tails = sum(self.hidden_size for layer in self.layers if layer.channel_mixing)
-        return tails * bytes_per_value + sum(
-            mixer.tail_values * bytes_per_value + mixer.sum_values * 4 for mixer in mixers
-        )
+        found = sum(mixer.tail_values * bytes_per_value + mixer.sum_values * 4 for mixer in mixers)
+        found += sum(self.hidden_size for layer in self.layers if layer.channel_mixing) * bytes_per_value
+        for ngram in (layer.ngram for layer in self.layers if layer.ngram is not None):
+            found += ngram.conv_seen * self.streams * self.hidden_size * bytes_per_value + (ngram.longest - 1) * 8
+        return found
 
     @property
     def state_slots(self) -> int:
-        """Places for states: those of the layers, then those of their feed-forward networks if any has a state."""
-        both = any(layer.channel_mixing for layer in self.layers)
+        """Places for states: those of the layers, then those of their feed-forward networks or n-gram embeddings if
+        any has a state.
+        """
+        both = any(layer.channel_mixing or layer.ngram is not None for layer in self.layers)
         return self.num_layers * (2 if both else 1)
 
     def mark_bytes(self, bytes_per_value: int) -> int:
@@ -489,7 +488,8 @@ class ModelConfig:
 
         A layer that reads another layer's keys and values, or has no attention, caches nothing: 0 heads. Latent
         attention caches one row for all heads, the latent and the rotated key, and in place of values the keys of its
-        index. A short convolution caches its inputs in place of keys, and heads that share a row cache that row.
+        index. An index of blocks has its keys beside the values, each head with a part of them. A short convolution
+        caches its inputs in place of keys, and heads that share a row cache that row.
         """
         if isinstance(layer.mixer, ShortConvConfig):
             return 1, self.hidden_size, 0
@@ -500,7 +500,8 @@ class ModelConfig:
         if self.shared_row is not None:
             return 1, self.head_dim, 0
         heads = self.heads_of(layer)
-        return heads.kv_count if layer.kv_from is None else 0, heads.key_dim, heads.value_dim
+        beside = 0 if layer.block_index is None else -(-layer.block_index.size // heads.kv_count)
+        return heads.kv_count if layer.kv_from is None else 0, heads.key_dim, heads.value_dim + beside
 
     def caches_int8(self, layer: LayerConfig) -> bool:
         """Whether a layer caches its keys and values in 8 bits."""

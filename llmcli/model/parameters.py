@@ -9,25 +9,48 @@ Dimension letters: V vocabulary, C hidden size, I intermediate size, E experts, 
 from __future__ import annotations
 
 from llmcli.model.config import (
-    AltupConfig,
+    BlockIndexConfig,
     ExpertsConfig,
-    HyperConfig,
     KeyIndexConfig,
     LatentConfig,
     LayerConfig,
     ModelConfig,
     NormStyle,
-    PerLayerConfig,
 )
 from llmcli.model.mixer_config import MixerConfig, mixer_module
 from llmcli.model.parameter_info import Named, ParameterInfo, linear, norm_weights, within
 from llmcli.model.recurrent.parameters import mixer_parameters
+from llmcli.model.residual.parameters import (
+    altup_parameters,
+    gated_residual_parameters,
+    hyper_parameters,
+    laurel_parameters,
+    ngram_parameters,
+    per_layer_embeddings,
+    per_layer_input,
+    stream_parameters,
+)
 from llmcli.model.shared_row_config import BlocksConfig, SharedRowConfig
 
 
 def parameters_of(config: ModelConfig) -> dict[str, ParameterInfo]:
     """All parameters of `Transformer(config)` by name, in the order of its `named_parameters`; a tied head has none."""
     return dict(_transformer(config))
+
+
+def used_by_a_token(config: ModelConfig, parameter: str, amount: int) -> int:
+    """How much of an `amount`, of values or bytes of a parameter, one token uses.
+
+    That is the part of the chosen experts, the row of each hash in a table of n-grams, and everything elsewhere.
+    """
+    if not parameter.startswith("layers."):
+        return amount
+    layer = config.layers[int(parameter.split(".")[1])]
+    if layer.experts is not None and ".mlp.experts." in parameter:
+        return amount // layer.experts.count * layer.experts.chosen
+    if layer.ngram is not None and parameter.endswith(".ngram.table.weight"):
+        return amount // layer.ngram.rows * len(layer.ngram.parts)
+    return amount
 
 
 def _transformer(config: ModelConfig) -> Named:
@@ -38,13 +61,8 @@ def _transformer(config: ModelConfig) -> Named:
     if config.embed_norm is not None:
         yield from within("embed_norm", norm_weights((hidden,), config.embed_norm))
     if config.per_layer is not None:
-        yield from within("per_layer_embeddings", _per_layer_embeddings(config, config.per_layer))
-    if config.altup is not None:
-        shape = config.altup.streams - 1, hidden, hidden
-        yield "altup_streams.projections", ParameterInfo(shape)
-        yield "altup_streams.unembed_projections", ParameterInfo(shape)
-    if config.hyper is not None:
-        yield from within("hyper_streams", _hyper(config, config.hyper, config.hyper.streams, 1))
+        yield from within("per_layer_embeddings", per_layer_embeddings(config, config.per_layer))
+    yield from stream_parameters(config)
     for index, layer in enumerate(config.layers):
         yield from within(f"layers.{index}", _block(config, layer))
     yield from within("norm", norm_weights((hidden,), config.final_norm or config.norm))
@@ -57,48 +75,14 @@ def _transformer(config: ModelConfig) -> Named:
     yield from within("lm_head", iter(head.items()))
 
 
-def _per_layer_embeddings(config: ModelConfig, per_layer: PerLayerConfig) -> Named:
-    width = config.num_layers * per_layer.size
-    yield "embed_tokens.weight", ParameterInfo((per_layer.vocab_size, width))
-    yield from within("projection", linear(config.hidden_size, width))
-    yield from within("norm", norm_weights((per_layer.size,), config.norm))
-
-
-def _per_layer_input(config: ModelConfig, per_layer: PerLayerConfig) -> Named:
-    yield from within("gate", linear(config.hidden_size, per_layer.size))
-    yield from within("projection", linear(per_layer.size, config.hidden_size))
-    yield from within("norm", norm_weights((config.hidden_size,), config.norm))
-
-
-def _altup(config: ModelConfig, altup: AltupConfig) -> Named:
-    if altup.scaled:
-        yield "correct_output_scale", ParameterInfo((config.hidden_size,))
-    yield from within("correction_coefs", linear(altup.streams, altup.streams))
-    yield from within("prediction_coefs", linear(altup.streams, altup.streams**2))
-    yield from within("modality_router", linear(config.hidden_size, altup.streams))
-    yield from within("router_norm", norm_weights((config.hidden_size,), config.norm))
-
-
-def _laurel(config: ModelConfig, rank: int) -> Named:
-    yield from within("linear_left", linear(config.hidden_size, rank))
-    yield from within("linear_right", linear(rank, config.hidden_size))
-    yield from within("post_laurel_norm", norm_weights((config.hidden_size,), config.norm))
-
-
-def _hyper(config: ModelConfig, hyper: HyperConfig, outputs: int, scales: int) -> Named:
-    """Those of hyper-connections, all in float32: small matrices that decide about whole streams."""
-    yield "fn", ParameterInfo((outputs, hyper.streams * config.hidden_size), float32=True)
-    yield "base", ParameterInfo((outputs,), float32=True)
-    yield "scale", ParameterInfo((scales,), float32=True)
-
-
 def _block(config: ModelConfig, layer: LayerConfig) -> Named:
     placement = config.placement_of(layer)
     if config.layer_scale:
         yield "layer_scalar", ParameterInfo((1,))
     norm = dict(norm_weights((config.hidden_size,), config.norm))
+    inputs = placement not in ("post", "sum") and config.gated_residual is None
     if layer.parts != "feed_forward":
-        if placement not in ("post", "sum") and layer.input_norm:
+        if inputs and layer.input_norm:
             yield from within("input_layernorm", iter(norm.items()))
         both = (layer.mixer,) if layer.beside is None else (layer.mixer, layer.beside)
         for mixer in both:
@@ -106,7 +90,7 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
             yield from within(name if len(both) == 1 else f"mixers.{name}", _mixer(config, layer, mixer))
     if layer.parts != "mixer":
         normed_inside = layer.experts is not None and layer.experts.own_norms
-        if placement not in ("post", "sum", "parallel_shared") and not normed_inside:
+        if inputs and placement != "parallel_shared" and not normed_inside:
             yield from within("post_attention_layernorm", iter(norm.items()))
         if layer.experts is not None:
             yield from within("mlp", _mixture_of_experts(config, layer.experts))
@@ -118,15 +102,19 @@ def _block(config: ModelConfig, layer: LayerConfig) -> Named:
         yield from within("attention_output_norm", iter(norm.items()))
     if placement in ("post", "sandwich", "sum") or (layer.experts is not None and layer.experts.output_norm):
         yield from within("mlp_output_norm", iter(norm.items()))
+    if layer.ngram is not None:
+        yield from within("ngram", ngram_parameters(config, layer.ngram))
+    if config.gated_residual is not None:
+        for part in ("attention_residual", "mlp_residual"):
+            yield from within(part, gated_residual_parameters(config, config.gated_residual))
     if config.altup is not None:
-        yield from within("altup", _altup(config, config.altup))
-        yield from within("laurel", _laurel(config, config.altup.laurel_rank))
+        yield from within("altup", altup_parameters(config, config.altup))
+        yield from within("laurel", laurel_parameters(config, config.altup.laurel_rank))
     if config.per_layer is not None:
-        yield from within("per_layer_input", _per_layer_input(config, config.per_layer))
+        yield from within("per_layer_input", per_layer_input(config, config.per_layer))
     if config.hyper is not None:
-        outputs = (2 + config.hyper.streams) * config.hyper.streams
         for name in ("attn_hc", "ffn_hc"):
-            yield from within(name, _hyper(config, config.hyper, outputs, 3))
+            yield from within(name, hyper_parameters(config, config.hyper))
 
 
 def _mixer(config: ModelConfig, layer: LayerConfig, mixer: MixerConfig | None) -> Named:
@@ -161,6 +149,8 @@ def _attention(config: ModelConfig, layer: LayerConfig) -> Named:
         yield from within("gate_proj", linear(hidden, gates))
     if config.sub_norms:
         yield "sub_norm.weight", ParameterInfo((shape.count * shape.value_dim,))
+    if layer.block_index is not None:
+        yield from within("indexer", _block_index(config, layer.block_index))
 
 
 def _latent_attention(config: ModelConfig, layer: LayerConfig, latent: LatentConfig) -> Named:
@@ -217,6 +207,13 @@ def _key_index(config: ModelConfig, index: KeyIndexConfig, query_rank: int) -> N
     yield from within("k_proj", linear(config.hidden_size, index.size))
     yield from within("k_norm", norm_weights((index.size,), NormStyle("layer", bias=True)))
     yield "weight_proj.weight", ParameterInfo((index.heads, config.hidden_size), float32=True)
+
+
+def _block_index(config: ModelConfig, index: BlockIndexConfig) -> Named:
+    yield from within("q_proj", linear(config.hidden_size, index.heads * index.size))
+    yield from within("k_proj", linear(config.hidden_size, index.size))
+    for name in ("q_norm", "k_norm"):
+        yield from within(name, norm_weights((index.size,), config.norm))
 
 
 def _feed_forward(config: ModelConfig, size: int, *, gated: bool) -> Named:

@@ -24,6 +24,7 @@ from llmcli.model.finite import are_finite_logits, check_logits, first_not_finit
 from llmcli.model.norm import make_norm
 from llmcli.model.quantized.matrix import QuantizedEmbedding, QuantizedLinear
 from llmcli.model.residual.altup import AltUpStreams
+from llmcli.model.residual.gated_residual import GatedStreams
 from llmcli.model.residual.hyper_connections import HyperStreams
 from llmcli.model.residual.per_layer_embeddings import PerLayerEmbeddings
 from llmcli.model.rope_config import RopeConfig
@@ -47,6 +48,7 @@ class Transformer(nn.Module):
         self.per_layer_embeddings = None if config.per_layer is None else PerLayerEmbeddings(config, config.per_layer)
         self.altup_streams = None if config.altup is None else AltUpStreams(config, config.altup)
         self.hyper_streams = None if config.hyper is None else HyperStreams(config, config.hyper)
+        self.gated_streams = None if config.gated_residual is None else GatedStreams(config, config.gated_residual)
         self.layers = nn.ModuleList(make_block(config, layer, index) for index, layer in enumerate(config.layers))
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.final_norm or config.norm)
         self.head_layer = None if config.head_layer is None else DenseHead(config, config.head_layer)
@@ -59,7 +61,10 @@ class Transformer(nn.Module):
         # mask.
         self._distinct_ropes = list(dict.fromkeys(layer.rope for layer in config.layers if layer.rope is not None))
         self.ropes = nn.ModuleList(Rope(rope) for rope in self._distinct_ropes)
-        keys = [(layer.rope, layer.window, layer.chunk, layer.attends, layer.blocks) for layer in config.layers]
+        keys = [
+            (layer.rope, layer.window, layer.chunk, layer.attends, layer.blocks, layer.block_index)
+            for layer in config.layers
+        ]
         kinds = dict(zip(keys, config.layers, strict=True))
         self._kinds = list(kinds.values())
         self._kind_of_layer = [list(kinds).index(key) for key in keys]
@@ -78,9 +83,9 @@ class Transformer(nn.Module):
         return weights.device
 
     @property
-    def streams(self) -> AltUpStreams | HyperStreams | None:
+    def streams(self) -> AltUpStreams | HyperStreams | GatedStreams | None:
         """What makes several residual streams from the embedding, and one from them at the end; None: there is one."""
-        return self.altup_streams if self.hyper_streams is None else self.hyper_streams
+        return self.altup_streams or self.hyper_streams or self.gated_streams
 
     def new_cache(self, *, batch: int = 1, capacity: int = 256, rewind: int = REWIND, room: int = ROOM) -> KVCache:
         """An empty KV cache that fits this model, its device and its dtype."""
@@ -242,6 +247,7 @@ class Transformer(nn.Module):
                 per_layer,
                 ids,
                 self._block_positions(layer, start, new, length),
+                self._block_starts(layer, start + new, length),
             )
             for layer in self._kinds
         ]
@@ -254,6 +260,19 @@ class Transformer(nn.Module):
         firsts = torch.arange(earlier, complete, device=self.device) * layer.blocks.rate
         rotation = self.ropes[self._distinct_ropes.index(layer.rope)](firsts, self.dtype, length)
         return BlockPositions(earlier, rotation, visible_blocks(layer.blocks, start, new, self.device))
+
+    def _block_starts(self, layer: LayerConfig, seen: int, length: int) -> tuple[Tensor, Tensor] | None:
+        """Rotations of the first positions of whole blocks among `seen` keys, for a layer with an index of blocks.
+
+        `length` is that of the text, in tokens. None if the layer has no rotations, or sees all keys.
+        """
+        index = layer.block_index
+        if index is None or layer.rope is None or seen // index.block <= index.chosen:
+            return None
+        positions = torch.arange(0, seen - index.block + 1, index.block, device=self.device)
+        rope = self.ropes[self._distinct_ropes.index(layer.rope)]
+        rotations: tuple[Tensor, Tensor] = rope(positions, self.dtype, length)
+        return rotations
 
     def _run_blocks(
         self, x: Tensor, places: Sequence[Positions], cache: LayerCache | None, run: slice = slice(None)
@@ -289,7 +308,7 @@ class Transformer(nn.Module):
         if self.embed_norm is not None:
             embedding["embed_norm"] = self.embed_norm
         if self.streams is not None:
-            name = "altup_streams" if self.hyper_streams is None else "hyper_streams"
+            name = next(name for name, module in self.named_children() if module is self.streams)
             embedding[name] = head[name] = self.streams
         return first_not_finite(embedded, list(self.layers), run, embedding, head)
 

@@ -61,9 +61,10 @@ def test_estimated_weights_and_cache_equal_the_real_ones(
     assert told.working > 0
 
 
-def test_the_estimate_holds_when_a_text_has_all_its_marks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["qwen 3.5", "qwen 4"])
+def test_the_estimate_holds_when_a_text_has_all_its_marks(case: str, tmp_path: Path) -> None:
     """States of a text and of a pass, the marks of a long text, and the one before proposals."""
-    model_type, overrides = RECURRENT["qwen 3.5"]
+    model_type, overrides = RECURRENT[case]
     checkpoint = open_checkpoint(tiny_checkpoint(tmp_path, model_type, **overrides))
     told = footprint(meta_model(checkpoint.config), {}, torch.float32, 128, CPU)
     model = load_weights(checkpoint, CPU, torch.float32)

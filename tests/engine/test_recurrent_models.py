@@ -12,17 +12,22 @@ from llmcli.engine.batch.backend import BatchBackend
 from llmcli.engine.speculative.decoder import SpeculationState
 from llmcli.engine.speculative.draft_model import DraftModel
 from llmcli.kernels.readable_step import ReadableStep
-from llmcli.model import Transformer
-from tests.support.hybrid import HYBRID, hybrid_engine, hybrid_model, prefix_cache
+from llmcli.model import ModelConfig, Transformer
+from tests.support.hybrid import GATED_STREAMS, HYBRID, hybrid_engine, hybrid_model, prefix_cache
 from tests.support.models.tiny import random_ids
 from tests.support.passes import GREEDY, broken, chunks, read, reply
 
 PROMPT = random_ids(600)
 
 
+@pytest.fixture(scope="module", params=["short convolution", "gated streams"])
+def config(request: pytest.FixtureRequest) -> ModelConfig:
+    return HYBRID if request.param == "short convolution" else GATED_STREAMS
+
+
 @pytest.fixture(scope="module")
-def model() -> Transformer:
-    return hybrid_model()
+def model(config: ModelConfig) -> Transformer:
+    return hybrid_model(config=config)
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64, 65, 513])
@@ -103,11 +108,11 @@ def test_five_turns_with_an_edit_an_undo_and_a_branch(model: Transformer) -> Non
 @pytest.mark.parametrize("drafted", [False, True])
 @pytest.mark.parametrize("tokens", [None, 4, 15])
 def test_greedy_replies_with_proposals_equal_those_without(
-    model: Transformer, tokens: int | None, drafted: bool
+    model: Transformer, config: ModelConfig, tokens: int | None, drafted: bool
 ) -> None:
     plain = hybrid_engine(model)
     # A draft model with other weights: few of its tokens are accepted.
-    draft = DraftModel(prefix_cache(hybrid_model(seed=1))) if drafted else None
+    draft = DraftModel(prefix_cache(hybrid_model(1, config))) if drafted else None
     speculation = SpeculationState(lookup=True, draft=draft, tokens=tokens)
     ahead = hybrid_engine(model, speculation=speculation)
     word = random_ids(5, seed=3)

@@ -1,12 +1,22 @@
-"""A tiny random model with gated delta nets, attention and a short convolution, made without files."""
+"""Tiny random models with gated delta nets, attention and either a short convolution or n-grams, without files."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
 from llmcli.engine import Engine
 from llmcli.engine.prefix_cache import PrefixCache
-from llmcli.model import LayerConfig, ModelConfig, RopeConfig, Transformer
+from llmcli.model import (
+    BlockIndexConfig,
+    GatedResidualConfig,
+    LayerConfig,
+    ModelConfig,
+    NgramConfig,
+    RopeConfig,
+    Transformer,
+)
 from llmcli.model.mixer_config import DeltaConfig, ShortConvConfig
 from llmcli.text.tokenizer import Tokenizer
 from tests.support.models.tiny import VOCABULARY, byte_tokenizer
@@ -17,12 +27,20 @@ HYBRID = ModelConfig(
     context_length=4096, norm_eps=1e-5,
     layers=(DELTA, LayerConfig(RopeConfig(1e4, 8)), DELTA, LayerConfig(None, window=3, mixer=ShortConvConfig(3))),
 )  # fmt: skip
+_SPARSE = LayerConfig(RopeConfig(1e4, 4), block_index=BlockIndexConfig(heads=8, size=5, block=4, chosen=6))
+_NGRAM = NgramConfig(24, (3, 77, 1001), (53, 59, 61, 67), rows=256, boundary=0, conv_width=3)
+GATED_STREAMS = replace(
+    HYBRID,
+    gated_residual=GatedResidualConfig(streams=3, rank=8),
+    layers=(DELTA, _SPARSE, replace(DELTA, ngram=_NGRAM), _SPARSE),
+)
+"""Several streams, n-grams, and attention to few blocks."""
 
 
-def hybrid_model(seed: int = 0) -> Transformer:
+def hybrid_model(seed: int = 0, config: ModelConfig = HYBRID) -> Transformer:
     """The model; its memory fades slowly enough that a text's beginning matters."""
     torch.manual_seed(seed)
-    model = Transformer(HYBRID).requires_grad_(False)
+    model = Transformer(config).requires_grad_(False)
     for name, parameter in model.named_parameters():
         if name.endswith(".A"):
             parameter.uniform_(-0.1, -0.01)

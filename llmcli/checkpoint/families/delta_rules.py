@@ -65,13 +65,13 @@ def conv_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
 
 def qwen_delta_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     """Qwen3-Next and Qwen3.5: gated delta nets."""
-    mixer = _delta(keys)
+    mixer = delta_mixer(keys)
     return [{"mixer": mixer} if kind == LINEAR else {} for kind in kinds]
 
 
 def lara_delta_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]]:
     """Lara Mini: gated delta nets whose output is rounded late."""
-    mixer = _delta(keys, late_rounding=True)
+    mixer = delta_mixer(keys, late_rounding=True)
     return [{"mixer": mixer} if kind == LINEAR else {} for kind in kinds]
 
 
@@ -87,7 +87,7 @@ def olmo_delta_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]
         "linear_value_head_dim": keys.optional_integer("linear_value_head_dim") or 2 * key_dim,
         "linear_conv_kernel_dim": keys.get("linear_conv_kernel_dim"),
     }
-    mixer = _delta(
+    mixer = delta_mixer(
         ConfigKeys(stated, keys.path),
         beta_scale=2.0 if keys.flag("linear_allow_neg_eigval") else 1.0,
         # Fixed: not that of the model's other norms.
@@ -96,7 +96,8 @@ def olmo_delta_layers(keys: ConfigKeys, kinds: list[str]) -> list[dict[str, Any]
     return [{"mixer": mixer} if kind == LINEAR else {"placement": "post"} for kind in kinds]
 
 
-def _delta(keys: ConfigKeys, **options: Any) -> DeltaConfig:
+def delta_mixer(keys: ConfigKeys, **options: Any) -> DeltaConfig:
+    """The gated delta net of all layers that have one, with further `options`."""
     key_heads, value_heads = keys.integer("linear_num_key_heads"), keys.integer("linear_num_value_heads")
     if value_heads % key_heads:
         raise CheckpointError(f"{keys.path}: {value_heads} value heads cannot share {key_heads} key heads evenly.")

@@ -19,8 +19,6 @@ REASONS: dict[str, str] = {
             "rwkv7",
             "minimax",
             "zaya",
-            "qwen4_exp",
-            "qwen4_exp_text",
         ),
         _RECURRENT,
     ),

@@ -32,6 +32,7 @@ WRAPPERS = {
     **dict.fromkeys(("nemotron_h_omni", "NemotronH_Nano_VL_V2"), "nemotron_h"),
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
+    "qwen4_exp": "qwen4_exp_text",
     "lfm2_vl": "lfm2",
     "lfm3_vl": "lfm3",
     "gemma3": "gemma3_text",

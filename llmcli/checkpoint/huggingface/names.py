@@ -35,7 +35,8 @@ _OTHER_PARTS = re.compile(
 )
 # Buffers that older versions of transformers saved; all are computed from the configuration.
 _OLD_BUFFERS = re.compile(
-    r".*\.(rotary_emb\.inv_freq|(attn|attention)\.((masked_)?bias|causal_mask)|attention\.rotary_emb\.inv_freq|mlp\.act_fn\.(beta|eps))"
+    r".*\.(rotary_emb\.inv_freq|(attn|attention)\.((masked_)?bias|causal_mask)|attention\.rotary_emb\.inv_freq|mlp\.act_fn\.(beta|eps)"
+    r"|ple_embedding\.(layer_multipliers|ngram_heads_(vocab_sizes|offsets)))"
 )
 
 # Our name of a part, and its other names. Each of these names means the same in all families.
@@ -118,6 +119,8 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
     "self_attn.gate_proj": ("self_attn.g_proj", "attention.g_proj"),
     "self_attn.indexer.q_proj": ("self_attn.indexer.wq_b",),
     "self_attn.indexer.k_proj": ("self_attn.indexer.wk",),
+    "self_attn.indexer.q_norm": ("self_attn.indexer.q_layernorm",),
+    "self_attn.indexer.k_norm": ("self_attn.indexer.k_layernorm",),
     "self_attn.indexer.weight_proj": ("self_attn.indexer.weights_proj",),
     "self_attn.sub_norm": ("self_attn.attn_sub_norm",),
     "mlp.sub_norm": ("mlp.ffn_sub_norm",),

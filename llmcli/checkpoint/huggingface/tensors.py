@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.huggingface.mixers import MixerTensors, mixer_of
 from llmcli.checkpoint.huggingface.names import FUSED_QKV, TensorNames
+from llmcli.checkpoint.huggingface.streams import index_source, stream_source
 from llmcli.checkpoint.tensors.computed_sources import Sinusoids, Turned, WholeNumbers, Zeros
 from llmcli.checkpoint.tensors.gguf_parameter_sources import KeysAndValues
 from llmcli.checkpoint.tensors.latent_pairs import latent_pairs
@@ -88,7 +89,7 @@ class HFTensors:
         if local == "embed_tokens.weight" and self.family.spare_embeddings:
             return self._first_embeddings(self.names.find("", local))
         if layer is None:
-            return Source(self.names.find("", local))
+            return stream_source(self.names, "", local, self.config, None) or Source(self.names.find("", local))
         at, of = self.names.layer(int(layer)), self.config.layers[int(layer)]
         # Of two networks beside each other.
         local = local.removeprefix("mixers.")
@@ -110,7 +111,12 @@ class HFTensors:
         experts = of.experts
         if experts is not None and local.startswith("mlp.experts."):
             return self._experts(at, local.removeprefix("mlp.experts."), experts)
+        stream = stream_source(self.names, at, local, self.config, of.ngram)
+        if stream is not None:
+            return stream
         module, _, kind = local.rpartition(".")
+        if of.block_index is not None and module in ("self_attn.indexer.q_proj", "self_attn.indexer.k_proj"):
+            return index_source(self.names, at, module, of.block_index)
         if local == "self_attn.o_proj.bias" and self.family.last_output_bias is not None:
             name = at + self.family.last_output_bias
             return Source(self.names.full(name)) if self.names.has(name) else Zeros((self.config.hidden_size,))

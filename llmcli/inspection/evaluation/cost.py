@@ -17,7 +17,7 @@ from llmcli.errors import UsageError
 from llmcli.inspection.evaluation.flops import box_of
 from llmcli.model import LayerConfig, ModelConfig
 from llmcli.model.parameter_info import ParameterInfo
-from llmcli.model.parameters import parameters_of
+from llmcli.model.parameters import parameters_of, used_by_a_token
 
 _KV_VALUE_BYTES = 2
 # Multiplications with additions for each value of a state's sum: two reads and a change.
@@ -35,7 +35,7 @@ class BoxCost:
     parameters: int
     """Tied parameters count once: a tied output head has 0."""
     active: int
-    """Parameters used for a token: of the experts, only the chosen ones."""
+    """Parameters used for a token: of the experts, only the chosen ones, and of a table of n-grams a few rows."""
     flops_per_token: int
     """FLOPs in its matrices, without attention scores, which depend on the length (`LengthCost`)."""
 
@@ -173,7 +173,7 @@ def _boxes(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tupl
     active: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     for name, parameter in parameters.items():
-        box, used = box_of(name), _used(config, name, parameter)
+        box, used = box_of(name), used_by_a_token(config, name, parameter.values)
         counts[box] += parameter.values
         active[box] += used
         # Embeddings are looked up, not multiplied; biases are vectors (one per expert in a mixture).
@@ -197,7 +197,8 @@ def _blocks(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tup
         if stack == "layers":
             block, box = rest.partition(".")[0], box_of(name)
             counts[block, box] += parameter.values
-            used[block] += _used(config, name, parameter) if box == "feed_forward" else 0
+            if box == "feed_forward":
+                used[block] += used_by_a_token(config, name, parameter.values)
     return tuple(
         BlockCost(
             block=index,
@@ -209,15 +210,6 @@ def _blocks(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tup
         )
         for index, layer in enumerate(config.layers)
     )
-
-
-def _used(config: ModelConfig, name: str, parameter: ParameterInfo) -> int:
-    """Number of a parameter's values used for one token."""
-    if ".mlp.experts." not in name:
-        return parameter.values
-    experts = config.layers[int(name.split(".")[1])].experts
-    assert experts is not None
-    return parameter.values // experts.count * experts.chosen
 
 
 def _length(config: ModelConfig, tokens: int, origin: str, flops: int, head: int) -> LengthCost:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from llmcli.checkpoint.checkpoint import Checkpoint
-from llmcli.model.parameters import parameters_of
+from llmcli.model.parameters import parameters_of, used_by_a_token
 
 # A part of a parameter's name, and its box; the first that fits. What is beside both is feed-forward.
 _BOXES = (
+    ("ngram.table", "embeddings"),
     ("self_attn", "attention"),
     ("linear_attn", "recurrent"),
     ("mamba", "recurrent"),
@@ -22,7 +23,9 @@ _BOXES = (
     ("mlp", "feed_forward"),
     ("altup", "feed_forward"),
     ("_hc.", "feed_forward"),
-    ("hyper_streams", "feed_forward"),
+    ("ngram", "feed_forward"),
+    ("_residual.", "feed_forward"),
+    ("_streams", "feed_forward"),
     ("embed_", "embeddings"),
     ("per_layer", "feed_forward"),
 )
@@ -51,7 +54,7 @@ class ModelAccount:
     state_bytes: int = 0
     """Of the layers that remember a text in a state of fixed size, with tails of 16-bit values."""
     idle_for_a_token: int = 0
-    """Parameters of experts that are not used for a token."""
+    """Parameters of experts, and of tables of n-grams, that are not used for a token."""
 
     @property
     def parameters(self) -> int:
@@ -66,8 +69,7 @@ def account(checkpoint: Checkpoint) -> ModelAccount:
     idle = 0
     for name, parameter in parameters_of(config).items():
         counts[box_of(name)] += parameter.values
-        if ".mlp.experts." in name and (experts := config.layers[int(name.split(".")[1])].experts) is not None:
-            idle += parameter.values // experts.count * (experts.count - experts.chosen)
+        idle += parameter.values - used_by_a_token(config, name, parameter.values)
     stored: Counter[str] = Counter()
     for name in {name for source in checkpoint.sources.values() for name in source.names}:
         stored[checkpoint.tensors[name].encoding] += checkpoint.tensors[name].nbytes

@@ -48,7 +48,7 @@ class NextStates:
         following: dict[int, State] = {}
         for index in self._shapes:
             state, following[index] = cache.state(index), self._unused(index)
-            tail, memory = following[index]
+            tail, memory, _ = following[index]
             assert memory is not None
             with one_thread():
                 before = _begin(state, tail, memory)
@@ -88,7 +88,7 @@ def _begin(state: State | None, tail: Tensor, memory: Tensor) -> int | None:
 def _references(states: list[State], place: int) -> list[int]:
     """The number of references to one of `states` and to each of its tensors, those of this function included."""
     state = states[place]
-    return [sys.getrefcount(state), *(sys.getrefcount(part) for part in state)]
+    return [sys.getrefcount(state), *(sys.getrefcount(part) for part in state if part is not None)]
 
 
 # Where only a list refers to a state, and only this to its tensors. Versions of Python count differently.

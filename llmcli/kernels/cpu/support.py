@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmcli.kernels.coverage import ROTATIONS, SMALL_PARTS, SupportedFields, any_value, why_unsupported
 from llmcli.model.config import (
     Alibi,
-    AltupConfig,
     AttentionGate,
     ExpertsConfig,
     HeadLayer,
@@ -14,9 +13,9 @@ from llmcli.model.config import (
     LayerConfig,
     ModelConfig,
     NormStyle,
-    PerLayerConfig,
 )
 from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig, ShortConvConfig
+from llmcli.model.residual_config import AltupConfig, PerLayerConfig
 
 # In the order of the enumerations of `csrc/abi.h`.
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "xielu")

@@ -53,6 +53,8 @@ class GraphStep(FastStep):
             raise NoKernelError(mixer_name(mixers[0]))
         if any(layer.blocks is not None for layer in model.config.layers):
             raise NoKernelError("compressed blocks of tokens")
+        if any(layer.block_index is not None for layer in model.config.layers):
+            raise NoKernelError("an index of blocks")
         if model.config.int8_cache:
             raise NoKernelError("a KV cache in 8 bits")
         if any(packed):

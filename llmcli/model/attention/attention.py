@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmcli.model.attention.block_index import BlockIndex
 from llmcli.model.attention.compressed_blocks import BlockPositions
 from llmcli.model.attention.rope import rotate
-from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, alibi_slopes
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, alibi_slopes, attend_chosen
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LayerConfig, ModelConfig, QueryScaling
 from llmcli.model.norm import RMSNorm, WeightlessRMSNorm, make_norm, root_mean_square
@@ -38,9 +39,11 @@ class Positions:
     per_layer: Tensor | None = None
     """The tokens' per-layer embeddings, (B, T, L, P) for L layers."""
     ids: Tensor | None = None
-    """The tokens themselves, (B, T), where experts are chosen by them."""
+    """The new tokens, (B, T): n-gram embeddings read them, and some experts are chosen by them."""
     blocks: BlockPositions | None = None
     """The compressed blocks of this kind of layer; None: it has none."""
+    starts: tuple[Tensor, Tensor] | None = None
+    """Cosines and sines of the first positions of whole blocks of keys, for an index of blocks."""
 
     def of_last(self) -> Positions:
         """The same for the last of the new tokens alone."""
@@ -98,6 +101,9 @@ class Attention(nn.Module):
             self.gate_proj = nn.Linear(hidden, gates, bias=False)
         self.sub_norm = RMSNorm(heads.count * heads.value_dim, config.norm_eps) if config.sub_norms else None
         self.sinks = nn.Parameter(torch.empty(heads.count)) if layer.sinks else None
+        self.indexer = None if layer.block_index is None else BlockIndex(config, layer.block_index)
+        if self.indexer is not None and (self.lends or layer.kv_from is not None or layer.sinks or layer.is_windowed):
+            raise ValueError("an index of blocks chooses from all keys of its layer, which has no sinks")
 
     def forward(self, x: Tensor, place: Positions, cache: LayerCache | None) -> Tensor:
         """Attend from the new tokens `x` (B, T, C) to themselves and to the tokens in `cache`; returns (B, T, C)."""
@@ -105,7 +111,12 @@ class Attention(nn.Module):
         if self.query_scaling is not None:
             q = (q * query_factors(self.query_scaling, place.positions)).to(q.dtype)
         k, v = self._keys_and_values(x, place, cache)  # (B, K, S, D) and (B, K, S, V)
-        mixed = self.attend(q, k, v, place.mask, self.sinks)  # (B, H, T, V)
+        if self.indexer is None:
+            mixed = self.attend(q, k, v, place.mask, self.sinks)  # (B, H, T, V)
+        else:
+            v, index_keys = self.indexer.apart(v)
+            chosen = self.indexer.choose(x, index_keys, place.rotation, place.starts)
+            mixed = attend_chosen(self.attend, q, k, v, place.mask, chosen)
         mixed = mixed.transpose(1, 2)  # (B, T, H, V)
         if self.gate_proj is not None:
             mixed = mixed * self._gates(x)
@@ -122,7 +133,10 @@ class Attention(nn.Module):
         return gates.view(*x.shape[:2], self.heads.count, -1)
 
     def _keys_and_values(self, x: Tensor, place: Positions, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
-        """All keys (B, K, S, D) and values (B, K, S, V) that the new tokens `x` (B, T, C) see."""
+        """All keys (B, K, S, D) and values (B, K, S, V) that the new tokens `x` (B, T, C) see.
+
+        An index of blocks has its keys beside the values.
+        """
         if self.kv_from is not None:
             return place.lent[self.kv_from]
         projected = self.k_proj(x)
@@ -132,6 +146,8 @@ class Attention(nn.Module):
             v = root_mean_square(v, self.value_norm_eps).to(v.dtype)
         if self.value_scale != 1:
             v = v * self.value_scale
+        if self.indexer is not None:
+            v = self.indexer.beside(x, v)
         if cache is not None:
             k, v = cache.append(self.index, k, v)
         if self.lends:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llmcli.model.attention.attention import Positions, query_factors
 from llmcli.model.attention.key_index import KeyIndex
 from llmcli.model.attention.rope import rotate
-from llmcli.model.attention.scaled_dot_product import SoftmaxAttention
+from llmcli.model.attention.scaled_dot_product import SoftmaxAttention, attend_chosen
 from llmcli.model.cache.kv_cache import LayerCache
 from llmcli.model.config import LatentConfig, LayerConfig, ModelConfig
 from llmcli.model.norm import RMSNorm
@@ -74,7 +74,7 @@ class LatentAttention(nn.Module):
         if self.indexer is not None:
             chosen = self.indexer.choose(x, compressed, index_keys, place.mask, place.rotation)
             place.chosen[self.index] = chosen
-        mixed = self._attend(q, rows, place.mask, chosen)  # (B, H, T, L)
+        mixed = attend_chosen(self.attend, q, rows, rows[..., : sizes.rank], place.mask, chosen)  # (B, H, T, L)
         values = mixed @ self.value_weight.transpose(1, 2)  # (B, H, T, V)
         values = values.transpose(1, 2)  # (B, T, H, V)
         if self.gate_proj is not None:
@@ -95,12 +95,3 @@ class LatentAttention(nn.Module):
     @property
     def _from_latent(self) -> Tensor:
         return self.kv_b_proj.weight.view(self.num_heads, -1, self.latent.rank)
-
-    def _attend(self, q: Tensor, rows: Tensor, mask: Tensor | None, chosen: Tensor | None) -> Tensor:
-        """Mix the latents in `rows` (B, 1, S, L + R) that `mask` (T, S) shows, or of each text `chosen` (B, T, S)."""
-        latents = rows[..., : self.latent.rank]
-        if chosen is None:
-            mixed: Tensor = self.attend(q, rows, latents, mask)
-            return mixed
-        texts = (slice(text, text + 1) for text in range(len(q)))
-        return torch.cat([self.attend(q[one], rows[one], latents[one], chosen[one][0]) for one in texts])

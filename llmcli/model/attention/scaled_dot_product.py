@@ -127,6 +127,17 @@ class SoftmaxAttention(nn.Module):
         return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
+def attend_chosen(
+    attend: SoftmaxAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, chosen: Tensor | None
+) -> Tensor:
+    """`attend` to the keys that `mask` (T, S) shows, or of each text to those that are `chosen`, (B, T, S)."""
+    if chosen is None:
+        mixed: Tensor = attend(q, k, v, mask)
+        return mixed
+    texts = (slice(text, text + 1) for text in range(len(q)))
+    return torch.cat([attend(q[one], k[one], v[one], chosen[one][0]) for one in texts])
+
+
 def alibi_slopes(heads: int) -> list[float]:
     """One slope for each head: geometric down to 1/256, and for other numbers than powers of two more between them."""
     whole = 1 << (heads - 1).bit_length()

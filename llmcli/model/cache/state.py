@@ -1,6 +1,6 @@
 """What a recurrent layer remembers of a text.
 
-Dimension letters: B batch, W width of the convolution, C its channels.
+Dimension letters: B batch, W width of the convolution, C its channels, N tokens of the longest n-gram.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ class State(NamedTuple):
     """
 
     tail: Tensor
-    """(B, W - 1, C): the last inputs of the layer's convolution, in the type of the activations."""
+    """(B, W - 1, C): the last inputs of the layer's convolution, in the type of the activations; with a dilation D
+    (B, (W - 1) D, C).
+    """
     sum: Tensor | None
     """The sum over all tokens in float32, of a shape that depends on the kind of layer; None: the layer has none."""
+    ids: Tensor | None = None
+    """(B, N - 1): the last tokens, with which n-grams of the next ones begin; None: the layer has no n-grams."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both."""
-        return self.tail.nbytes + (0 if self.sum is None else self.sum.nbytes)
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self if tensor is not None)
 
 
 class StateCache(Protocol):
-    """The states of the layers."""
+    """The states of the layers, and behind them those of their n-gram embeddings, see `ModelConfig.state_slots`."""
 
     def state(self, layer: int) -> State | None:
         """The state of the layer after the tokens before those of this pass; None: there are none."""

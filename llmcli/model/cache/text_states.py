@@ -24,7 +24,7 @@ Copies: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]
 
 
 class Mark(NamedTuple):
-    """A length of the text in tokens, and the state of each layer after them, None for a layer without one."""
+    """A length of the text in tokens, and each state after them, None for a layer without one."""
 
     length: int
     states: tuple[State | None, ...]

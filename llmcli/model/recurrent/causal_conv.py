@@ -1,4 +1,4 @@
-"""A short convolution over the text: each channel mixes its last few inputs.
+"""A short convolution over the text: each channel mixes its last few inputs, or with a dilation D every D-th of them.
 
 Dimension letters: B batch, T new tokens, W width of the convolution, C channels.
 """
@@ -14,22 +14,28 @@ Function = Callable[[Tensor], Tensor]
 
 
 def causal_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor | None, activation: Function | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tail: Tensor | None,
+    activation: Function | None,
+    dilation: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """`y_t = activation(bias + sum of weight_j * x_(t - W + 1 + j) over j)` for each channel alone.
+    """`y_t = activation(bias + sum of weight_j * x_(t - (W - 1 - j) D) over j)` for each channel alone.
 
-    `x` (B, T, C) follows the inputs `tail` (B, W - 1, C), or zeros where `tail` is None; `weight` (C, W), `bias` (C,).
-    Returns y (B, T, C) and the tail of the next tokens. Sums are at least float32, in pieces of any size the same.
+    `x` (B, T, C) follows the inputs `tail` (B, (W - 1) D, C), or zeros where `tail` is None; `weight` (C, W), `bias`
+    (C,), D is `dilation`. Returns y (B, T, C) and the tail of the next tokens. Sums are at least float32, in pieces of
+    any size the same.
     """
-    tokens, before = x.shape[1], weight.shape[1] - 1
+    tokens, before = x.shape[1], (weight.shape[1] - 1) * dilation
     if tail is None:
         tail = x.new_zeros(x.shape[0], before, x.shape[2])
-    inputs = torch.cat((tail, x), dim=1)  # (B, W - 1 + T, C)
+    inputs = torch.cat((tail, x), dim=1)  # (B, (W - 1) D + T, C)
     wide = torch.promote_types(x.dtype, torch.float32)
     factors = weight.to(wide)
     y = inputs[:, :tokens].to(wide) * factors[:, 0]
-    for j in range(1, before + 1):
-        y = y + inputs[:, j : j + tokens].to(wide) * factors[:, j]
+    for j in range(1, weight.shape[1]):
+        y = y + inputs[:, j * dilation : j * dilation + tokens].to(wide) * factors[:, j]
     if bias is not None:
         y = y + bias.to(wide)
     if activation is not None:
@@ -43,12 +49,14 @@ class CausalConv(nn.Module):
 
     bias: Tensor | None
 
-    def __init__(self, channels: int, width: int, *, bias: bool, activation: Function | None) -> None:
+    def __init__(
+        self, channels: int, width: int, *, bias: bool, activation: Function | None, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, width))
         self.register_parameter("bias", nn.Parameter(torch.empty(channels)) if bias else None)
-        self.activation = activation
+        self.activation, self.dilation = activation, dilation
 
     def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, C) after the inputs `tail` (B, W - 1, C): the outputs, and the tail of the next tokens."""
-        return causal_conv(x, self.weight, self.bias, tail, self.activation)
+        """Tokens (B, T, C) after the inputs `tail`: the outputs, and the tail of the next tokens; see `causal_conv`."""
+        return causal_conv(x, self.weight, self.bias, tail, self.activation, self.dilation)

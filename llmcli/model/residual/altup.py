@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.config import AltupConfig, ModelConfig
+from llmcli.model.config import ModelConfig
 from llmcli.model.norm import make_norm
+from llmcli.model.residual_config import AltupConfig
 
 # The least mean square of a stream before it is scaled.
 _LEAST = 1e-5

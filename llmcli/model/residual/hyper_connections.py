@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.config import HyperConfig, ModelConfig
+from llmcli.model.config import ModelConfig
 from llmcli.model.norm import root_mean_square
+from llmcli.model.residual_config import HyperConfig
 
 
 class StreamWeights(NamedTuple):

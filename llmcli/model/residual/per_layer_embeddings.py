@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.config import ModelConfig, PerLayerConfig
+from llmcli.model.config import ModelConfig
 from llmcli.model.feed_forward import make_activation
 from llmcli.model.norm import make_norm
+from llmcli.model.residual_config import PerLayerConfig
 
 
 class PerLayerEmbeddings(nn.Module):

@@ -60,12 +60,18 @@ def model_tree(card: ModelCard) -> Tree:
     vectors = 0 if per_layer is None else per_layer.vocab_size * config.num_layers * per_layer.size
     normed = "" if config.embed_norm is None else ", normalized"
     tokens = f"{config.vocab_size} tokens{padding} x {config.hidden_size}{normed}"
-    model.add(_line("embedding", tokens, share(card, account.embeddings - vectors)))
+    tables = [layer.ngram for layer in config.layers if layer.ngram is not None]
+    ngrams = sum(table.rows * table.size // len(table.parts) for table in tables)
+    model.add(_line("embedding", tokens, share(card, account.embeddings - vectors - ngrams)))
     if config.learned_positions:
         model.add(_line("learned positions", f"{config.context_length} x {config.hidden_size}"))
     if per_layer is not None:
         shape = f"{per_layer.vocab_size} tokens x {config.num_layers} blocks x {per_layer.size}"
         model.add(_line("per-layer embeddings", shape, share(card, vectors)))
+    if tables:
+        shape = f"{tables[0].rows} rows x {tables[0].size // len(tables[0].parts)}"
+        blocks = f"{len(tables)} blocks, {shape} in the first" if len(tables) > 1 else f"one block, {shape}"
+        model.add(_line("n-gram embeddings", f"in {blocks}", share(card, ngrams)))
     for indices, layer in layer_groups(config.layers):
         block = model.add(_line(block_name(indices), f"{len(indices)} x, {norm_words(config, layer)}"))
         if layer.attends:

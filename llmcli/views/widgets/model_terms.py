@@ -51,7 +51,8 @@ def norm_words(config: ModelConfig, layer: LayerConfig) -> str:
         kind += " without weights"
     elif config.norm.plus_one:
         kind += " (1 + weight)"
-    words = [f"{kind} {_PLACEMENTS[config.placement_of(layer)]}, eps {config.norm_eps:g}"]
+    placed = _PLACEMENTS[config.placement_of(layer)] if config.gated_residual is None else "of each residual stream"
+    words = [f"{kind} {placed}, eps {config.norm_eps:g}"]
     if config.residual_scale != 1:
         words.append(f"each part times {config.residual_scale:g}")
     if config.per_layer is not None:
@@ -60,6 +61,10 @@ def norm_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append(f"on the first of {config.altup.streams} residual streams, which correct each other")
     if config.hyper is not None:
         words.append(f"on {config.hyper.streams} residual streams, mixed by hyper-connections")
+    if config.gated_residual is not None:
+        words.append(f"{config.gated_residual.streams} streams, which each part reads and writes through gates")
+    if layer.ngram is not None:
+        words.append(f"embeddings of the last {layer.ngram.longest} tokens together added")
     if config.layer_scale:
         words.append("the output times a learned number")
     return ", ".join(words)
@@ -108,6 +113,11 @@ def attention_words(config: ModelConfig, layer: LayerConfig) -> str:
         words.append(f"sees the last {layer.window} tokens and {which}")
     elif layer.index is not None:
         words.append(f"sees the {layer.index.chosen} keys that an index of {layer.index.heads} heads chooses")
+    elif layer.block_index is not None:
+        index = layer.block_index
+        words.append(
+            f"sees the {index.chosen} blocks of {index.block} keys that an index of {index.heads} heads chooses"
+        )
     elif layer.index_from is not None:
         words.append(f"sees the keys that block {layer.index_from} chose")
     elif layer.window is not None:

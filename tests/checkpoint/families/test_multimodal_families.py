@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3_5": {**DELTA, "rope_parameters": QUARTER_AXES},
     "qwen3_5_moe": {**DELTA, **EXPERTS, "num_experts": 6, "shared_expert_intermediate_size": 20}
     | {"rope_parameters": QUARTER_AXES},
+    "qwen4_exp": {**RECURRENT["qwen 4"][1], "rope_parameters": QUARTER_AXES},
     "lfm2_vl": {**CONV, "block_multiple_of": 24},
     "lfm3_vl": {**CONV, "head_dim": 8, "sliding_window": 6},
     "qwen2_vl": {"rope_parameters": AXES},

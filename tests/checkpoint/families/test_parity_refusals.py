@@ -20,7 +20,7 @@ from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rwkv 6": ({"model_type": "rwkv6"}, "recurrent state"),
-    "qwen 4": ({"model_type": "qwen4_exp"}, "recurrent state"),
+    "zamba": ({"model_type": "zamba2"}, "recurrent state"),
     "hybrid with one recurrent layer": (
         {"model_type": "llama", "layer_types": ["attention", "mamba", "attention"]},
         r"recurrent state of another kind \(mamba in block 1\)",

@@ -73,7 +73,7 @@ def test_logits_and_greedy_tokens_equal_those_of_transformers(case: str, tmp_pat
     assert [(name, parameter.shape) for name, parameter in parameters_of(loaded.config).items()] == created
 
 
-@pytest.mark.parametrize("case", ["mamba", "granite 4, dense", "kimi linear", "rwkv 4", "xlstm"])
+@pytest.mark.parametrize("case", ["mamba", "granite 4, dense", "kimi linear", "rwkv 4", "xlstm", "qwen 4"])
 def test_a_long_text_in_pieces_gives_what_the_whole_gives(case: str, tmp_path: Path) -> None:
     model_type, overrides = RECURRENT[case]
     loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), dtype="float32", device="cpu")
@@ -156,6 +156,18 @@ PUBLISHED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         | {"mode": "inference", "weight_mode": "single", "step_kernel": "native", "vocab_size": 261},
         ("hidden_size", "num_hidden_layers", "intermediate_size"),
     ),
+    "qwen 4": (
+        {
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1e4,
+            "rope_scaling": None,
+            "eos_token_id": [257, 12],
+            "mtp_num_hidden_layers": 1,
+        },
+        ("rope_parameters",),
+    ),
+    "qwen 4, no n-grams": ({"full_attention_interval": 2}, ("layer_types",)),
     "lfm 2": ({"block_ff_dim": 48, "tie_embedding": True, "full_attn_idxs": [1], "rope_theta": 1e6}, ("layer_types",)),
     "ling 3": (
         {"head_dim": 8, "rope_theta": 6e6, "num_experts_per_tok": 2, "n_group": 4, "norm_topk_prob": True},

@@ -150,6 +150,10 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
         "mtp_loss_scaling_factor": _TRAINING,
         "rope_theta": "read from rope_parameters, which the class always writes",
     },
+    "qwen4_exp_text": {
+        "number_of_conv_states": "what transformers caches",
+        "split_ngram_parts": "how many tensors files divide a table into, which their names show",
+    },
     "lfm3": {"_rope_type_labels": "the types of layers with rotations, of a class and not of a file"},
     "olmo_hybrid": {
         **dict.fromkeys(("linear_a_log_max", "linear_a_log_min", "linear_dt_init_floor"), _TRAINING),
@@ -200,7 +204,12 @@ HARMLESS_OF: Mapping[str, Mapping[str, str]] = {
 }
 """In single families, by `model_type`."""
 
+READ_OF: Mapping[str, frozenset[str]] = {"qwen4_exp_text": frozenset({"eos_token_id"})}
+"""Keys that change no logits elsewhere, and do so in single families: n-grams end with a text."""
+
 
 def why_harmless(model_type: str, key: str) -> str | None:
     """The reason why an unread key changes no logits of that family; None if it is not listed."""
+    if key in READ_OF.get(model_type, ()):
+        return None
     return HARMLESS_OF.get(model_type, {}).get(key) or HARMLESS.get(key)

@@ -68,6 +68,21 @@ _XLSTM = {
     "output_logit_soft_cap": 4.0,
     "ffn_proj_factor": 0.7,
 }
+# Few blocks, and heads enough that few have equal scores.
+INDEXED = {
+    **DELTA,
+    **_EXPERTS,
+    "layer_types": ["linear_attention", "indexed_attention", "linear_attention"],
+    "shared_expert_intermediate_size": 20,
+    "hc_count": 3,
+    "hc_lowrank": 10,
+    "indexer_n_heads": 8,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 11,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
 CONV = {"norm_eps": 3e-4, "layer_types": ["conv", "full_attention", "conv"], "tie_word_embeddings": True}
 
 RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -183,6 +198,20 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_next",
         {**DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20, "mlp_only_layers": [1]},
     ),
+    "qwen 4": (
+        "qwen4_exp_text",
+        {
+            **INDEXED,
+            "ple_layer_ids": [1, 3],
+            "ple_embed_dim": 24,
+            "ple_conv_kernel_size": 3,
+            "heads_per_ngram": 2,
+            "ngram_vocab_size_base": 50,
+            "make_ngram_vocab_size_divisible_by": 16,
+            "split_ngram_parts": 3,
+        },
+    ),
+    "qwen 4, no n-grams": ("qwen4_exp_text", {**INDEXED, "output_gate_type": "sigmoid"}),
     "lara mini": (
         "lara_mini",
         {**DELTA, **_EXPERTS, "shared_expert_intermediate_size": 20, "sliding_window": 6}

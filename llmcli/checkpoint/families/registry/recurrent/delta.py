@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
-from llmcli.checkpoint.families import delta_rules, expert_rules, hybrid_expert_rules, layer_rules
+from llmcli.checkpoint.families import delta_rules, expert_rules, hybrid_expert_rules, layer_rules, qwen4_rules
 from llmcli.checkpoint.families.family import Family
 from llmcli.checkpoint.families.layer_rules import FULL, LINEAR, SLIDING
 from llmcli.checkpoint.families.rope_keys import RopeRules
@@ -72,6 +73,34 @@ FAMILIES: dict[str, Family] = {
         {**_QWEN_MOE, "intermediate_size": 5632, "num_experts": 512, "num_experts_per_tok": 10},
         experts=True,
         aliases=EXPERT_COUNT,
+    ),
+    # Qwen3.8-Flash-Next.
+    "qwen4_exp_text": replace(
+        _qwen(
+            {
+                **_QWEN_MOE,
+                "partial_rotary_factor": None,
+                "num_experts": 512,
+                "num_experts_per_tok": 10,
+                "hc_count": 4,
+                "hc_lowrank": 320,
+                "ple_conv_kernel_size": 4,
+                "ngram_size": 3,
+                "heads_per_ngram": 8,
+                "ngram_vocab_size_base": 20_000_000,
+                "make_ngram_vocab_size_divisible_by": 128,
+                "seed": 1234,
+            },
+            experts=True,
+            aliases={**EXPERT_COUNT, "decoder_sparse_step": (), "mlp_only_layers": ()},
+        ),
+        layer_extras=qwen4_rules.qwen4_layers,
+        extras=qwen4_rules.qwen4_extras,
+        supported_values={
+            "attention_bias": (False,),
+            "hidden_act": ("silu",),
+            "output_gate_type": ("silu", "sigmoid"),
+        },
     ),
     "lara_mini": Family(
         {
