@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from llmcli.client.connection import ServerAnswer, ServerEndedError, error_of
+from llmcli.client.connection import ServerAnswer, error_of, server_ended
 from llmcli.inspection.evaluation.answer_choices import AnswerChoices
 from llmcli.inspection.evaluation.text_score import TextScore
 from llmcli.server.registry import ServerState
@@ -50,9 +50,7 @@ class ServedValue:
                 case "error":
                     raise error_of(value["message"], value["exit_code"])
                 case None:
-                    raise ServerEndedError(
-                        f"The server {self._server.name} (pid {self._server.pid}) ended during its answer."
-                    )
+                    raise server_ended(self._server, "its answer")
                 case _:
                     return value
 

@@ -1,4 +1,4 @@
-"""Requests to a server's private socket, with nothing but the standard library's sockets.
+"""Requests to a server, with nothing but the standard library's sockets.
 
 HTTP/1.0 is spoken, in which an answer ends with the connection: so its lines can be read as they come.
 """
@@ -6,6 +6,7 @@ HTTP/1.0 is spoken, in which an answer ends with the connection: so its lines ca
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,21 @@ def error_of(message: str, exit_code: int) -> LlmcliError:
     return _ERRORS.get(exit_code, LlmcliError)(message)
 
 
+def server_ended(server: ServerState, during: str) -> ServerEndedError:
+    """The error of a server that ended during an answer."""
+    what = f"The server {server.name} (pid {server.pid}) ended during {during}."
+    return ServerEndedError(what) if server.url is None else ServerEndedError(what, "Run the command again.")
+
+
+def not_ours(address: str) -> LlmcliError:
+    """The error of an address where another program answers."""
+    return LlmcliError(f"What answers at {address} is not a server of llm serve, or is one of another version.")
+
+
+def _name(server: ServerState) -> str:
+    return f"The server {server.name}" if server.url is None else f"The server at {server.url}"
+
+
 class ServerAnswer:
     """The answer to one request: its body is read line by line."""
 
@@ -68,7 +84,7 @@ class ServerAnswer:
         try:
             self._socket = connect(server, timeout_s)
         except OSError as error:
-            raise NoServerError(f"The server {server.name} does not answer: {error.strerror or error}.") from None
+            raise self._gone(f"{_name(server)} does not answer: {error.strerror or error}.") from None
         try:
             self._send(path, body)
             status = self._head()
@@ -76,7 +92,7 @@ class ServerAnswer:
                 raise self._refusal(status)
         except OSError as error:
             self.close()
-            raise NoServerError(f"The server {server.name} does not answer: {error.strerror or error}.") from None
+            raise self._gone(f"{_name(server)} does not answer: {error.strerror or error}.") from None
         except BaseException:
             self.close()
             raise
@@ -127,6 +143,8 @@ class ServerAnswer:
         try:
             return json.loads(b"\n".join(self.lines()))
         except ValueError:
+            if self._server.url is not None:
+                raise not_ours(self._server.url) from None
             raise LlmcliError(f"The server {self._server.name} ended during its answer.") from None
         finally:
             self.close()
@@ -134,7 +152,14 @@ class ServerAnswer:
     def _send(self, path: str, body: str | None) -> None:
         data = b"" if body is None else body.encode()
         method = "GET" if body is None else "POST"
-        head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head = f"{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\n"
+        if self._server.over_tcp:
+            host = f"[{self._server.host}]" if ":" in (self._server.host or "") else self._server.host
+            head += f"Host: {host}:{self._server.port}\r\n"
+            if key := os.environ.get("LLMCLI_API_KEY"):
+                head += f"Authorization: Bearer {key}\r\n"
+        else:
+            head += "Host: localhost\r\n"
         self._socket.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
 
     def _head(self) -> int:
@@ -142,12 +167,12 @@ class ServerAnswer:
         while b"\r\n\r\n" not in self._pending:
             data = self._socket.recv(_PIECE)
             if not data or len(self._pending) > _LARGEST_HEADERS:
-                raise NoServerError(f"The server {self._server.name} ended before it answered.")
+                raise self._gone(f"{_name(self._server)} ended before it answered.")
             self._pending += data
         head, _, self._pending = self._pending.partition(b"\r\n\r\n")
         words = head.split(b"\r\n", 1)[0].split()
         if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-            raise LlmcliError(f"{self._server.socket} does not speak HTTP.")
+            raise LlmcliError(f"{self._server.url or self._server.socket} does not speak HTTP.")
         return int(words[1])
 
     def _refusal(self, status: int) -> LlmcliError:
@@ -156,8 +181,16 @@ class ServerAnswer:
             found = json.loads(b"\n".join(self.lines()))["error"]
             message, code = str(found["message"]), int(found.get("exit_code", 1))
         except (ValueError, KeyError, TypeError):
-            message, code = f"The server {self._server.name} answered with the status {status}.", 1
-        return NoServerError(message) if status == 503 else error_of(message, code)
+            message, code = f"{_name(self._server)} answered with the status {status}.", 1
+        if status in (404, 405) and self._server.url is not None:
+            return not_ours(self._server.url)
+        if status == 401 and self._server.over_tcp:
+            return UsageError(f"{_name(self._server)} needs a key: set LLMCLI_API_KEY to it.")
+        return self._gone(message) if status == 503 else error_of(message, code)
+
+    def _gone(self, message: str) -> LlmcliError:
+        """The error of a server that cannot be used; for one that the user has named nothing else is."""
+        return NoServerError(message) if self._server.url is None else LlmcliError(message)
 
 
 def request_json(server: ServerState, path: str, body: Mapping[str, object] | None = None, *, timeout_s: float) -> Any:

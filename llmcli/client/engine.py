@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING
 
 from llmcli.client.connection import NoServerError, ServerEndedError
-from llmcli.client.reply import ServedReply
+from llmcli.client.reply import ServedReply, new_name
 from llmcli.engine.events import Event, Prefill
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.sampling.params import SamplingParams
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
     from llmcli.engine.conversation import ConversationEngine, StreamOptions
     from llmcli.engine.prefill import PrefillProgress
-
-_numbers = count(1)
 
 
 class ServedEngine:
@@ -52,7 +48,7 @@ class ServedEngine:
         self._server: ServerState | None = server
         self._find, self._load, self._tell, self._advice = find, load, tell, advice
         # The server keeps one cache for it, as an engine in this process does.
-        self._session = f"{os.getpid()}-{next(_numbers)}"
+        self._session = new_name()
 
     @cached_property
     def _here(self) -> ConversationEngine:
@@ -82,7 +78,7 @@ class ServedEngine:
     def _reply(self, prompt_ids: Sequence[int], params: SamplingParams, options: StreamOptions) -> ServedReply | None:
         """The server's reply; None if there is no server any more."""
         # Another server may have the name by now, and other settings.
-        if self._server is not None and self._server not in running_servers():
+        if self._server is not None and self._server.url is None and self._server not in running_servers():
             name, self._server = self._server.name, self._find()
             if self._server is None:
                 self._tell(f"The server {name} has ended.")

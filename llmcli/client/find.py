@@ -53,10 +53,8 @@ def identity_of(wanted: WantedModel) -> Identity | None:
     Raises:
         LlmcliError: there is no edit of that name, or the template file cannot be read.
     """
-    from llmcli.hub.resolve import resolve
-
     try:
-        path = _loaded_path(resolve(wanted.model, fetch=False))
+        path = model_path(wanted.model)
     except LlmcliError:  # loading it will say what is wrong
         return None
     try:
@@ -75,12 +73,15 @@ def identity_of(wanted: WantedModel) -> Identity | None:
         return None
 
 
-def _loaded_path(path: Path) -> Path:
-    """The file or folder that is loaded for `path`: of a folder with a GGUF file alone, that file.
+def model_path(name: str | None) -> Path:
+    """The file or folder that is loaded for a model on this machine: of a folder with a GGUF file alone, that file.
 
     Raises:
-        LlmcliError: there is no model in a folder.
+        LlmcliError: there is no model of that name.
     """
+    from llmcli.hub.resolve import resolve
+
+    path = resolve(name, fetch=False)
     if not path.is_dir():
         return path
     from llmcli.checkpoint.files.model_files import weight_files

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 
-from llmcli.client.connection import ServerAnswer, ServerEndedError, error_of, request_json
+from llmcli.client.connection import ServerAnswer, ServerEndedError, error_of, request_json, server_ended
 from llmcli.engine.events import AttentionRow, Event, Finish, Prefill, Stats, Step
 from llmcli.engine.interrupt import Interruption
 from llmcli.errors import LlmcliError
@@ -25,7 +24,11 @@ from llmcli.server.wire import (
 )
 
 _CANCEL_S = 5.0
-_numbers = count(1)
+
+
+def new_name() -> str:
+    """A name for a reply or a chat that no other client of the server has, or can guess."""
+    return os.urandom(12).hex()
 
 
 class ServedReply:
@@ -39,7 +42,7 @@ class ServedReply:
             LlmcliError: the request does not suit the model.
         """
         self._server, self._tell = server, tell
-        self._request = replace(request, id=f"{os.getpid()}-{next(_numbers)}")
+        self._request = replace(request, id=new_name())
         self._reader = ReplyReader()
         self._answer = ServerAnswer(server, "/internal/generate", request_line(self._request))
         try:
@@ -202,7 +205,7 @@ class ServedReply:
         return Finish("interrupted", stats)
 
     def _ended(self) -> ServerEndedError:
-        return ServerEndedError(f"The server {self._server.name} (pid {self._server.pid}) ended during the reply.")
+        return server_ended(self._server, "the reply")
 
 
 class ServedAttention:

@@ -35,22 +35,27 @@ Path: TypeAlias = tuple[str, str, Endpoint]
 
 def public_app(service: Service, access: Access, log: RequestLog | None = None) -> Starlette:
     """The application for TCP."""
-    return _app(service, _paths(service), [*_log(log), Middleware(AccessMiddleware, access)])
+    paths = [*_paths(service), *_command_paths(service, Internal(service))]
+    return _app(service, paths, [*_log(log), Middleware(AccessMiddleware, access)])
 
 
 def private_app(service: Service, log: RequestLog | None = None) -> Starlette:
-    """The application for the private socket, which has the protocol of the command line too."""
+    """The application for the private socket, over which the server can be stopped."""
     internal = Internal(service)
+    more = [("GET", "/internal/status", internal.status), ("POST", "/internal/stop", internal.stop)]
+    return _app(service, [*_paths(service), *_command_paths(service, internal), *more], _log(log))
+
+
+def _command_paths(service: Service, internal: Internal) -> list[Path]:
+    """The protocol of the command line."""
     computed = Computed(service, internal.failed)
-    more = [
+    return [
+        ("GET", "/internal/server", internal.server),
         ("POST", "/internal/generate", internal.generate),
         ("POST", "/internal/cancel", internal.cancel),
         ("POST", "/internal/choices", computed.choices),
         ("POST", "/internal/score", computed.score),
-        ("GET", "/internal/status", internal.status),
-        ("POST", "/internal/stop", internal.stop),
     ]
-    return _app(service, [*_paths(service), *more], _log(log))
 
 
 def _log(log: RequestLog | None) -> list[Middleware]:

@@ -1,10 +1,11 @@
-"""The command line's protocol on the private socket; see `llmcli.server.wire` and `llmcli.server.registry`."""
+"""The command line's protocol; see `llmcli.server.wire` and `llmcli.server.registry`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import cast
 
 from starlette.requests import Request
@@ -32,7 +33,7 @@ from llmcli.server.wire import (
 
 
 class Internal:
-    """The endpoints of the private socket alone."""
+    """The endpoints for this program's commands."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -65,6 +66,16 @@ class Internal:
         if work is not None:
             work.cancel()
         return JSONResponse({"found": work is not None})
+
+    async def server(self, request: Request) -> Response:
+        """What a client on another machine must know of the server: its model, without paths of this machine."""
+        ready = self._service.needed()
+        state = ready.state
+        identity = asdict(state.identity)
+        for name in ("files", "edits"):
+            identity[name] = [(Path(path).name, size) for path, size, _ in identity[name]]
+        names = ("name", "pid", "started", "model", "path", "vocab_size", "context_length")
+        return JSONResponse({**{name: getattr(state, name) for name in names}, "identity": identity})
 
     async def status(self, request: Request) -> Response:
         """The state of the server, and what it does."""

@@ -14,9 +14,11 @@ Contract between `llm serve` and its clients, all of one user on one machine:
 - The client checks with SO_PEERCRED that the process behind the socket has its own user id (`peer_uid`); so does the
   server.
 
-Paths of the private socket only: `POST /internal/generate` (see `llmcli.server.wire`), `GET /internal/status` (the
-state with `busy`, `waiting`, `idle_s`, `memory_bytes`, `cache_bytes` and `requests`), and `POST /internal/stop`, which
-answers at once; the server then finishes what runs and ends. It keeps its lock until the process is gone, although it
+`POST /internal/generate` and its like (see `llmcli.server.wire`), and `GET /internal/server`, which describes the
+server without paths of this machine, are answered over TCP too, for a client that names the server by its address.
+Paths of the private socket only: `GET /internal/status` (the state with `busy`, `waiting`, `idle_s`, `memory_bytes`,
+`cache_bytes` and `requests`), and `POST /internal/stop`, which answers at once; the server then finishes what runs and
+ends. It keeps its lock until the process is gone, although it
 removes the files before: a client that has opened `NAME.lock` before can lock it as soon as the memory is free.
 This module imports neither torch nor the tokenizer.
 """
@@ -84,6 +86,15 @@ class ServerState:
     host: str | None = None
     port: int | None = None
     """The TCP address it also listens on; None for the socket alone."""
+    context_length: int | None = None
+    """The most tokens of prompt and reply together."""
+    url: str | None = None
+    """The address by which a user has named it; None for a server that was found by its files."""
+
+    @property
+    def over_tcp(self) -> bool:
+        """Whether a user has named it by a TCP address."""
+        return self.url is not None and not self.url.startswith("unix:")
 
     def holds(self, wanted: Identity) -> bool:
         """Whether this server computes what a client with the identity `wanted` would compute.
@@ -145,12 +156,14 @@ def running_servers() -> list[ServerState]:
 
 
 def connect(state: ServerState, timeout_s: float | None = None) -> socket.socket:
-    """Connect to the private socket of a server.
+    """Connect to the private socket of a server, or to the TCP address by which a user has named it.
 
     Raises:
         OSError: nothing listens there.
-        LlmcliError: another user's process does.
+        LlmcliError: another user's process listens at the socket.
     """
+    if state.over_tcp:
+        return socket.create_connection((state.host or "", state.port or 0), timeout_s)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout_s)

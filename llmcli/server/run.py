@@ -135,6 +135,7 @@ class RunningServer:
             vocab_size=loaded.tokenizer.vocab_size,
             host=host,
             port=port,
+            context_length=scheduler.context_length,
         )
         self.scheduler = scheduler
         self.service.ready = Ready(loaded, checkpoint, scheduler, state)

@@ -13,7 +13,7 @@ from llmcli.commands.shared.load_model import find_checkpoint, load_model
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
-from llmcli.commands.shared.server import server_for
+from llmcli.commands.shared.server import check_no_server_named, has_same_files, server_for
 from llmcli.commands.shared.speculative import Speculator
 from llmcli.conversations.records import model_source
 from llmcli.engine import Conversation
@@ -70,6 +70,7 @@ class ChatModelLoader:
     def _served(self, name: str | None, template: str | None) -> tuple[LoadedModel, ConversationEngine] | None:
         """The model that a running server holds, and an engine that asks it; None if there is none."""
         if self.speculator.can_change_text:
+            check_no_server_named(self.model, "--draft or --lookup")
             return None
 
         def find() -> ServerState | None:
@@ -81,6 +82,11 @@ class ChatModelLoader:
         from llmcli.client.engine import ServedEngine
         from llmcli.engine.context_limit import allowed_context
 
+        if server.url is not None and not has_same_files(server, name):
+            raise UsageError(
+                f"A chat needs the tokenizer of {server.model}, which {server.url} holds: give the same model with -m. "
+                "llm generate needs nothing but the server."
+            )
         checkpoint = find_checkpoint(name, weights=False)
         parts = checkpoint.read_text_parts()
         model = ServedModel(

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from llmcli.commands.generate.request import CheckedRequest
-from llmcli.commands.shared.server import server_for
+from llmcli.commands.shared.server import check_no_server_named, server_for
 from llmcli.commands.shared.token_report import check_report
 from llmcli.views.terminal import terminal
 
@@ -85,6 +85,7 @@ def _served(request: CheckedRequest, saved: SavedRun) -> ReplySource | None:
     options = request.options
     # A draft model changes the texts that are drawn, and so can a lookup that is asked for.
     if options.speculation.draft is not None or options.speculation.lookup:
+        check_no_server_named(options.model, "--lookup" if options.speculation.draft is None else "--draft")
         return None
     server = server_for(options.model, template=options.prompt.chat_template)
     if server is None:

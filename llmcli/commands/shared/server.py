@@ -1,7 +1,8 @@
-"""Find the running server that a command can use instead of loading the model."""
+"""The running server that a command uses instead of loading the model: found by the model's files, or named."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
@@ -15,13 +16,13 @@ def server_for(options: ModelOptions, *, template: str | None = None) -> ServerS
     """The server that holds the model of these options, with the chat template `template`; None for none.
 
     Raises:
-        UsageError: --server has another value than auto or off.
-        LlmcliError: there is no edit of a name that is given.
+        UsageError: --server has another form, or names a server that does not suit the other options.
+        LlmcliError: there is no edit of a name that is given, or no server at the address of --server.
     """
-    if options.server not in ("auto", "off"):
-        raise UsageError(f"--server must be auto or off, not {options.server!r}.")
     if options.server == "off":
         return None
+    if options.server != "auto":
+        return _named(options, template)
     from llmcli.client.find import WantedModel, find_server
 
     return find_server(
@@ -36,3 +37,57 @@ def server_for(options: ModelOptions, *, template: str | None = None) -> ServerS
             options.kv_cache,
         )
     )
+
+
+def check_no_server_named(options: ModelOptions, flag: str) -> None:
+    """Check that --server names no server, because `flag` needs the model in this process.
+
+    Raises:
+        UsageError: it names one.
+    """
+    if options.server not in ("auto", "off"):
+        raise UsageError(f"{flag} loads the model in this process, so --server cannot name a server.")
+
+
+def _named(options: ModelOptions, template: str | None) -> ServerState:
+    """The server at the address of --server, after checking that it computes what the other options ask for."""
+    from llmcli.client.address import server_at
+
+    server = server_at(options.server)
+    where, identity = f"The server at {options.server}", server.identity
+    if options.model is not None and not _holds(server, options.model):
+        raise UsageError(f"{where} holds {server.model}, not {options.model}. Leave -m out, or name its model.")
+    for name in ("device", "dtype", "quantize", "kv_cache"):
+        given, held = getattr(options, name), getattr(identity, name)
+        if given not in ("auto", None, held):
+            shown = f"--{name.replace('_', '-')} {held}" if held else "no " + f"--{name}"
+            raise UsageError(f"{where} was started with {shown}; a command cannot change it.")
+    if options.edit:
+        raise UsageError(f"{where} has its edits from its start; leave --edit out.")
+    if template is not None:
+        from llmcli.server.registry import template_mark
+
+        if template_mark(template) != identity.template:
+            raise UsageError(f"{where} was started with another chat template; leave --chat-template out.")
+    if options.context is not None and server.context_length is not None and options.context > server.context_length:
+        raise UsageError(f"{where} has a context of {server.context_length} tokens, not {options.context}.")
+    return server
+
+
+def _holds(server: ServerState, model: str) -> bool:
+    """Whether a server's model has this name, or the files of the model of this name on this machine."""
+    if server.model in (model, Path(model).name, Path(model).stem) or Path(server.model).name == model:
+        return True
+    return has_same_files(server, model)
+
+
+def has_same_files(server: ServerState, model: str | None) -> bool:
+    """Whether the model of this name is on this machine, with files like those of a server."""
+    from llmcli.client.address import has_files
+    from llmcli.client.find import model_path
+    from llmcli.errors import LlmcliError
+
+    try:
+        return has_files(server, model_path(model))
+    except LlmcliError:
+        return False

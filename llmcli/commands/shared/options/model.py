@@ -106,7 +106,7 @@ class ModelOptions:
         str,
         flag(
             "--server",
-            metavar="auto|off",
+            metavar="auto|off|URL",
             panel=RUNNING,
             help="Use a model that llm serve holds. Default: auto, if it is the same; off: load it here.",
             show_default=False,
