@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from llmcli.commands.shared.options.report import ReportOptions
-from llmcli.errors import OutOfMemoryError, UsageError
+from llmcli.errors import OutOfMemoryError, UnsupportedModelError, UsageError
 from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ def with_attention(reading: AttentionReading, steps: Sequence[Step], token_bytes
         interrupted = True
     except OutOfMemoryError as error:
         failed = error
+    except UnsupportedModelError as refusal:
+        terminal.note(str(refusal))
+        return ReadAttention(steps)
     compared = [
         TokenProbabilities(step.index, token_bytes(step.id), own, math.exp(logprob))
         for step, logprob in zip(steps, reading.logprobs, strict=False)

@@ -18,6 +18,7 @@ from llmcli.inspection.evaluation.flops import box_of
 from llmcli.model import LayerConfig, ModelConfig
 from llmcli.model.parameter_info import ParameterInfo
 from llmcli.model.parameters import parameters_of, used_by_a_token
+from llmcli.model.shared_row_config import BlocksConfig
 
 _KV_VALUE_BYTES = 2
 # Multiplications with additions for each value of a state's sum: two reads and a change.
@@ -150,8 +151,7 @@ def keys_seen(layer: LayerConfig, tokens: int) -> int:
 def keys_read(layer: LayerConfig, tokens: int) -> int:
     """Number of keys seen by all of `tokens` tokens in a layer: the sum of `keys_seen` over all lengths up to it."""
     if layer.blocks is not None:
-        # Blocks grow in steps, which hardly matters in long texts: half of the last token's, as a mean.
-        return keys_read(replace(layer, blocks=None), tokens) + tokens * _blocks_seen(layer, tokens) // 2
+        return keys_read(replace(layer, blocks=None), tokens) + _blocks_read(layer, layer.blocks, tokens)
     if layer.window is not None:
         growing = min(tokens, layer.window)
         return growing * (growing + 1) // 2 + (tokens - growing) * layer.window
@@ -166,6 +166,16 @@ def _blocks_seen(layer: LayerConfig, tokens: int) -> int:
         return 0
     complete = layer.blocks.complete(tokens)
     return complete if layer.index is None else min(complete, layer.index.chosen)
+
+
+def _blocks_read(layer: LayerConfig, blocks: BlocksConfig, tokens: int) -> int:
+    """Number of compressed blocks seen by all of `tokens` tokens in a layer."""
+    # From the first of these tokens on, the index chooses all that it can.
+    most = tokens if layer.index is None else layer.index.chosen * blocks.rate
+    growing = min(tokens, most)
+    complete, rest = divmod(growing, blocks.rate)
+    seen = blocks.rate * complete * (complete - 1) // 2 + complete * (rest + 1)
+    return seen + (tokens - growing) * _blocks_seen(layer, growing)
 
 
 def _boxes(config: ModelConfig, parameters: Mapping[str, ParameterInfo]) -> tuple[BoxCost, ...]:

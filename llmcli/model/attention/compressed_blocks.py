@@ -86,7 +86,7 @@ class BlockCompressor(nn.Module):
         return rotate_last(rows, *place.rotation)
 
     def _overlapped(self, x: Tensor, absent: float, before: int) -> Tensor:
-        """Both sets of each block's row, (B, N, 2r, D): the first of the block before it, the second of its own tokens.
+        """Both sets of each block's row, (B, N, 2r, D): the first of the block before, the second of the block itself.
 
         `absent` stands for the tokens before the text; `before` is 1 if `x` (B, before + N, r, 2D) begins with the
         block before the first one.
