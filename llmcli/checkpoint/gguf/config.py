@@ -23,7 +23,12 @@ from llmcli.errors import CheckpointError, UnsupportedModelError
 from llmcli.model import ExpertsConfig, FrequencyFactors, Heads, LayerConfig, ModelConfig
 
 # `expert_gating_func` numbers, and the router scores that each may stand for.
-_GATING = {1: ("softmax", "softmax_of_chosen"), 2: ("sigmoid", "sigmoid_of_chosen"), 3: ("softmax_of_chosen",)}
+_GATING = {
+    1: ("softmax", "softmax_of_chosen"),
+    2: ("sigmoid", "sigmoid_of_chosen"),
+    3: ("softmax_of_chosen",),
+    4: ("sqrt_softplus",),
+}
 _LARGEST_HEAD = 1 << 16
 _MOST_EXPERTS = 10_000
 # Biases in Hugging Face's names, and the GGUF tensors that show that a model has them.

@@ -79,6 +79,36 @@ def index_keys(keys: ArchitectureKeys) -> dict[str, Any]:
     }
 
 
+def deepseek4_keys(keys: ArchitectureKeys) -> dict[str, Any]:
+    """DeepSeek-V4: tokens of each layer's blocks, the index, hyper-connections, and limits of activations."""
+    limits = {*keys.numbers("swiglu_clamp_exp"), *keys.numbers("swiglu_clamp_shexp")}
+    if len(limits) != 1:
+        raise UnsupportedModelError(
+            f"{keys.header.path} does not state one swiglu_clamp_exp for the experts of all layers, which is not "
+            "supported."
+        )
+    if (shared := keys.integer("expert_shared_count", 1)) != 1:
+        raise UnsupportedModelError(f"{keys.header.path} has {shared} shared experts; 1 is supported.")
+    return {
+        "num_key_value_heads": 1,
+        "q_lora_rank": keys.integer("attention.q_lora_rank"),
+        "qk_rope_head_dim": keys.integer("rope.dimension_count"),
+        "rope_theta": keys.number("rope.freq_base", 1e4),
+        "compress_rope_theta": keys.number("attention.compress_rope_freq_base"),
+        "compress_ratios": list(keys.integers("attention.compress_ratios", minimum=0)),
+        "o_groups": keys.integer("attention.output_group_count"),
+        "o_lora_rank": keys.integer("attention.output_lora_rank"),
+        "index_n_heads": keys.integer("attention.indexer.head_count"),
+        "index_head_dim": keys.integer("attention.indexer.key_length"),
+        "index_topk": keys.integer("attention.indexer.top_k"),
+        "hc_mult": keys.integer("hyper_connection.count"),
+        "hc_sinkhorn_iters": keys.integer("hyper_connection.sinkhorn_iterations"),
+        "hc_eps": keys.number("hyper_connection.epsilon"),
+        "num_hash_layers": keys.integer("hash_layer_count", 0, minimum=0),
+        "swiglu_limit": limits.pop(),
+    }
+
+
 def mistral4_keys(keys: ArchitectureKeys) -> dict[str, Any]:
     """Mistral 4: like DeepSeek; the weights of experts are always normalized."""
     # The router's weights are always divided by their sum; the files say so too.

@@ -21,6 +21,7 @@ from llmcli.checkpoint.gguf.derived_delta_keys import (
 from llmcli.checkpoint.gguf.derived_expert_keys import (
     afmoe_keys,
     cohere_experts_keys,
+    deepseek4_keys,
     deepseek_keys,
     ernie_keys,
     grok_keys,
@@ -147,6 +148,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "command-r": Architecture("cohere", paired=True, derived=cohere_keys),
     "dbrx": Architecture("dbrx", names={"post_attention_layernorm": "attn_output_norm"}, derived=olmo_keys),
     "deepseek2": Architecture(_deepseek2, paired=True, dense_size=True, derived=deepseek_keys),
+    "deepseek4": Architecture("deepseek_v4", window=True, derived=deepseek4_keys),
     "deepseek32": Architecture("deepseek_v32", paired=True, dense_size=True, derived=index_keys),
     "dots1": Architecture("dots1", dense_size=True, derived=routed_keys),
     "ernie4_5": Architecture("ernie4_5", paired=True),

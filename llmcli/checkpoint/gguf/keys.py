@@ -153,4 +153,9 @@ class ArchitectureKeys:
 
     def mtp_layers(self) -> int:
         """The number of trailing layers for multi-token prediction (nextn), which are not needed."""
-        return self.integer("nextn_predict_layers", 0, minimum=0)
+        further = self.integer("nextn_predict_layers", 0, minimum=0)
+        if self.architecture == "deepseek4":
+            # Files without these layers state their number nevertheless, and do not count them as blocks.
+            first = self.integer("block_count") - further
+            return further if f"blk.{first}.nextn.eh_proj.weight" in self.header.tensors else 0
+        return further

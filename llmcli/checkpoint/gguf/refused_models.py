@@ -25,7 +25,6 @@ _REASONS: dict[str, str] = {
         ("bert", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "gemma-embedding"),
         "attention to later tokens, so it embeds texts and does not write them",
     ),
-    **dict.fromkeys(("deepseek4",), "attention that an index selects keys for"),
 }
 _STATE_KEY = re.compile(r"[^.]+\.((ssm|shortconv|wkv|kda)\..+)")
 _STATE_TENSOR = re.compile(r"blk\.\d+\.(ssm|shortconv|time_mix|kda)[._].+")

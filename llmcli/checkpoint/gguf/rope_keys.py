@@ -121,6 +121,9 @@ def _yarn(keys: ArchitectureKeys, family: str, factor: float) -> dict[str, Any]:
     if family in _LATENT and multiplier:
         # The file stores a tenth of it. It scales the scores, so cos and sin are not scaled.
         found |= {"mscale_all_dim": 10 * multiplier, "attention_factor": given}
+    elif family == "deepseek_v4":
+        # It does not scale cosines and sines.
+        found["attention_factor"] = given
     elif family == "olmo3" and keys.has("rope.scaling.attn_factor"):
         # This is the complete factor; in other families it multiplies YaRN's.
         found["attention_factor"] = given

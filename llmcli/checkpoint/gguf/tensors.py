@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from llmcli.checkpoint.gguf.header import GGUFHeader
 from llmcli.checkpoint.gguf.mixers import gguf_mixer_source
 from llmcli.checkpoint.huggingface.mixers import mixer_of
-from llmcli.checkpoint.tensors.computed_sources import Constant
+from llmcli.checkpoint.tensors.computed_sources import Constant, WholeNumbers
 from llmcli.checkpoint.tensors.gguf_parameter_sources import Centered, KeysAndValues, SideBySide, SingleRow
 from llmcli.checkpoint.tensors.latent_pairs import latent_pairs
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Rearranged, Source, Stacked
@@ -46,6 +46,18 @@ _NAMES = {
     "self_attn.indexer.k_proj": "indexer.attn_k",
     "self_attn.indexer.k_norm": "indexer.k_norm",
     "self_attn.indexer.weight_proj": "indexer.proj",
+    "self_attn.q_a_norm": "attn_q_a_norm",
+    "self_attn.kv_proj": "attn_kv",
+    "self_attn.kv_norm": "attn_kv_a_norm",
+    "self_attn.o_a_proj": "attn_output_a",
+    "self_attn.o_b_proj": "attn_output_b",
+    "self_attn.compressed.indexer.q_proj": "indexer.attn_q_b",
+    "self_attn.compressed.indexer.weight_proj": "indexer.proj",
+    **{
+        f"self_attn.compressed.{ours}.{part}": f"{theirs}_compressor_{short}"
+        for ours, theirs in (("compressor", "attn"), ("indexer.compressor", "indexer"))
+        for part, short in (("kv_proj", "kv"), ("gate_proj", "gate"), ("kv_norm", "norm"))
+    },
     "self_attn.sub_norm": "attn_sub_norm",
     "mlp.sub_norm": "ffn_sub_norm",
     "per_layer_embeddings.embed_tokens": "per_layer_token_embd",
@@ -81,6 +93,14 @@ _WHOLE_NAMES = {
     "self_attn.sinks": "attn_sinks.weight",
     "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
     "mlp.gate.per_expert_scale": "ffn_down_exps.scale",
+    "mlp.gate.tid2eid": "ffn_gate_tid2eid.weight",
+    "self_attn.compressed.compressor.position_bias": "attn_compressor_ape.weight",
+    "self_attn.compressed.indexer.compressor.position_bias": "indexer_compressor_ape.weight",
+    **{
+        f"{ours}.{part}": f"{theirs}_{part}.weight"
+        for ours, theirs in (("attn_hc", "hc_attn"), ("ffn_hc", "hc_ffn"), ("hyper_streams", "output_hc"))
+        for part in ("fn", "base", "scale")
+    },
     "layer_scalar": "layer_output_scale.weight",
     "altup_streams.projections": "altup_proj.weight",
     "altup_streams.unembed_projections": "altup_unembd_proj.weight",
@@ -129,6 +149,8 @@ class GGUFTensors:
         at = "" if layer is None else f"blk.{layer}."
         if local.startswith("mlp.activation."):
             return self._number(f"xielu.{local.removeprefix('mlp.activation.')}", int(layer))
+        if local == "mlp.gate.tid2eid" and (experts := self.config.layers[int(layer)].experts) is not None:
+            return WholeNumbers(at + _WHOLE_NAMES[local], experts.count)
         if local in _WHOLE_NAMES:
             return Source(at + _WHOLE_NAMES[local])
         if local.startswith("mlp.experts."):
