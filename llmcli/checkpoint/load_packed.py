@@ -20,7 +20,7 @@ from llmcli.device import memory_for
 from llmcli.kernels.cuda.dequantize import unpacker_for
 from llmcli.kernels.cuda.support import reads_packed
 from llmcli.model import Transformer
-from llmcli.model.huge_pages import Pages
+from llmcli.model.cache.huge_pages import Pages
 from llmcli.model.meta_device import meta_model
 from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import BITS, COLUMNS, Bits, PackedFormat, narrow, wide

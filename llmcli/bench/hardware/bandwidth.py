@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from llmcli.model.huge_pages import Pages
+from llmcli.model.cache.huge_pages import Pages
 
 _TOTAL_BYTES = 512 << 20
 _TRIES = 8

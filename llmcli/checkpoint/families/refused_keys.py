@@ -13,7 +13,7 @@ from llmcli.checkpoint.families.rope_keys import LAYER_TYPES
 from llmcli.errors import UnsupportedModelError
 
 # Names of types of layers in older files, the last four as one string for all layers; attention with an index of keys
-# has types of its own in newer ones.
+# has other types in newer ones.
 OLD_LAYER_TYPES = {
     **dict.fromkeys(("attention", "indexed_attention", "qwen_sparse_attention"), FULL),
     "mamba": LINEAR,

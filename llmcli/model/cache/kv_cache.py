@@ -15,12 +15,12 @@ from torch import Tensor
 
 from llmcli.device import one_thread
 from llmcli.model.cache.block_cache import BlockCache, new_block_cache
+from llmcli.model.cache.huge_pages import Pages
 from llmcli.model.cache.int8_rows import pack_rows, unpack_rows
 from llmcli.model.cache.segment import CacheSegment
 from llmcli.model.cache.state import State, StateCache
 from llmcli.model.cache.text_states import TextStates
 from llmcli.model.config import LayerConfig, ModelConfig
-from llmcli.model.huge_pages import Pages
 
 _SMALLEST_CAPACITY = 256
 # Number of positions from which on a layer's memory comes in huge pages.

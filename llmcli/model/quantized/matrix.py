@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmcli.model.huge_pages import Pages
+from llmcli.model.cache.huge_pages import Pages
 from llmcli.model.quantized.layout import COLUMNS, ROWS, Bits, PackedFormat, Views
 
 # Values that torch dequantizes at a time, in float32: 4 MiB. 64 MiB on a GPU, where each piece costs a dozen launches.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli.model.huge_pages import Pages
+from llmcli.model.cache.huge_pages import Pages
 
 
 def test_tensors_of_one_piece_do_not_overlap() -> None:
