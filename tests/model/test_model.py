@@ -61,6 +61,8 @@ def test_attention_is_the_textbook_formula(window: int | None, new: int, seen: i
     mask = visible_keys(layer, seen - new, new, q.device)
     for fused in (True, False):
         torch.testing.assert_close(SoftmaxAttention(0.3, fused=fused)(q, k, v, mask), expected)
+        smaller = SoftmaxAttention(0.3, fused=fused)(q, k, v[..., :5], mask)
+        torch.testing.assert_close(smaller, expected[..., :5])
 
 
 def test_a_sliding_window_shows_exactly_its_number_of_keys() -> None:

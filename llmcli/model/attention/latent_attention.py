@@ -29,7 +29,7 @@ class LatentAttention(nn.Module):
         self.index, self.latent, self.num_heads = index, latent, config.num_heads
         self.query_scaling = layer.query_scaling
         scale = latent.query_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        self.attend = SoftmaxAttention(scale, fused=False)  # values are of another size than keys
+        self.attend = SoftmaxAttention(scale)
         queries, hidden = config.num_heads * latent.query_dim, config.hidden_size
         if latent.query_rank is None:
             self.q_proj = nn.Linear(hidden, queries, bias=False)

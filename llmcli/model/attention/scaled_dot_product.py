@@ -37,7 +37,8 @@ class SoftmaxAttention(nn.Module):
         scores_at_once: int = _SCORES_AT_ONCE,
     ) -> None:
         """`scale` is the factor on the scores; with a `softcap` c, scores s become c tanh(s / c) (Gemma 2,
-        arXiv:2408.00118, section 2). `fused` kernels need values of the size of keys, and no softcap.
+        arXiv:2408.00118, section 2). `fused` kernels need no softcap, and values of the size of keys: smaller ones
+        are filled up.
         With `slopes`, one for each head, scores fall linearly with the distance; with `biases_as_scores`, these biases
         are rounded to bfloat16 and multiplied by the scale.
         At most `scores_at_once` scores are in memory at a time, and never fewer than those of one query and one head.
@@ -58,6 +59,15 @@ class SoftmaxAttention(nn.Module):
         """
         if not self.fused or sinks is not None or (q.device.type == "cpu" and not _are_numbers(q, k)):
             return self._explicitly(q, k, v, mask, sinks)
+        size, missing = v.shape[3], k.shape[3] - v.shape[3]
+        if missing:
+            # On a CPU zeros cost less than scores in memory, except for a single query.
+            if q.device.type != "cpu" or q.shape[2] == 1 or missing < 0:
+                return self._explicitly(q, k, v, mask, sinks)
+            return self._by_fused_kernel(q, k, F.pad(v, (0, missing)), mask)[..., :size]
+        return self._by_fused_kernel(q, k, v, mask)
+
+    def _by_fused_kernel(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         with _without_plans() if q.is_cuda else nullcontext():
             if mask is None and q.shape[2] > 1:
                 return F.scaled_dot_product_attention(
