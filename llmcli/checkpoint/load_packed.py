@@ -12,7 +12,7 @@ from torch import nn
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.quantized.base import QuantizedTensor
-from llmcli.checkpoint.stored_tables import is_table, stored_tables
+from llmcli.checkpoint.stored_tables import TableRows, is_in_file, stored_tables
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
 from llmcli.checkpoint.tensors.repack import bits_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
@@ -25,7 +25,7 @@ from llmcli.model.meta_device import meta_model
 from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import BITS, COLUMNS, Bits, PackedFormat, narrow, wide
 from llmcli.model.quantized.matrix import PackedMatrix, QuantizedEmbedding, QuantizedLinear
-from llmcli.model.quantized.stored_embedding import StoredEmbedding, StoredFormat
+from llmcli.model.quantized.stored_embedding import EmbeddingInFile, StoredEmbedding, StoredFormat
 from llmcli.sizes import size
 
 Storage: TypeAlias = PackedFormat | StoredFormat
@@ -90,7 +90,9 @@ def planned_formats(
     models, which lose quality by them. If the files store quantized values in short groups, all parameters with the
     same number of bits get short groups: kernels read matrices of one layout in one launch.
     """
-    tables = stored_tables(checkpoint) if checkpoint is not None and packing in (None, "stored") else {}
+    tables = stored_tables(checkpoint) if checkpoint is not None else {}
+    if packing not in (None, "stored"):
+        tables = {name: kept for name, kept in tables.items() if kept.in_file}
     if packing is None:
         return dict[str, Storage](tables)
     parameters = dict.fromkeys(parameter for _, _, parameter in _packable(model) if parameter not in tables)
@@ -144,21 +146,33 @@ def attach_packed_matrices(
 
 
 def attach_stored_tables(
-    model: Transformer, planned: Mapping[str, Storage], dtype: torch.dtype, device: torch.device
+    model: Transformer,
+    planned: Mapping[str, Storage],
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> dict[str, StoredEmbedding]:
-    """Replace embeddings of `model` by tables in the bits of their file, not yet filled; returns these by parameter.
+    """Replace embeddings of `model` by tables in the bits of their file.
+
+    Returns those in memory, not yet filled, by parameter.
 
     Raises:
         OutOfMemoryError: they do not fit into memory.
+        CheckpointError: the file of another cannot be opened.
     """
     made = {}
     for parameter, kept in planned.items():
         if isinstance(kept, StoredFormat):
             rows, columns = model.get_parameter(parameter).shape
             decode = ENCODINGS[kept.encoding].decode
+            owner, _, name = parameter.removesuffix(".weight").rpartition(".")
+            if kept.in_file:
+                read = TableRows(checkpoint, parameter)
+                table = EmbeddingInFile(kept, decode, read, rows, columns, dtype=dtype)
+                setattr(model.get_submodule(owner), name, table)
+                continue
             with memory_for_weights(kept.nbytes(rows, columns)):
                 made[parameter] = StoredEmbedding(kept, decode, rows, columns, dtype=dtype, device=device)
-            owner, _, name = parameter.removesuffix(".weight").rpartition(".")
             setattr(model.get_submodule(owner), name, made[parameter])
     return made
 
@@ -195,7 +209,7 @@ def _matrix(
 
 def _bits(parameter: str, packing: Packing, checkpoint: Checkpoint | None) -> Bits | None:
     if packing != "stored":
-        looked_up = parameter.startswith(("embed_tokens", "per_layer_embeddings", "lm_head")) or is_table(parameter)
+        looked_up = parameter.startswith(("embed_tokens", "per_layer_embeddings", "lm_head")) or is_in_file(parameter)
         return 8 if packing == "int8" or looked_up else 4
     assert checkpoint is not None
     source = checkpoint.sources[parameter]

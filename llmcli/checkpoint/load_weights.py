@@ -34,7 +34,7 @@ from llmcli.model import Transformer
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.matrix import PackedMatrix
-from llmcli.model.quantized.stored_embedding import StoredEmbedding
+from llmcli.model.quantized.stored_embedding import StoredEmbedding, StoredFormat
 
 # Threads that read for a device: each copies 5 GB/s or more out of the file cache, and a bus transfers at most 50 GB/s.
 _DEVICE_READERS = 8
@@ -64,13 +64,14 @@ def load_weights(
     """
     model = meta_model(checkpoint.config)
     check_memory(model, checkpoint, LoadRequest(device, dtype, packing, context, may_pack))
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    planned = planned_formats(model, packing, checkpoint, device, sizes)
+    in_files = {name for name, kept in planned.items() if isinstance(kept, StoredFormat) and kept.in_file}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if name not in in_files}
     dtypes = {name: kept_dtype(one, dtype) for name, one in parameters_of(checkpoint.config).items()}
     total, done = sum(map(checkpoint.stored_bytes, shapes)), 0
     stopped = threading.Event()
-    planned = planned_formats(model, packing, checkpoint, device, sizes)
     packed = attach_packed_matrices(model, planned, dtype, device)
-    tables = attach_stored_tables(model, planned, dtype, device)
+    tables = attach_stored_tables(model, planned, checkpoint, dtype, device)
     in_main_memory = _is_main_memory(device)
     packer = block_packer() if packed and in_main_memory else None
     threads = torch.get_num_threads() if in_main_memory else _DEVICE_READERS

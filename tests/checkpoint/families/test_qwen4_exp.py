@@ -1,8 +1,9 @@
-"""Qwen4-exp: n-grams across the ends of texts, their hashes, and their table in the bits of its file."""
+"""Qwen4-exp: n-grams across the ends of texts, their hashes, and their table, which stays in its file."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from llmcli.checkpoint.families.config_keys import ConfigKeys
 from llmcli.checkpoint.families.qwen4_rules import multipliers, primes_from
 from llmcli.checkpoint.huggingface.config import family_config, model_config
 from llmcli.checkpoint.huggingface.names import TensorNames
-from llmcli.checkpoint.load_packed import planned_formats
+from llmcli.checkpoint.load_packed import Packing, planned_formats
 from llmcli.checkpoint.load_weights import load_weights
 from llmcli.checkpoint.memory_estimate import footprint
 from llmcli.errors import CheckpointError
 from llmcli.inspection.evaluation.flops import account
 from llmcli.model.meta_device import meta_model
-from llmcli.model.quantized.matrix import QuantizedEmbedding
-from llmcli.model.quantized.stored_embedding import StoredEmbedding
+from llmcli.model.quantized.matrix import PackedMatrix
+from llmcli.model.quantized.stored_embedding import EmbeddingInFile
 from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny import edit_config, random_ids, save, tiny_model
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
@@ -138,31 +139,32 @@ def test_impossible_values_are_refused_by_name(
         open_checkpoint(tmp_path / "m")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_table_stays_in_the_bits_of_its_file_and_is_counted_so(dtype: torch.dtype, folder: Path) -> None:
+@pytest.mark.parametrize("packing", [None, "stored", "int8", "int4"])
+def test_the_table_stays_in_its_file_and_takes_no_memory(packing: Packing | None, folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     shadow = meta_model(checkpoint.config)
-    planned = planned_formats(shadow, "stored", checkpoint, CPU)
-    model = load_weights(checkpoint, CPU, dtype, packing="stored")
-    tables = [module for module in model.modules() if isinstance(module, StoredEmbedding)]
-    # Float32 in the files; three tensors each.
-    assert [table.stored.nbytes for table in tables] == [240 * 6 * 4, 320 * 6 * 4]
-    stored = sum(table.stored.nbytes for table in tables)
-    told = footprint(shadow, planned, dtype, 64, CPU)
-    assert told.weights == stored + sum(parameter.nbytes for parameter in model.parameters())
+    told = footprint(shadow, planned_formats(shadow, packing, checkpoint, CPU), torch.bfloat16, 64, CPU)
+    seen: list[tuple[int, int]] = []
+    model = load_weights(checkpoint, CPU, torch.bfloat16, lambda *done: seen.append(done), packing=packing)
+    packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedMatrix))
+    assert told.weights == packed + sum(parameter.nbytes for parameter in model.parameters())
+    tables = [module for module in model.modules() if isinstance(module, EmbeddingInFile)]
+    stored = sum(map(checkpoint.stored_bytes, checkpoint.sources)) - (240 + 320) * 6 * 4
+    assert seen[-1] == (stored, stored)
+    # Three tensors each, in any order and repeated.
     shards = [tensor for name, tensor in load_file(folder / "model.safetensors").items() if "layers.0.ple" in name]
     rows = torch.cat([tensor for tensor in shards if tensor.shape[-1] == 6 and tensor.dim() == 2])
-    assert torch.equal(tables[0](torch.arange(240)), rows.to(dtype))
-    if dtype == torch.float32:
-        expected = llmcli.load(folder, dtype="float32", device="cpu").logits(IDS)
-        with torch.inference_mode():
-            assert torch.equal(model(torch.tensor([IDS]))[0], expected)
+    ids = torch.tensor([[239, 0, 80], [79, 160, 80]])
+    assert torch.equal(tables[0](ids), rows[ids].to(torch.bfloat16))
 
 
-def test_a_packed_table_keeps_8_bits(folder: Path) -> None:
-    model = load_weights(open_checkpoint(folder), CPU, torch.float32, packing="int4")
-    tables = [module for name, module in model.named_modules() if name.endswith("ngram.table")]
-    assert all(isinstance(table, QuantizedEmbedding) and table.matrix.format.bits == 8 for table in tables)
+def test_a_file_that_becomes_shorter_is_reported(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    loaded = llmcli.load(tmp_path / "m", dtype="float32", device="cpu")
+    loaded.logits(IDS)
+    os.truncate(tmp_path / "m" / "model.safetensors", 100)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors ends .*ngram_embedding"):
+        loaded.logits(IDS)
 
 
 def test_rows_that_a_token_does_not_look_up_are_not_counted_as_used(folder: Path) -> None:
