@@ -15,9 +15,8 @@ import llmcli
 from llmcli.engine import Step
 from llmcli.server.openai.chat_events import ChatEvents
 from llmcli.server.openai.chat_request import read_chat
-from tests.support.models.tiny_checkpoints import tiny_checkpoint
 from tests.support.server import TestServer, serving
-from tests.support.text.tool_templates import TEMPLATES
+from tests.support.text.tool_templates import tool_checkpoint
 
 WEATHER: Any = {
     "type": "function",
@@ -49,7 +48,7 @@ def form(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def server(form: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
-    with serving(llmcli.load(checkpoint(tmp_path_factory.mktemp("m"), form))) as running:
+    with serving(llmcli.load(tool_checkpoint(tmp_path_factory.mktemp("m"), form))) as running:
         yield running
 
 
@@ -57,13 +56,6 @@ def server(form: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Test
 def client(server: TestServer) -> Iterator[OpenAI]:
     with OpenAI(base_url=server.url, api_key="unused", max_retries=0) as made:
         yield made
-
-
-def checkpoint(folder: Path, form: str) -> Path:
-    tiny_checkpoint(folder, "llama", max_position_embeddings=2048)
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": TEMPLATES[form]}))
-    return folder
 
 
 def saying(text: str) -> dict[str, Any]:
@@ -168,13 +160,13 @@ def test_wrong_tools_are_errors_that_name_the_field(server: TestServer, field: A
 
 @pytest.mark.parametrize("form", ["unknown", "split marks"])
 def test_a_template_with_an_unknown_form_is_an_error(form: str, tmp_path: Path) -> None:
-    with serving(llmcli.load(checkpoint(tmp_path, form))) as server:
+    with serving(llmcli.load(tool_checkpoint(tmp_path, form))) as server:
         answer = server.post("/v1/chat/completions", messages=MESSAGES, tools=[STOP])
     assert (answer.status, answer.json["error"]["param"]) == (400, "tools")
 
 
 def test_a_mark_that_is_a_control_token_is_seen(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path, "hermes")
+    folder = tool_checkpoint(tmp_path, "hermes")
     # The names of roles become the marks: control tokens, which are no part of decoded text.
     for name in ("tokenizer.json", "tokenizer_config.json"):
         text = (folder / name).read_text()

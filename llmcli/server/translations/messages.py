@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from llmcli.server.openai.chat_events import ChatEvents
 from llmcli.server.openai.chat_request import ChatAsked, read_chat
 from llmcli.server.openai.fields import Fields
 from llmcli.server.openai.replies import new_id
+from llmcli.server.openai.tools import WrittenCall
 from llmcli.server.service import Service
 
 _REASONS: dict[FinishReason, str] = {
@@ -79,7 +81,7 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     system = fields.value("system")
     if not isinstance(messages, list) or not messages:
         raise ApiError("messages must be a list.", param="messages")
-    chat: dict[str, Any] = {"messages": [_message(message) for message in messages]}
+    chat: dict[str, Any] = {"messages": [each for message in messages for each in _messages(message)]}
     if system:
         chat["messages"].insert(0, {"role": "system", "content": system})
     chat["continue_final_message"] = chat["messages"][-1].get("role") == "assistant"
@@ -89,27 +91,61 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("model", "max_tokens", "temperature", "top_p", "top_k", "stream"):
         if (value := fields.value(name)) is not None:
             chat[name] = value
-    fields.refuse_unless("tools", [], why="/v1/chat/completions has them")
-    fields.refuse_unless("tool_choice", {"type": "none"}, {"type": "auto"}, why="/v1/chat/completions has it")
+    if tools := fields.value("tools"):
+        chat["tools"] = [_tool(tool) for tool in tools] if isinstance(tools, list) else tools
+    if (choice := fields.inner("tool_choice")) is not None:
+        chat |= _choice(choice)
     chat["stop"] = fields.value("stop_sequences")
     fields.end(ignored=("metadata", "service_tier", "container", "context_management"))
     return chat
 
 
-def _message(message: object) -> Any:
-    """A message whose thoughts are in the field that chat completions have for them."""
+def _tool(tool: object) -> object:
+    """A tool as chat completions have it."""
+    if not isinstance(tool, dict) or tool.get("type", "custom") != "custom":
+        kind = tool.get("type") if isinstance(tool, dict) else tool
+        raise ApiError(f"tools can have functions of the client only, not {kind!r}.", param="tools")
+    function = {name: tool[name] for name in ("name", "description") if name in tool}
+    return {"type": "function", "function": {**function, "parameters": tool.get("input_schema")}}
+
+
+def _choice(choice: Fields) -> dict[str, Any]:
+    """The fields of chat completions for a choice of tools."""
+    kind, name = choice.text("type"), choice.text("name")
+    names: dict[str | None, object] = {"auto": "auto", "none": "none", "any": "required"}
+    names["tool"] = {"type": "function", "function": {"name": name}}
+    if kind not in names:
+        raise ApiError(f"tool_choice.type must be auto, any, tool or none, not {kind!r}.", param="tool_choice")
+    several = not choice.flag("disable_parallel_tool_use")
+    choice.end()
+    return {"tool_choice": names[kind], "parallel_tool_calls": several}
+
+
+def _messages(message: object) -> list[Any]:
+    """A message as chat completions have it: thoughts and calls in their fields, and results of tools apart."""
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
-        return message
-    thoughts, parts = [], []
+        return [message]
+    thoughts, parts, calls, results = list[str](), list[object](), list[object](), list[object]()
     for part in message["content"]:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "thinking":
-            thoughts.append(str(part.get("thinking", "")))
-        elif isinstance(part, dict):
-            parts.append({name: value for name, value in part.items() if name != "cache_control"})
-        else:
-            parts.append(part)
-    return {**message, "content": parts} | ({"reasoning_content": "\n".join(thoughts)} if thoughts else {})
+        match part.get("type") if isinstance(part, dict) else None:
+            case "thinking":
+                thoughts.append(str(part.get("thinking", "")))
+            case "tool_use":
+                function = {"name": part.get("name"), "arguments": part.get("input")}
+                calls.append({"id": part.get("id"), "type": "function", "function": function})
+            case "tool_result":
+                results.append(
+                    {"role": "tool", "tool_call_id": part.get("tool_use_id"), "content": part.get("content") or ""}
+                )
+            case None:
+                parts.append(part)
+            case _:
+                parts.append({name: value for name, value in part.items() if name != "cache_control"})
+    if results and not (parts or calls or thoughts):
+        return results
+    more: dict[str, object] = {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
+    more |= {"tool_calls": calls} if calls else {}
+    return [*results, {**message, "content": parts} | more]
 
 
 class _MessageReply:
@@ -125,8 +161,10 @@ class _MessageReply:
         content: list[dict[str, object]] = []
         if thinking:
             content.append({"type": "thinking", "thinking": thinking, "signature": ""})
-        if finish is not None:
+        if finish is not None and (self.events.text() or not self.events.calls):
             content.append({"type": "text", "text": self.events.text()})
+        if finish is not None:
+            content += [_block(call, json.loads(call.arguments)) for call in self.events.calls]
         return {
             "id": self._id,
             "type": "message",
@@ -140,7 +178,7 @@ class _MessageReply:
     async def stream(self, channel: Channel) -> AsyncIterator[bytes]:
         """The reply as server-sent events."""
         yield _event("message_start", message=self.value())
-        index, kind = -1, ""
+        index, kind, told = -1, "", 0
         async for event in self.events.read(channel):
             if event is None:
                 yield _event("ping")
@@ -155,6 +193,14 @@ class _MessageReply:
                     begun = {"type": kind, kind: ""} | ({"signature": ""} if kind == "thinking" else {})
                     yield _event("content_block_start", index=index, content_block=begun)
                 yield _event("content_block_delta", index=index, delta={"type": f"{kind}_delta", kind: piece})
+            for call in self.events.calls[told:]:
+                if kind:
+                    yield _event("content_block_stop", index=index)
+                index, kind, told = index + 1, "", told + 1
+                yield _event("content_block_start", index=index, content_block=_block(call, {}))
+                delta = {"type": "input_json_delta", "partial_json": call.arguments}
+                yield _event("content_block_delta", index=index, delta=delta)
+                yield _event("content_block_stop", index=index)
         if kind:
             yield _event("content_block_stop", index=index)
         finish = self.events.finish
@@ -165,7 +211,8 @@ class _MessageReply:
     def _ending(self, finish: Finish) -> dict[str, object]:
         stops = self._asked.reply.params.stop
         known = stops[0] if finish.reason == "stop_string" and len(stops) == 1 else None
-        return {"stop_reason": _REASONS[finish.reason], "stop_sequence": known}
+        called = self.events.calls and finish.reason in ("stop", "stop_string")
+        return {"stop_reason": "tool_use" if called else _REASONS[finish.reason], "stop_sequence": known}
 
     def _usage(self, finish: Finish | None) -> dict[str, object]:
         cached = 0 if finish is None else finish.stats.cached_tokens
@@ -175,6 +222,11 @@ class _MessageReply:
             "cache_creation_input_tokens": 0,
             "output_tokens": 0 if finish is None else finish.stats.generated_tokens,
         }
+
+
+def _block(call: WrittenCall, given: object) -> dict[str, object]:
+    """A call as a block of content."""
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
 
 
 def _event(kind: str, **fields: object) -> bytes:

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's Responses API, without stored conversations and tools."""
+"""`POST /v1/responses`: OpenAI's Responses API, without stored conversations and the maker's tools."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from llmcli.server.openai.chat_events import ChatEvents
 from llmcli.server.openai.chat_request import ChatAsked, read_chat
 from llmcli.server.openai.fields import IGNORED, Fields
 from llmcli.server.openai.replies import new_id
+from llmcli.server.openai.tools import WrittenCall
 from llmcli.server.service import Service
 
 
@@ -50,7 +51,7 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     given = fields.value("input")
     messages: list[Any] = [{"role": "user", "content": given}] if isinstance(given, str) else []
     if isinstance(given, list):
-        messages = [_message(item) for item in given]
+        messages = _messages(given)
     if not messages:
         raise ApiError("input must be a text or a list of messages.", param="input")
     if instructions := fields.text("instructions"):
@@ -64,8 +65,11 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     if (text := fields.inner("text")) is not None:
         chat["response_format"] = _format(text.value("format"))
         text.end(ignored=("verbosity",))
-    fields.refuse_unless("tools", [], why="/v1/chat/completions has them")
-    fields.refuse_unless("tool_choice", "none", "auto", why="/v1/chat/completions has it")
+    if tools := fields.value("tools"):
+        chat["tools"] = [_tool(tool) for tool in tools] if isinstance(tools, list) else tools
+    choice = fields.value("tool_choice")
+    is_named = isinstance(choice, dict) and choice.get("type") == "function"
+    chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}} if is_named else choice
     fields.refuse_unless("previous_response_id", why="conversations are not stored; send the messages before")
     fields.refuse_unless("conversation", why="conversations are not stored; send the messages before")
     fields.refuse_unless("background", False, why="a reply is returned when it is complete")
@@ -75,11 +79,45 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in chat.items() if value is not None}
 
 
-def _message(item: object) -> Any:
-    if not isinstance(item, dict) or item.get("type", "message") != "message":
-        kind = item.get("type") if isinstance(item, dict) else item
-        raise ApiError(f"input can have messages only, not {kind!r}.", param="input")
-    return {"role": item.get("role"), "content": item.get("content")}
+def _messages(items: list[object]) -> list[Any]:
+    """Items as messages: thoughts, text and calls of one reply are one message."""
+    messages = list[dict[str, Any]]()
+    for item in items:
+        kind = item.get("type", "message") if isinstance(item, dict) else item
+        if not isinstance(item, dict) or kind not in ("message", "reasoning", "function_call", "function_call_output"):
+            raise ApiError(
+                f"input can have messages, reasoning and calls of functions with their outputs, not {kind!r}.",
+                param="input",
+            )
+        if kind == "function_call_output":
+            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
+            continue
+        if kind == "message" and item.get("role") != "assistant":
+            messages.append({"role": item.get("role"), "content": item.get("content")})
+            continue
+        # A message follows thoughts only, a call anything of the same reply.
+        last = messages[-1] if messages else {}
+        if last.get("role") != "assistant" or kind == "reasoning" or (kind == "message" and "content" in last):
+            messages.append(last := {"role": "assistant"})
+        if kind == "message":
+            last["content"] = item.get("content")
+        elif kind == "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            last.setdefault("tool_calls", []).append(
+                {"id": item.get("call_id"), "type": "function", "function": function}
+            )
+        else:
+            parts = item.get("content") or []
+            last["reasoning_content"] = "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+    return messages
+
+
+def _tool(tool: object) -> object:
+    """A tool as chat completions have it."""
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        kind = tool.get("type") if isinstance(tool, dict) else tool
+        raise ApiError(f"tools can have functions only, not {kind!r}.", param="tools")
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
 
 
 def _format(value: object) -> object:
@@ -102,7 +140,9 @@ class _ResponseReply:
         """The reply as one object."""
         finish, params = self.events.finish, self._asked.reply.params
         cut = finish is not None and finish.reason in ("length", "context")
-        kinds = (["reasoning"] if self.events.thinking() else []) + (["message"] if finish is not None else [])
+        said = finish is not None and (self.events.text() or not self.events.calls)
+        kinds = (["reasoning"] if self.events.thinking() else []) + (["message"] if said else [])
+        calls = [] if finish is None else [_call(call, done=True) for call in self.events.calls]
         return {
             "id": self._id,
             "object": "response",
@@ -114,14 +154,14 @@ class _ResponseReply:
             "max_output_tokens": params.max_tokens,
             "metadata": self._body.get("metadata") or {},
             "model": self._model,
-            "output": [self._item(kind, done=True) for kind in kinds],
-            "parallel_tool_calls": True,
+            "output": [self._item(kind, done=True) for kind in kinds] + calls,
+            "parallel_tool_calls": self._body.get("parallel_tool_calls") is not False,
             "previous_response_id": None,
             "store": False,
             "temperature": params.temperature,
             "text": self._body.get("text") or {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": self._body.get("tool_choice") or "auto",
+            "tools": self._body.get("tools") or [],
             "top_p": params.top_p,
             "truncation": "disabled",
             "usage": None if finish is None else self._usage(),
@@ -131,7 +171,7 @@ class _ResponseReply:
         """The reply as server-sent events."""
         yield self._event("response.created", response=self.value())
         yield self._event("response.in_progress", response=self.value())
-        index, current = -1, ""
+        index, current, told = -1, "", 0
         async for event in self.events.read(channel):
             if event is None:
                 yield PING
@@ -152,6 +192,12 @@ class _ResponseReply:
                 name = "reasoning_text" if kind == "reasoning" else "output_text"
                 more: dict[str, object] = {} if kind == "reasoning" else {"logprobs": []}
                 yield self._event(f"response.{name}.delta", **self._place(kind, index), delta=piece, **more)
+            for call in self.events.calls[told:]:
+                for part in self._closing(current, index):
+                    yield part
+                index, current, told = index + 1, "", told + 1
+                for part in self._call_events(call, index):
+                    yield part
         for part in self._closing(current, index):
             yield part
         done = self.value()
@@ -168,6 +214,17 @@ class _ResponseReply:
             self._event(f"response.{name}.done", **place, text=text, **more),
             self._event("response.content_part.done", **place, part=self._part(kind, text)),
             self._event("response.output_item.done", output_index=index, item=self._item(kind, done=True)),
+        ]
+
+    def _call_events(self, call: WrittenCall, index: int) -> list[bytes]:
+        """The events of a call, which is complete."""
+        place: dict[str, object] = {"item_id": f"fc_{call.id}", "output_index": index}
+        name = "response.function_call_arguments"
+        return [
+            self._event("response.output_item.added", output_index=index, item=_call(call, done=False)),
+            self._event(f"{name}.delta", **place, delta=call.arguments),
+            self._event(f"{name}.done", **place, name=call.name, arguments=call.arguments),
+            self._event("response.output_item.done", output_index=index, item=_call(call, done=True)),
         ]
 
     def _event(self, kind: str, **fields: object) -> bytes:
@@ -202,3 +259,15 @@ class _ResponseReply:
             "output_tokens_details": {"reasoning_tokens": self.events.reasoning_tokens},
             "total_tokens": stats.prompt_tokens + stats.generated_tokens,
         }
+
+
+def _call(call: WrittenCall, *, done: bool) -> dict[str, object]:
+    """A call as an item."""
+    return {
+        "id": f"fc_{call.id}",
+        "type": "function_call",
+        "status": "completed" if done else "in_progress",
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": call.arguments if done else "",
+    }

@@ -1,5 +1,10 @@
 """Chat templates with tools, in the forms of the families whose calls are read."""
 
+import json
+from pathlib import Path
+
+from tests.support.models.tiny_checkpoints import tiny_checkpoint
+
 _BEGIN = "{{ '<|bos|>' }}{% if tools %}<|system|>{{ tools | tojson }}{% endif %}{% for m in messages %}"
 _END = "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
@@ -44,3 +49,11 @@ TEMPLATES = {
     "unknown": _template("<call name={{ f.name }}>{{ f.arguments | tojson }}</call>"),
 }
 """Templates by the name of their form."""
+
+
+def tool_checkpoint(folder: Path, form: str) -> Path:
+    """A random model in `folder` whose template writes calls in this form."""
+    tiny_checkpoint(folder, "llama", max_position_embeddings=2048)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": TEMPLATES[form]}))
+    return folder
