@@ -15,7 +15,7 @@ from torch import Tensor
 from llmcli.device import one_thread
 from llmcli.kernels.base import FastStep
 from llmcli.kernels.sampling_filters import SamplingRequest
-from llmcli.kernels.trust.tiny_models import GPT, LLAMA, Case
+from llmcli.kernels.trust.tiny_models import GPT, LLAMA, RECURRENT, Case
 from llmcli.model import KVCache, Transformer
 from llmcli.model.quantized.layout import narrow, wide
 
@@ -37,6 +37,7 @@ CPU_CASES = (
     Case("int4", LLAMA, torch.bfloat16, (narrow(4),)),
     Case("float32 with layer norms", GPT, torch.float32),
     Case("int4 with layer norms", GPT, torch.float32, (narrow(4),)),
+    Case("int4 with recurrent layers", RECURRENT, torch.float32, (narrow(4),)),
 )
 CUDA_CASES = (Case("bfloat16, int4 and int8", LLAMA, torch.bfloat16, (None, wide(4, 32), wide(8, 32))),)
 """A single model whose layers have different formats: every kernel is compiled for each kind of weights, some 20 in

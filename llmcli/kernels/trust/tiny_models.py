@@ -10,7 +10,8 @@ from itertools import cycle
 import torch
 from torch import Tensor, nn
 
-from llmcli.model import ExpertsConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
+from llmcli.model import ExpertsConfig, LatentConfig, LayerConfig, ModelConfig, NormStyle, RopeConfig, Transformer
+from llmcli.model.mixer_config import DeltaConfig, Mamba2Config, MambaConfig, RglruConfig, ShortConvConfig
 from llmcli.model.mixture_of_experts import ExpertWeights
 from llmcli.model.quantized.layout import PackedFormat
 from llmcli.model.quantized.matrix import Groups, PackedMatrix, QuantizedEmbedding, QuantizedLinear
@@ -19,7 +20,9 @@ _SEED = 7
 _EXPERTS = ExpertsConfig(4, 2, 32, normalized=True, router_bias=True, bias=True, shared_size=32)
 # Scales that make attention weights unequal, so that errors of positions show, and router scores distinct, so that
 # rounding never changes the chosen experts.
-_SCALES = {"mlp.gate.weight": 1.0, "q_proj": 0.25, "k_proj": 0.25}
+_SCALES = {"mlp.gate.weight": 1.0, "q_proj": 0.25, "k_proj": 0.25, "conv1d": 0.5}
+# The matrix that latent attention splits is dense in every model.
+_DENSE = ("shared_expert_gate", "kv_b_proj")
 _ROPE, _PARTIAL = RopeConfig(1e4, 16), RopeConfig(1e3, 8)
 LLAMA = ModelConfig(
     vocab_size=112, hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=2, head_dim=16, context_length=128,
@@ -39,6 +42,19 @@ GPT = ModelConfig(
     layers=(LayerConfig(_PARTIAL, sinks=True), LayerConfig(_PARTIAL, chunk=8, sinks=True)),
 )  # fmt: skip
 """Layer norms, biases everywhere, chunks, partial rotations, sinks, parallel blocks, a tied head."""
+
+RECURRENT = ModelConfig(
+    vocab_size=112, hidden_size=64, intermediate_size=96, num_heads=4, num_kv_heads=4, head_dim=16, context_length=128,
+    norm_eps=1e-5, latent=LatentConfig(24, 32, 16, 16, 16),
+    layers=(
+        LayerConfig(None, mixer=DeltaConfig(2, 2, 16, 16, 4, decay="channel", gate="sigmoid", gate_rank=16)),
+        LayerConfig(_ROPE, beside=Mamba2Config(4, 16, 2, 16, 4)),
+        LayerConfig(None, mixer=MambaConfig(64, 16, 8, 4), parts="mixer"),
+        LayerConfig(None, mixer=RglruConfig(64, 2, 4)),
+        LayerConfig(None, window=3, mixer=ShortConvConfig(3)),
+    ),
+)  # fmt: skip
+"""Recurrent layers of each kind, latent attention, two networks beside each other, a layer without feed-forward."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,9 @@ class Case:
         for name, parameter in model.named_parameters():
             scale = next((scale for part, scale in _SCALES.items() if part in name), 0.15)
             around = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.copy_(torch.randn(parameter.shape, generator=random) * scale + around)
+            values = torch.randn(parameter.shape, generator=random) * scale + around
+            # Memories fade: rates are negative.
+            parameter.copy_(-values.abs() if name.endswith(".A") else values)
         _pack(model, self.packed, random)
         exact = copy.deepcopy(model.to(self.dtype)).float()
         for part, dtype in ((model, self.dtype), (exact, torch.float32)):
@@ -82,7 +100,7 @@ def _pack(model: Transformer, formats: Sequence[PackedFormat | None], random: to
                     delattr(module, name)
                     setattr(module, name, packed)
             for name, child in list(module.named_children()):
-                if isinstance(child, nn.Linear) and name != "shared_expert_gate":
+                if isinstance(child, nn.Linear) and name not in _DENSE:
                     setattr(module, name, _linear(child, _matrix(child.weight, packed_format, random)))
     if (packed_format := formats[-1]) is not None:
         head = _matrix(model.lm_head.weight, packed_format, random)

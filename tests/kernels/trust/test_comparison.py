@@ -93,9 +93,16 @@ def test_a_feature_that_is_left_out_is_detected(change: Callable[[Transformer], 
     assert "the readable model's (rounding: 0.1 %)" in fault_of(FLOAT32, step_of_changed(change), CPU)
 
 
+@pytest.mark.parametrize("name", [".A", ".D", "dt_bias", "dt_proj.bias", "conv1d.weight", "conv.weight", "gate_bias"])
+def test_a_part_of_recurrent_layers_that_is_left_out_is_detected(name: str) -> None:
+    cases = [case for case in CPU_CASES if "recurrent" in case.name]
+    assert "the readable model's (rounding: 0.1 %)" in fault_of(cases, step_of_changed(zeroed(name)), CPU)
+
+
 @pytest.mark.parametrize("case", CPU_CASES, ids=lambda case: case.name)
 def test_wrong_weights_are_detected_in_every_format(case: Any) -> None:
-    fault = fault_of([case], step_of_changed(zeroed("q_proj.bias")), CPU)
+    name = ".A" if "recurrent" in case.name else "q_proj.bias"
+    fault = fault_of([case], step_of_changed(zeroed(name)), CPU)
     assert fault.startswith(f"{case.name}, a prompt: logits differ by ")
 
 
