@@ -120,6 +120,9 @@ _CONFIGS = (
     replace(_PLAIN, num_kv_heads=5, latent=LatentConfig(13, 17, 9, 6, 11)),
     replace(_PLAIN, layers=_RECURRENT),
     replace(_GEMMA, altup=AltupConfig(3, laurel_rank=7), layers=(*_GEMMA.layers[1:3], replace(_KEYS_OF, kv_from=0))),
+    # Sizes of heads for which attention has special code.
+    replace(_PLAIN, head_dim=64, int8_cache=True),
+    replace(_PLAIN, head_dim=32),
 )
 
 

@@ -6,6 +6,7 @@
 #include "bf16.h"
 #include "blocked.h"
 #include "decode.h"
+#include "int8_dots.h"
 
 /* Attention of `tokens` tokens from position `start`, for the query heads of one kv head, over the keys from `first` to
    `last`. `queries` (tokens, ld) points at the group's first head. Leaves mixed (tokens * group, value width), most and
@@ -31,6 +32,12 @@ static void attend(const Model *model, const Layer *layer, const Segment *segmen
     const char *keys = (const char *)segment->keys + at * m.key_step;
     const char *values = (const char *)segment->values + at * m.value_step;
     if (layer->latent.rank) values = keys, m.value_row = size, m.value_step = m.key_step;
+#ifdef USE_DECODE
+    if (can_attend_int8(&m)) {
+        attend_int8(&m, keys, values, next, cursor, s);
+        return;
+    }
+#endif
 #ifdef USE_BF16
     if (format != FLOAT32 && size % 32 == 0 && m.value_size % 32 == 0) {
         attend_bf16(&m, keys, values, next, cursor, s);

@@ -75,16 +75,13 @@ INLINE void score_16_keys(const uint32_t *queries, const uint16_t *keys, int siz
 #pragma GCC unroll 4
         for (int four = 0; four < 4; four++) {
             const uint16_t *from = keys + (int64_t)4 * four * size + d;
-            __m512i k[4], t[4];
+            __m512i k[4];
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
                 k[i] = _mm512_loadu_si512(from + (int64_t)i * size);
                 prefetch_keys(from + (int64_t)i * size, o);
             }
-            t[0] = _mm512_unpacklo_epi32(k[0], k[1]), t[1] = _mm512_unpackhi_epi32(k[0], k[1]);
-            t[2] = _mm512_unpacklo_epi32(k[2], k[3]), t[3] = _mm512_unpackhi_epi32(k[2], k[3]);
-            k[0] = _mm512_unpacklo_epi64(t[0], t[2]), k[1] = _mm512_unpackhi_epi64(t[0], t[2]);
-            k[2] = _mm512_unpacklo_epi64(t[1], t[3]), k[3] = _mm512_unpackhi_epi64(t[1], t[3]);
+            transpose_fours(k);
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++)
 #pragma GCC unroll 4

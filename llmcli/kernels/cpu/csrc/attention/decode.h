@@ -1,4 +1,4 @@
-/* Attention of up to 4 queries of one kv head, as in decode steps: keys and values are read in the layout of the cache,
+/* Attention of few queries of one kv head, as in decode steps: keys and values are read in the layout of the cache,
    because transposing them would take longer than computing with them. Called by attend.h. */
 #ifndef LLM_CPU_ATTENTION_DECODE_H
 #define LLM_CPU_ATTENTION_DECODE_H
@@ -7,10 +7,12 @@
 #include "online_softmax.h"
 #include "../runtime/prefetch.h"
 #include "../simd/half.h"
+#include "../simd/transpose.h"
 
-/* The most queries, and how many bytes ahead keys and values are prefetched: into the second-level cache, because the
-   first level has too few pending line fills (measured: 14 against 23 GB/s). */
-enum { DECODE_QUERIES = 4, CACHE_DISTANCE = 8192 };
+/* How many queries are computed together, the most that are few, and how many bytes ahead keys and values are
+   prefetched: into the second-level cache, because the first level has too few pending line fills (measured: 14 against
+   23 GB/s). */
+enum { DECODE_QUERIES = 4, FEW_QUERIES = 16, CACHE_DISTANCE = 8192 };
 
 /* Prefetch `bytes` bytes, CACHE_DISTANCE after `from`. */
 INLINE void prefetch_rows(const void *from, int64_t bytes, ReadRange o) {
@@ -67,25 +69,6 @@ static CacheBlock block_in_float(const QueryGroup *m, const char *keys, const ch
 #if defined(USE_AVX512) || defined(USE_AVX2)
 #define USE_DECODE 1
 
-#ifdef USE_AVX512
-#define VECTOR(operation) _mm512_##operation
-typedef __m512i Words;
-#else
-#define VECTOR(operation) _mm256_##operation
-typedef __m256i Words;
-#endif
-
-/* The sum of a vector's blocks of four lanes. */
-INLINE __m128 sum_of_fours(vf v) {
-#ifdef USE_AVX512
-    __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)v),
-                                _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
-#else
-    __m256 half = (__m256)v;
-#endif
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
 /* The cache is read as 32-bit words: single values, or pairs of bfloat16 with the first in the lower half. */
 INLINE vf value_of(Words words, const int bf16, const int second) {
     if (!bf16) return (vf)words;
@@ -117,13 +100,10 @@ INLINE void score_4_keys(const float *queries, const char *keys, int size, const
     vf acc[DECODE_QUERIES][2];
     for (int r = 0; r < n; r++) acc[r][0] = acc[r][1] = (vf){0};
     for (int at = 0; at < row; at += (int)sizeof(Words)) {
-        Words k[4], t[4];
+        Words k[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) memcpy(k + i, keys + i * row + at, sizeof *k);
-        t[0] = VECTOR(unpacklo_epi32)(k[0], k[1]), t[1] = VECTOR(unpackhi_epi32)(k[0], k[1]);
-        t[2] = VECTOR(unpacklo_epi32)(k[2], k[3]), t[3] = VECTOR(unpackhi_epi32)(k[2], k[3]);
-        k[0] = VECTOR(unpacklo_epi64)(t[0], t[2]), k[1] = VECTOR(unpackhi_epi64)(t[0], t[2]);
-        k[2] = VECTOR(unpacklo_epi64)(t[1], t[3]), k[3] = VECTOR(unpackhi_epi64)(t[1], t[3]);
+        transpose_fours(k);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
 #pragma GCC unroll 4
@@ -136,20 +116,20 @@ INLINE void score_4_keys(const float *queries, const char *keys, int size, const
     for (int r = 0; r < n; r++) _mm_storeu_ps(scores + r * KEY_BLOCK, sum_of_fours(acc[r][0] + acc[r][1]));
 }
 
-/* Add to the scratch memory's mixture of n queries its scores times `count` values, `vectors` of columns at a time. */
-INLINE void mix_values(const QueryGroup *m, Scratch *s, const char *values, const int bf16, int count, const int n,
-                       const int vectors, ReadRange o) {
+/* Add to the mixtures of n queries from `first` on their scores times `count` values, `vectors` of columns at a time. */
+INLINE void mix_values(const QueryGroup *m, Scratch *s, int first, const char *values, const int bf16, int count,
+                       const int n, const int vectors, ReadRange o) {
     const int64_t row = (int64_t)m->value_row * (bf16 ? 2 : 4);
     const int size = m->value_size, width = m->value_width;
-    const float *weights = s->scores;
-    float *mixed = s->mixed;
+    const float *weights = s->scores + first * KEY_BLOCK;
+    float *mixed = s->mixed + (int64_t)first * width;
     for (int d = 0; d < size; d += vectors * LANES) {
         vf acc[DECODE_QUERIES][4];
         for (int r = 0; r < n; r++)
             for (int j = 0; j < vectors; j++) acc[r][j] = load(mixed + (int64_t)r * width + d + j * LANES);
         for (int k = 0; k < count; k++) {
             const char *from = values + k * row + d * (bf16 ? 2 : 4);
-            if (d == 0) prefetch_rows(from, row, o);
+            if (d == 0 && first == 0) prefetch_rows(from, row, o);
             vf v[4];
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
@@ -166,55 +146,74 @@ INLINE void mix_values(const QueryGroup *m, Scratch *s, const char *values, cons
     }
 }
 
-INLINE void attend_decode_rows(const QueryGroup *m, const char *keys, const char *values, const int bf16, const int n,
-                               Scratch *s, CacheRanges on) {
+/* A block of `count` keys, of which the first is at position `key`, and their values, for n queries from `first` on.
+   `queries` (n, ...) have been spread. */
+INLINE void attend_decode_block(const QueryGroup *m, Scratch *s, const float *queries, int first, const CacheBlock *block,
+                                int64_t key, int count, const int bf16, const int n) {
     const int64_t row = (int64_t)m->size * (bf16 ? 2 : 4);
-    spread_queries(s->queries, m->width, n, m->size, bf16, s->keys);
-    for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
-        int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK, k = 0;
-        CacheBlock block = block_in_float(m, keys, values, count, on, s);
-        for (; k + 4 <= count; k += 4) {
-            prefetch_rows(block.keys + k * row, 4 * row, block.ahead.keys);
-            score_4_keys(s->keys, block.keys + k * row, m->size, bf16, n, s->scores + k);
-        }
-        if (k < count) { /* the last keys, padded with zeros */
-            char *padded = (char *)s->values;
-            memset(padded, 0, (size_t)(4 * row));
-            memcpy(padded, block.keys + k * row, (size_t)((count - k) * row));
-            score_4_keys(s->keys, padded, m->size, bf16, n, s->scores + k);
-            k += 4;
-        }
-        for (int r = 0; r < n; r++) online_softmax_block(m, s, r, (int)round_up(k, LANES), key, count);
-        if (LANES == 16 && m->value_size % (4 * LANES) == 0)
-            mix_values(m, s, block.values, bf16, count, n, 4, block.ahead.values);
-        else
-            mix_values(m, s, block.values, bf16, count, n, 2, block.ahead.values);
-        keys += count * m->key_step, values += count * m->value_step;
+    float *scores = s->scores + first * KEY_BLOCK;
+    int k = 0;
+    for (; k + 4 <= count; k += 4) {
+        if (first == 0) prefetch_rows(block->keys + k * row, 4 * row, block->ahead.keys);
+        score_4_keys(queries, block->keys + k * row, m->size, bf16, n, scores + k);
     }
+    if (k < count) { /* the last keys, padded with zeros */
+        char *padded = (char *)s->values;
+        memset(padded, 0, (size_t)(4 * row));
+        memcpy(padded, block->keys + k * row, (size_t)((count - k) * row));
+        score_4_keys(queries, padded, m->size, bf16, n, scores + k);
+        k += 4;
+    }
+    for (int r = first; r < first + n; r++) online_softmax_block(m, s, r, (int)round_up(k, LANES), key, count);
+    if (LANES == 16 && m->value_size % (4 * LANES) == 0)
+        mix_values(m, s, first, block->values, bf16, count, n, 4, block->ahead.values);
+    else
+        mix_values(m, s, first, block->values, bf16, count, n, 2, block->ahead.values);
 }
 
 static inline int can_attend_decode(const QueryGroup *m) {
-    return m->rows <= DECODE_QUERIES && m->size % (2 * LANES) == 0 && m->value_size % (2 * LANES) == 0;
+    return m->rows <= FEW_QUERIES && m->size % (2 * LANES) == 0 && m->value_size % (2 * LANES) == 0;
+}
+
+INLINE int queries_together(int rows, int first) {
+    return rows - first < DECODE_QUERIES ? rows - first : DECODE_QUERIES;
+}
+
+INLINE void attend_decode_rows(const QueryGroup *m, const char *keys, const char *values, const int bf16, Scratch *s,
+                               CacheRanges on) {
+    const int64_t spread = 4 * (int64_t)m->size; /* floats of a query */
+    for (int r = 0; r < m->rows; r += DECODE_QUERIES)
+        spread_queries(s->queries + (int64_t)r * m->width, m->width, queries_together(m->rows, r), m->size, bf16,
+                       s->keys + r * spread);
+    for (int64_t key = m->first; key < m->last; key += KEY_BLOCK) {
+        int count = m->last - key < KEY_BLOCK ? (int)(m->last - key) : KEY_BLOCK;
+        CacheBlock block = block_in_float(m, keys, values, count, on, s);
+        for (int r = 0; r < m->rows; r += DECODE_QUERIES) {
+            const float *queries = s->keys + r * spread;
+#define FOR_ROWS(n)                                                             \
+    case n:                                                                     \
+        attend_decode_block(m, s, queries, r, &block, key, count, bf16, n);     \
+        break;
+            switch (queries_together(m->rows, r)) {
+                FOR_ROWS(1)
+                FOR_ROWS(2)
+                FOR_ROWS(3)
+                FOR_ROWS(4)
+            }
+#undef FOR_ROWS
+        }
+        keys += count * m->key_step, values += count * m->value_step;
+    }
 }
 
 /* In float32, from a cache of any format; arguments as for attend_bf16. */
 static void attend_decode(const QueryGroup *m, const char *keys, const char *values, int bf16, int64_t next,
                           PrefetchCursor *cursor, Scratch *s) {
     CacheRanges on = cache_ranges(m, keys, values, next, cursor);
-#define FOR_ROWS(n)                                              \
-    case n:                                                      \
-        if (bf16)                                                \
-            attend_decode_rows(m, keys, values, 1, n, s, on);         \
-        else                                                     \
-            attend_decode_rows(m, keys, values, 0, n, s, on);         \
-        break;
-    switch (m->rows) {
-        FOR_ROWS(1)
-        FOR_ROWS(2)
-        FOR_ROWS(3)
-        FOR_ROWS(4)
-    }
-#undef FOR_ROWS
+    if (bf16)
+        attend_decode_rows(m, keys, values, 1, s, on);
+    else
+        attend_decode_rows(m, keys, values, 0, s, on);
 }
 #endif
 

@@ -1,6 +1,6 @@
 /* Rows of a cache in 8 bits: the bytes of a key or value, then a scale in float16 for each 32 of them, as
-   model/cache/int8_rows.py describes. Blocks of rows are unpacked before attention reads them. Called by attend.h and
-   heads.h. */
+   model/cache/int8_rows.py describes. int8_dots.h multiplies them as they are; for other implementations of attention
+   blocks of rows are unpacked. Called by decode.h, bf16.h, int8_dots.h and heads.h. */
 #ifndef LLM_CPU_ATTENTION_INT8_ROWS_H
 #define LLM_CPU_ATTENTION_INT8_ROWS_H
 
