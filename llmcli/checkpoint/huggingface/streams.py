@@ -15,7 +15,7 @@ from llmcli.errors import CheckpointError
 from llmcli.model import BlockIndexConfig, ModelConfig, NgramConfig
 
 # What `transformers` saves of the hashes of n-grams, which the configuration gives.
-_HASHES = re.compile(r".*\blayers\.(\d{1,5})\.ple\.ple_embedding\.(layer_multipliers|ngram_heads_vocab_sizes)")
+_HASHES = re.compile(r"(?!mtp\.).*\blayers\.(\d{1,5})\.ple\.ple_embedding\.(layer_multipliers|ngram_heads_vocab_sizes)")
 # Our names of modules, and those of files.
 _MODULES = {
     "attention_residual": "attn_hyper_connection",
