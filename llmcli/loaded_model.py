@@ -311,7 +311,7 @@ class LoadedModel:
     ) -> Batch:
         """Make a batch engine, which answers `parallel` prompts at a time, each bit-identical to the reply of `engine`.
 
-        The default of `parallel` is the kernel's limit, 16 on a CPU. Without a batching kernel, prompts are answered
+        The default of `parallel` is the kernel's limit, 32 on a CPU. Without a batching kernel, prompts are answered
         one after another. `context_length`, `threads` and `chat` are as for `engine`.
         """
         rows = BatchBackend(self.model, self._step(threads), parallel)

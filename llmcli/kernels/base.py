@@ -109,6 +109,16 @@ class FastStep(ABC):
         """
         raise NotImplementedError(f"{self.name}: `capabilities` has no sampling_filters")
 
+    def forward_rows_multi_step(
+        self, ids: Sequence[int], caches: Sequence[KVCache], requests: Sequence[SamplingRequest | None]
+    ) -> list[list[int] | Tensor]:
+        """`forward_multi_step` for R texts in the same passes: each gets the tokens that it would get alone.
+
+        A text whose list ends early is left out of the passes after that. A text without a request gets logits in
+        float32 (V,) after its token instead; then no request may have more than one number.
+        """
+        raise NotImplementedError(f"{self.name}: `capabilities` has no sampling_filters")
+
 
 class Hooks:
     """Whether a model has forward hooks, which observe or change activations: then the readable model must run."""

@@ -57,3 +57,12 @@ class ReadableStep(FastStep):
         kind = Kind.of(request.filters, len(logits))
         seen = torch.zeros(len(logits), dtype=torch.bool)
         return [int(choose(logits, seen, uniform, settings_of(request.filters), kind))]
+
+    def forward_rows_multi_step(
+        self, ids: Sequence[int], caches: Sequence[KVCache], requests: Sequence[SamplingRequest | None]
+    ) -> list[list[int] | Tensor]:
+        """A single token or the logits of each text."""
+        return [
+            self.forward([token], cache)[0] if request is None else self.forward_multi_step(token, cache, request)
+            for token, cache, request in zip(ids, caches, requests, strict=True)
+        ]

@@ -159,6 +159,27 @@ def test_a_reply_alone_is_written_several_tokens_at_a_time(server: TestServer) -
         patch.setattr(step, "forward_multi_step", counting)
         fast = server.post("/v1/chat/completions", **body).json["choices"]
         assert max(counted) > 1
-        patch.setattr(Scheduler, "_can_multi_step", lambda self, row: False)
-        assert server.post("/v1/chat/completions", **body).json["choices"] == fast
+        counted.clear()
+        alone = {**body, "logprobs": True}
+        assert server.post("/v1/chat/completions", **alone).json["choices"][0]["message"] == fast[0]["message"]
+        assert not counted
     assert threading.active_count() < 50
+
+
+def test_many_replies_are_written_several_tokens_at_a_time(model: LoadedModel) -> None:
+    bodies = [{**asked(5 * number), "max_tokens": 40, "logprobs": False} for number in range(8)]
+    with serving(model) as server:
+        alone = [server.post("/v1/chat/completions", **body).json["choices"] for body in bodies]
+        step, calls = scheduler_of(server)._step, []
+        original = step.forward_rows_multi_step
+
+        def counting(*arguments: Any) -> list[Any]:
+            chosen = original(*arguments)
+            calls.append([len(tokens) for tokens in chosen])
+            return chosen
+
+        with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(8) as pool:
+            patch.setattr(step, "forward_rows_multi_step", counting)
+            found = pool.map(lambda body: server.post("/v1/chat/completions", **body).json["choices"], bodies)
+            assert list(found) == alone
+    assert max(len(call) for call in calls) > 1 and max(max(call) for call in calls) > 1

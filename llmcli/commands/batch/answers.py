@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmcli.server.wire import GenerateRequest
 
 # The most replies at a time of the CPU kernel, repeated here because importing it would import torch.
-MOST_PARALLEL = 16
+MOST_PARALLEL = 32
 
 
 @dataclass(frozen=True)

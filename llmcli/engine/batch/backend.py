@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from llmcli.device import one_thread
+from llmcli.engine.batch.row_steps import RowSteps
 from llmcli.engine.context_limit import memory_for_text
 from llmcli.engine.prefill import prefill
 from llmcli.errors import UsageError
 from llmcli.kernels.base import FastStep
-from llmcli.model import Transformer
+from llmcli.model import KVCache, Transformer
 
-MOST_ROWS = 16
+MOST_ROWS = 32
 """The most texts that are extended together: with more, a pass costs in proportion to its rows on a CPU."""
 
 
@@ -52,12 +52,10 @@ class BatchBackend:
             cache.reserve(len(ids))
             return prefill(self._step, cache, ids)
 
-    def extend(self, rows: Sequence[int], ids: Sequence[int]) -> Tensor:
-        """Read the next token of each of `rows`; logits (R, V) after it."""
-        caches = [self._caches[row] for row in rows]
-        with memory_for_text(self._model, max(cache.length for cache in caches)):
-            if self._step.capabilities.most_rows == 1:
-                return self._step.forward(ids, caches[0])
-            # Torch does little in such a pass, and its threads would compete with those of the kernel.
-            with one_thread():
-                return self._step.forward_rows(ids, caches)
+    def steps(self, vocab_size: int) -> RowSteps:
+        """What extends the texts, by tokens below `vocab_size`."""
+        return RowSteps(self._model, self._step, vocab_size)
+
+    def cache(self, row: int) -> KVCache:
+        """The cache of a row's text."""
+        return self._caches[row]

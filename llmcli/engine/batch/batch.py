@@ -6,26 +6,30 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
 from llmcli.engine.batch.backend import BatchBackend
 from llmcli.engine.batch.results import BatchReply, BatchStats
+from llmcli.engine.batch.row_steps import RowText
 from llmcli.engine.context_limit import allowed_context, check_prompt
 from llmcli.engine.interrupt import Interruption
 from llmcli.engine.reply.thinking import ThinkingApart
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
 from llmcli.engine.sampling.params import SamplingParams
-from llmcli.engine.sampling.sampler import sampler_for
+from llmcli.engine.sampling.sampler import check_chosen, sampler_for
 from llmcli.errors import LlmcliError, NotFiniteError
-from llmcli.model import Transformer
+from llmcli.model import KVCache, Transformer
 from llmcli.text.reasoning import ReplyStart
 from llmcli.text.reply_start import reply_start
 from llmcli.text.tokenizer import Tokenizer
 
 # How many later replies may finish and wait in memory for an earlier one, as a multiple of the rows.
 _AHEAD = 4
+_Found: TypeAlias = "list[int] | Tensor | NotFiniteError"
+"""Of a text: its next tokens, logits (V,) after it, or the error that these are not finite."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Batch:
         self._context_length = allowed_context(model.config, context_length)
         self._vocab_size = min(tokenizer.vocab_size, model.config.vocab_size)
         self._rules = StopRules.of(stop_ids, stop_texts, self._context_length, self._vocab_size)
+        self._steps = rows.steps(self._vocab_size)
         self.stats = BatchStats(rows.path)
 
     @property
@@ -143,13 +148,13 @@ class Batch:
         return self._finish(text) if text.is_over else text
 
     def _advance(self, texts: dict[int, _Row], interruption: Interruption) -> None:
-        """Choose one more token for each text."""
+        """Choose one or a few more tokens for each text."""
         started = time.perf_counter()
         with interruption.computing():
-            logits = dict(zip(texts, self._step(list(texts), texts), strict=True))
+            found = self._next(texts)
         with self._sampling_threads():
-            for row, text in texts.items():
-                self._take(text, logits[row])
+            for text, each in zip(texts.values(), found, strict=True):
+                self._take(text, each)
         self.stats.writing_s += time.perf_counter() - started
 
     def _read(self, row: int, text: _Row) -> Tensor | NotFiniteError:
@@ -159,16 +164,16 @@ class Batch:
         except NotFiniteError as error:
             return error
 
-    def _step(self, rows: Sequence[int], texts: dict[int, _Row]) -> Iterable[Tensor | NotFiniteError]:
-        """Logits (V,) after the next token of each text."""
+    def _next(self, texts: dict[int, _Row]) -> Sequence[_Found]:
+        """The next tokens of each text, or logits (V,) to choose one from."""
         try:
-            return self._rows.extend(rows, [texts[row].ids[-1] for row in rows])
+            return self._steps.next([text.row_text(self._rows.cache(row)) for row, text in texts.items()])
         except NotFiniteError as error:
             # Only a pass of a single text is checked.
-            return [error] * len(rows)
+            return [error] * len(texts)
 
-    def _take(self, text: _Row, logits: Tensor | NotFiniteError) -> None:
-        text.take(logits if isinstance(logits, NotFiniteError) else logits[: self._vocab_size])
+    def _take(self, text: _Row, found: _Found) -> None:
+        text.take(found[: self._vocab_size] if isinstance(found, Tensor) else found)
         if isinstance(text.error, NotFiniteError):
             text.error = self._model.located(text.error, text.ids)
 
@@ -194,7 +199,7 @@ class _Row:
         start = (request.start or reply_start(tokenizer, request.ids)) if request.thinks else ReplyStart()
         self.builder = ReplyBuilder(tokenizer, request.ids, request.params, rules, start=start)
         self.error: LlmcliError | None = None
-        self._sampler = sampler_for(request.params, tokenizer)
+        self._sampler, self._stop_ids = sampler_for(request.params, tokenizer), rules.ids
         self._apart = ThinkingApart(tokenizer, start)
         self._text = self._thinking = ""
 
@@ -208,17 +213,22 @@ class _Row:
         """Whether the reply is complete or has failed."""
         return self.builder.reason is not None or self.error is not None
 
-    def take(self, logits: Tensor | NotFiniteError) -> None:
-        """Choose the next token from logits (V,)."""
+    def row_text(self, cache: KVCache) -> RowText:
+        """What a pass needs to know of it."""
+        return RowText(self.ids, cache, self._sampler, self.builder.longest, self._stop_ids)
+
+    def take(self, found: _Found) -> None:
+        """Take the next tokens, or choose one from logits (V,)."""
         try:
-            if isinstance(logits, NotFiniteError):
-                raise logits
-            token = self._sampler.choose(logits, self.ids)
+            if isinstance(found, NotFiniteError):
+                raise found
+            tokens = found if isinstance(found, list) else [self._sampler.choose(found, self.ids)]
+            for token in tokens:
+                if self.builder.reason is None:
+                    self._split(self.builder.push(check_chosen(token)) or "")
         except LlmcliError as error:
             # Only this text fails: the logits of the others may be finite.
             self.error = error
-            return
-        self._split(self.builder.push(token) or "")
 
     def reply(self) -> BatchReply:
         """The complete reply."""

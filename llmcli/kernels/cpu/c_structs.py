@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 
-ABI = 20
+ABI = 21
 
 FORMATS = {"float32": 0, "bfloat16": 1, 4: 2, 8: 3, "int8_rows": 4}
 NO_NORM, RMS_NORM, LAYER_NORM, SCALED = range(4)
@@ -175,7 +175,7 @@ class Pass(ctypes.Structure):
         ("rotations", ctypes.POINTER(Rotation)),
         ("logits", c_void_p),
         ("start", c_int64),
-        ("positions", c_void_p),
+        *_fields(c_void_p, "positions rotated"),
         *_fields(c_int32, "tokens only_last greatest skipped continued"),
     )
 
@@ -217,6 +217,10 @@ def declare(library: ctypes.CDLL) -> str:
     library.llm_step.argtypes, library.llm_step.restype = [c_void_p, ctypes.POINTER(Pass)], c_int
     library.llm_generate.restype = c_int
     library.llm_generate.argtypes = [c_void_p, ctypes.POINTER(Pass), ctypes.POINTER(Choice), c_int, c_void_p]
+    library.llm_generate_rows.restype = c_int
+    library.llm_generate_rows.argtypes = [
+        c_void_p, ctypes.POINTER(Pass), ctypes.POINTER(Choice), c_void_p, c_int, c_void_p, c_void_p,
+    ]  # fmt: skip
     library.llm_free.argtypes, library.llm_free.restype = [c_void_p], None
     library.llm_pack.restype = None
     library.llm_pack.argtypes = [

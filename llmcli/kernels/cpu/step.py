@@ -27,13 +27,15 @@ from llmcli.model.attention.rope import Rope
 # Number of tokens that a packed matrix is multiplied with at a time.
 _TILE = 16
 _MOST_TOKENS = 256
+# The most texts that one call extends.
+_MOST_TEXTS = 2 * _TILE
 # Multiplications in one call, about 0.2 s on two cores: signals are handled between calls.
 _CALL_WORK = 1 << 35
 # Chunk of a prompt for dense weights, which torch multiplies faster where there are many tokens.
 _DENSE_PREFILL = 512
 # What the kernel does, within the sizes of its buffers.
 _CAPABILITIES = StepCapabilities(
-    most_rows=_TILE,
+    most_rows=_MOST_TEXTS,
     most_each=_TILE,
     sampling_filters=frozenset({"temperature", "top_k", "top_p", "min_p"}),
     most_candidates=1024,
@@ -54,11 +56,11 @@ class CpuStep(FastStep):
         self._model = model
         self._library = library or load_library()
         self.threads = threads or default_threads()
-        self._description = Description(model, capacity=_TILE)
+        self._description = Description(model, capacity=_MOST_TEXTS)
         self.dense = self._description.weights.dense_layers
         if not self.dense:
             affordable = _CALL_WORK // max(1, self._description.weights.multiplications) // _TILE * _TILE
-            self._description.model.capacity = max(_TILE, min(_MOST_TOKENS, affordable))
+            self._description.model.capacity = max(_MOST_TEXTS, min(_MOST_TOKENS, affordable))
         self._capacity: int = self._description.model.capacity
         handle = self._library.handle
         cores = physical_cores()
@@ -75,8 +77,8 @@ class CpuStep(FastStep):
         if not self._context:
             raise NoKernelError("no memory or no threads for the kernel")
         weakref.finalize(self, _free, handle, self._context, os.getpid())
-        self._segments = (c.Segment * (model.config.num_layers * _TILE))()
-        self._entered: list[tuple[weakref.ref[KVCache], int] | None] = [None] * _TILE
+        self._segments = (c.Segment * (model.config.num_layers * _MOST_TEXTS))()
+        self._entered: list[tuple[weakref.ref[KVCache], int] | None] = [None] * _MOST_TEXTS
         ropes = [rope for rope in model.ropes if isinstance(rope, Rope)]
         self._rotations = [_Rotations(rope) for rope in ropes]
         self._rotation_table = (c.Rotation * max(1, len(ropes)))()
@@ -145,19 +147,44 @@ class CpuStep(FastStep):
             PromptTooLongError: a text is longer than the model's learned positions.
         """
         starts = [cache.length for cache in caches]
-        self._model.check_positions(max(starts) + 1)
-        for row, cache in enumerate(caches):
-            self._enter(cache, 1, row)
-        lengths = [cache.rope_length(1) for cache in caches]
         # In a variable, so that the memory stays allocated while the kernel reads it.
-        rotations = [rotation.of(starts, lengths) for rotation in self._rotations]
-        for index, (cos, sin) in enumerate(rotations):
-            self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
+        rotations = self._enter_rows(caches, [1] * len(caches), 1)
         with self._states.written(caches, self._segments):
             logits = self._compute(ids, 0, only_last=False, positions=starts)
+        del rotations
         for cache in caches:
             cache.advance(1)
         return logits
+
+    @torch.inference_mode()
+    def forward_rows_multi_step(
+        self, ids: Sequence[int], caches: Sequence[KVCache], requests: Sequence[SamplingRequest | None]
+    ) -> list[list[int] | Tensor]:
+        """See `FastStep`.
+
+        Raises:
+            PromptTooLongError: a text would become longer than the model's learned positions.
+        """
+        limits = [1 if request is None else len(request.uniforms) for request in requests]
+        count, starts = max(limits), [cache.length for cache in caches]
+        rotations = self._enter_rows(caches, limits, count)
+        choices = (c.Choice * len(ids))(*[c.Choice() if one is None else _choice(one) for one in requests])
+        # A text without a request gets logits, so these are not those of an earlier call.
+        is_read = None in requests
+        logits = self._new_logits(len(ids)) if is_read else self._rows_logits[: len(ids)]
+        step = self._step(ids, 0, logits, only_last=False, positions=starts)
+        chosen, made = (ctypes.c_int32 * (count * len(ids)))(), (ctypes.c_int32 * len(ids))()
+        self._last = None
+        with self._states.written(caches, self._segments), signals.alarm() as choices[0].alarm:
+            arguments = step, choices, (ctypes.c_int32 * len(ids))(*limits), count, chosen, made
+            _check(self._library.handle.llm_generate_rows(self._context, *arguments))
+        del rotations
+        for cache, tokens in zip(caches, made, strict=True):
+            cache.advance(tokens)
+        return [
+            logits[row] if request is None else chosen[row * count : row * count + made[row]]
+            for row, request in enumerate(requests)
+        ]
 
     @torch.inference_mode()
     def forward_each(self, ids: Sequence[int], cache: KVCache) -> Tensor:
@@ -188,22 +215,11 @@ class CpuStep(FastStep):
         Raises:
             PromptTooLongError: the text would become longer than the model's learned positions.
         """
-        start, count, filters = cache.length, len(request.uniforms), request.filters
+        start, count = cache.length, len(request.uniforms)
         self._model.check_positions(start + count)
         self._enter(cache, count)
         self._rotate(start, count, cache.rope_length(count))
-        numbers = (ctypes.c_double * count)(*request.uniforms)
-        ends = (ctypes.c_int32 * len(request.ends))(*request.ends)
-        choice = c.Choice(
-            temperature=filters.temperature,
-            top_p=filters.top_p,
-            min_p=filters.min_p,
-            uniforms=ctypes.cast(numbers, ctypes.c_void_p),
-            ends=ctypes.cast(ends, ctypes.c_void_p),
-            top_k=filters.top_k,
-            vocabulary=request.vocabulary,
-            end_count=len(ends),
-        )
+        choice = _choice(request)
         step = self._step([token], start, self._multi_step_logits, only_last=True)
         self._last = None
         chosen = (ctypes.c_int32 * count)()
@@ -212,6 +228,21 @@ class CpuStep(FastStep):
             _check(-min(made, 0))
         cache.advance(made)
         return chosen[:made]
+
+    def _enter_rows(self, caches: Sequence[KVCache], limits: Sequence[int], count: int) -> list[tuple[Tensor, Tensor]]:
+        """Set the addresses of several texts' caches, each with room for as many new tokens as its limit.
+
+        Sets the rotations of `count` positions of each text too; they are valid as long as the result is kept.
+        """
+        self._model.check_positions(max(cache.length + limit for cache, limit in zip(caches, limits, strict=True)))
+        for row, (cache, limit) in enumerate(zip(caches, limits, strict=True)):
+            self._enter(cache, limit, row)
+        positions = [cache.length + place for cache in caches for place in range(count)]
+        lengths = [cache.rope_length(limit) for cache, limit in zip(caches, limits, strict=True) for _ in range(count)]
+        rotations = [rotation.of(positions, lengths) for rotation in self._rotations]
+        for index, (cos, sin) in enumerate(rotations):
+            self._rotation_table[index] = c.Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1])
+        return rotations
 
     def _call(self, ids: Sequence[int], cache: KVCache, *, only_last: bool) -> Tensor:
         start, new = cache.length, len(ids)
@@ -253,16 +284,24 @@ class CpuStep(FastStep):
         self, ids: Sequence[int], start: int, *, only_last: bool, positions: Sequence[int] | None = None
     ) -> Tensor:
         """One call: `ids` are tokens of one text from `start` on, or tokens of different rows at `positions`."""
-        logits = torch.empty((1 if only_last else len(ids), self._model.config.vocab_size))
+        logits = self._new_logits(1 if only_last else len(ids))
         step = self._step(ids, start, logits, only_last=only_last, positions=positions)
         _check(self._library.handle.llm_step(self._context, step))
         self._last = (logits, step.greatest) if only_last else None
         return logits
 
+    def _new_logits(self, rows: int) -> Tensor:
+        return torch.empty((rows, self._model.config.vocab_size))
+
+    @functools.cached_property
+    def _rows_logits(self) -> Tensor:
+        """Buffer for the logits (R, V) of `forward_rows_multi_step`, for the most texts."""
+        return self._new_logits(_MOST_TEXTS)
+
     @functools.cached_property
     def _multi_step_logits(self) -> Tensor:
         """Buffer for the logits (1, V) of `forward_multi_step`, reused because the system zeroes new memory."""
-        return torch.empty((1, self._model.config.vocab_size))
+        return self._new_logits(1)
 
     def _step(
         self, ids: Sequence[int], start: int, logits: Tensor, *, only_last: bool, positions: Sequence[int] | None = None
@@ -309,6 +348,21 @@ class _Rotations:
     def of(self, positions: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Cosines and sines (R, half) of one position in each of R texts; `lengths` are theirs, in tokens."""
         return self._rope.of_texts(torch.tensor(positions), torch.float32, lengths)
+
+
+def _choice(request: SamplingRequest) -> c.Choice:
+    """The kernel's form of a request. It keeps the arrays that it refers to, also as an element of an array."""
+    filters, numbers, ends = request.filters, request.uniforms, request.ends
+    return c.Choice(
+        temperature=filters.temperature,
+        top_p=filters.top_p,
+        min_p=filters.min_p,
+        uniforms=ctypes.cast((ctypes.c_double * len(numbers))(*numbers), ctypes.c_void_p),
+        ends=ctypes.cast((ctypes.c_int32 * len(ends))(*ends), ctypes.c_void_p),
+        top_k=filters.top_k,
+        vocabulary=request.vocabulary,
+        end_count=len(ends),
+    )
 
 
 def _check(problem: int) -> None:

@@ -93,6 +93,23 @@ def _errors(model: Transformer, exact: Transformer, step: FastStep) -> Iterator[
         request = SamplingRequest(_Greedy(), [0.5] * _CHOSEN, model.config.vocab_size)
         chosen = step.forward_multi_step(token, cache, request)
         yield "several tokens in one call", _Reference(exact, [*before, *chosen]).shortfall(len(before), chosen)
+        if can.most_rows > 1:
+            yield "several tokens of two texts in one call", _of_two(model, exact, step, ids)
+
+
+def _of_two(model: Transformer, exact: Transformer, step: FastStep, ids: Sequence[int]) -> float:
+    """The shortfall of tokens chosen for two texts, of which one ends before the other."""
+    lengths, counts = (_READ, _SINGLE), (1, _CHOSEN)
+    caches = [model.new_cache(capacity=4) for _ in lengths]
+    for cache, length in zip(caches, lengths, strict=True):
+        step.forward(ids[:length], cache)
+    requests = [SamplingRequest(_Greedy(), [0.5] * count, model.config.vocab_size) for count in counts]
+    found = step.forward_rows_multi_step([ids[length] for length in lengths], caches, requests)
+    worst = 0.0
+    for length, tokens in zip(lengths, found, strict=True):
+        assert isinstance(tokens, list)
+        worst = max(worst, _Reference(exact, [*ids[: length + 1], *tokens]).shortfall(length + 1, tokens))
+    return worst
 
 
 def _next(ids: Sequence[int], cache: KVCache, count: int) -> list[int]:

@@ -79,6 +79,14 @@ class GuardedStep(FastStep):
             return self._step.forward_multi_step(token, cache, request)
         return self._first(lambda step: step.forward_multi_step(token, cache, request), [cache])
 
+    def forward_rows_multi_step(
+        self, ids: Sequence[int], caches: Sequence[KVCache], requests: Sequence[SamplingRequest | None]
+    ) -> list[list[int] | Tensor]:
+        """See `FastStep`; a single token of each text once the kernel has failed."""
+        if self._proven:
+            return self._step.forward_rows_multi_step(ids, caches, requests)
+        return self._first(lambda step: step.forward_rows_multi_step(ids, caches, requests), caches)
+
     def _first(self, run: Callable[[FastStep], _Result], caches: Sequence[KVCache], *, proves: bool = True) -> _Result:
         """`run` with the kernel or, from its first failure on, the readable model.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from llmcli.device import one_thread, peak_memory_bytes
+from llmcli.engine.batch.row_steps import RowText
 from llmcli.engine.context_limit import check_prompt, memory_for_text
 from llmcli.engine.decoders.single_step import choose_token
 from llmcli.engine.events import Event, Finish, FinishReason, Prefill, Step
@@ -14,7 +15,7 @@ from llmcli.engine.logprobs import TokenLogprobs, token_logprobs
 from llmcli.engine.prefill import LAST_CHUNK
 from llmcli.engine.reply_builder import ReplyBuilder, StopRules
 from llmcli.engine.reply_timer import ReplyTimer
-from llmcli.engine.sampling.sampler import sampler_for
+from llmcli.engine.sampling.sampler import check_chosen, sampler_for
 from llmcli.engine.step_logprobs import with_probabilities
 from llmcli.kernels.base import FastStep
 from llmcli.loaded_model import LoadedModel
@@ -62,10 +63,11 @@ class ReplyRow:
         """Prompt and reply."""
         return self.builder.ids
 
-    @property
-    def wants_logits(self) -> bool:
-        """Whether the tokens cannot be chosen without logits in Python."""
-        return self.work.request.probabilities or self.builder.form is not None
+    def row_text(self) -> RowText:
+        """What a pass needs to know of it."""
+        assert self.text is not None
+        wants_logits = self.work.request.probabilities or self.builder.form is not None
+        return RowText(self.ids, self.text.cache, self.sampler, self.builder.longest, self.stop_ids, wants_logits)
 
     def read(self, step: FastStep) -> Iterator[Tensor | None]:
         """Read the prompt chunk by chunk: None after each but the last, whose logits (V,) come at the end."""
@@ -129,11 +131,21 @@ class ReplyRow:
             )
         return [step]
 
-    def take_token(self, token: int) -> list[Event]:
-        """Append a token that a kernel has chosen."""
+    def take_tokens(self, tokens: Sequence[int]) -> list[Event]:
+        """Append tokens that a kernel has chosen, up to one that ends the reply.
+
+        Raises:
+            NotFiniteError: the last is -1, which stands for logits that are not finite.
+        """
         self._timer.token_chosen()
-        index, said = self.builder.count, self.builder.push(token)
-        return [] if said is None else [Step(index, token, said)]
+        events: list[Event] = []
+        for token in tokens:
+            index, said = self.builder.count, self.builder.push(check_chosen(token))
+            if said is not None:
+                events.append(Step(index, token, said))
+            if self.builder.reason is not None:
+                break
+        return events
 
     def finish(self, path: str, reason: FinishReason | None = None) -> Finish:
         """The last event; `reason` says why the reply ends if no stop rule has ended it."""

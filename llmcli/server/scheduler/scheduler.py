@@ -1,8 +1,9 @@
 """The scheduler: reads prompts and writes replies of all connections, as many at a time as the kernel has rows.
 
-Each turn of its loop admits waiting work to free rows, reads one chunk of one prompt, and chooses one token for every
-reply that is being written. So a long prompt delays the others by a chunk, and a reply joins and leaves between tokens.
-Each row has the bits of a reply computed alone (`FastStep.forward_rows`), whatever the others are.
+Each turn of its loop admits waiting work to free rows, reads chunks of prompts, and chooses a few tokens for every
+reply that is being written, each for about a thirtieth of a second. So a long prompt delays the others by a chunk, and
+a reply joins and leaves between tokens. Each row has the bits of a reply computed alone, whatever the others are
+(`FastStep.forward_rows`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -19,25 +20,19 @@ from torch import Tensor
 
 from llmcli.device import one_thread
 from llmcli.engine.batch.backend import MOST_ROWS
-from llmcli.engine.context_limit import allowed_context, memory_for_text
+from llmcli.engine.batch.row_steps import RowSteps
+from llmcli.engine.context_limit import allowed_context
 from llmcli.engine.decoders.multi_step import MULTI_STEP_S
-from llmcli.engine.events import Event, FinishReason
+from llmcli.engine.events import FinishReason
 from llmcli.engine.reply_builder import StopRules
-from llmcli.engine.sampling.sampler import check_chosen
 from llmcli.errors import LlmcliError, NotFiniteError
 from llmcli.kernels.base import FastStep
-from llmcli.kernels.sampling_filters import SamplingRequest
 from llmcli.loaded_model import LoadedModel
 from llmcli.server.metrics import ReplyCounts
 from llmcli.server.scheduler.chat_engines import ChatEngines
 from llmcli.server.scheduler.kept_caches import KeptCaches
 from llmcli.server.scheduler.reply_row import ReplyRow
 from llmcli.server.scheduler.work import Computation, Failed, OverloadedError, ReplyWork, Result, Work
-
-# Tokens to reserve ahead in a cache: reserving costs as much time as several tokens.
-_RESERVED_AHEAD = 256
-# The most tokens that a kernel chooses by itself for one reply.
-_MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,7 @@ class Scheduler:
         self._vocab_size = min(loaded.tokenizer.vocab_size, loaded.config.vocab_size)
         self.rows = min(limits.rows or MOST_ROWS, step.capabilities.most_rows)
         """Replies written at the same time."""
+        self._steps = RowSteps(loaded.model, step, self._vocab_size)
         unit = step.capabilities.prefill_tile or step.prefill_chunk
         self.kept = KeptCaches(loaded.model, unit, limits.cache_bytes)
         self.counts = ReplyCounts()
@@ -75,7 +71,6 @@ class Scheduler:
         self._computing: deque[Computation] = deque()
         self._writing: list[ReplyRow] = []
         self._closing = False
-        self._at_once = 1
         self.last_active = time.monotonic()
         """When there was last something to do."""
 
@@ -138,8 +133,7 @@ class Scheduler:
         self._admit()
         if self._computing:
             self._advance(self._computing.popleft())
-        if self._reading:
-            self._read(*self._reading.popleft())
+        self._read_some()
         if self._writing:
             self._write()
 
@@ -189,6 +183,14 @@ class Scheduler:
         else:
             self._computing.append(computation)
 
+    def _read_some(self) -> None:
+        """Read prompts about as long as replies are written between: a prompt costs as much as many tokens."""
+        end = time.perf_counter() + MULTI_STEP_S
+        while self._reading:
+            self._read(*self._reading.popleft())
+            if time.perf_counter() >= end:
+                return
+
     def _read(self, row: ReplyRow, chunks: Iterator[Tensor | None]) -> None:
         """One chunk of a prompt; the next turn reads one of another."""
         try:
@@ -208,77 +210,28 @@ class Scheduler:
             self._take(row, logits)
 
     def _write(self) -> None:
-        """Choose one more token for each reply."""
+        """Choose one or a few more tokens for each reply."""
         rows = self._writing[:]
-        if len(rows) == 1 and self._can_multi_step(rows[0]):
-            self._write_alone(rows[0])
-            return
+        texts = [row.row_text() for row in rows]
         try:
-            logits = self._logits(rows)
+            # Computations have a part each turn.
+            found = self._steps.next(texts, 1) if self._computing else self._steps.next(texts)
+        except NotFiniteError as error:
+            for row in rows:
+                self._fail(row, self.loaded.model.located(error, row.ids))
+            return
         except Exception as error:
             for row in rows:
                 self._fail(row, error)
             return
         with self._sampling_threads():
-            for row, each in zip(rows, logits, strict=True):
+            for row, each in zip(rows, found, strict=True):
                 self._take(row, each)
 
-    def _can_multi_step(self, row: ReplyRow) -> bool:
-        """Whether the kernel can choose a few tokens of the only reply by itself, while nothing else waits."""
-        others = self._waiting or self._reading or self._computing
-        return not others and not row.wants_logits and self._step.capabilities.chooses(row.sampler.params)
-
-    def _write_alone(self, row: ReplyRow) -> None:
-        """Choose a few tokens for the only reply, as many as the kernel computes before new work would wait long."""
-        started = time.perf_counter()
+    def _take(self, row: ReplyRow, found: list[int] | Tensor) -> None:
+        """The next tokens of one reply, or logits (V,); only this reply fails if none can be chosen."""
         try:
-            chosen = self._multi_step(row, min(self._at_once, row.builder.longest - len(row.ids)))
-            for token in chosen:
-                if row.builder.reason is None:
-                    row.work.deliver(row.take_token(check_chosen(token)))
-        except NotFiniteError as error:
-            self._fail(row, self.loaded.model.located(error, row.ids))
-            return
-        except Exception as error:
-            self._fail(row, error)
-            return
-        each = (time.perf_counter() - started) / len(chosen)
-        self._at_once = max(1, min(_MOST_AT_ONCE, int(MULTI_STEP_S / each)))
-        if row.builder.reason is not None:
-            self._end(row)
-
-    @torch.inference_mode()
-    def _multi_step(self, row: ReplyRow, count: int) -> list[int]:
-        """The next tokens of a row, at most `count`; -1 stands for logits that are not finite."""
-        assert row.text is not None
-        length = len(row.ids) + count - 1
-        uniforms = row.sampler.uniforms(count)
-        with memory_for_text(self.loaded.model, length):
-            row.text.cache.reserve(max(length, min(row.builder.longest, length + _RESERVED_AHEAD)))
-            request = SamplingRequest(row.sampler.params, uniforms, self._vocab_size, tuple(row.stop_ids))
-            chosen = self._step.forward_multi_step(row.ids[-1], row.text.cache, request)
-        row.sampler.give_back(uniforms[len(chosen) :])
-        return chosen
-
-    @torch.inference_mode()
-    def _logits(self, rows: Sequence[ReplyRow]) -> Tensor:
-        """Logits (R, V) after the last token of each row, which is read."""
-        caches = [row.text.cache for row in rows if row.text is not None]
-        longest = max(len(row.ids) for row in rows)
-        with memory_for_text(self.loaded.model, longest):
-            for row, cache in zip(rows, caches, strict=True):
-                cache.reserve(max(len(row.ids), min(row.builder.longest, len(row.ids) + _RESERVED_AHEAD)))
-            last = [row.ids[-1] for row in rows]
-            if len(rows) == 1:
-                return self._step.forward(last, caches[0])
-            # Torch does little in such a pass, and its threads would compete with those of the kernel.
-            with one_thread():
-                return self._step.forward_rows(last, caches)
-
-    def _take(self, row: ReplyRow, logits: Tensor) -> None:
-        """Choose a token of one reply from logits (V,); only this reply fails if it cannot be chosen."""
-        try:
-            events: list[Event] = row.take(logits[: self._vocab_size])
+            events = row.take_tokens(found) if isinstance(found, list) else row.take(found[: self._vocab_size])
         except NotFiniteError as error:
             self._fail(row, self.loaded.model.located(error, row.ids))
             return

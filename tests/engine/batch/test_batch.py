@@ -14,6 +14,7 @@ from llmcli.engine import Finish, Interruption, SamplingParams, Step
 from llmcli.engine.batch.backend import MOST_ROWS
 from llmcli.engine.batch.batch import Batch, Request
 from llmcli.engine.batch.results import BatchReply
+from llmcli.engine.batch.row_steps import RowText
 from llmcli.errors import LlmcliError, PromptTooLongError, UsageError
 from llmcli.loaded_model import LoadedModel
 from tests.support.models.puppet import ASSISTANT, chain, loop, write_puppet
@@ -161,23 +162,25 @@ def test_an_interruption_drops_unfinished_replies(tmp_path: Path) -> None:
     batch = loaded.batch_engine(parallel=2)
     broken = Interruption()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch._rows, "extend", lambda rows, ids: broken.request())
+        patch.setattr(batch._steps, "next", lambda texts: broken.request())
         assert [reply.text for reply in batch.run(asked, broken) if isinstance(reply, BatchReply)] == ["a"]
 
 
-def test_nan_logits_of_one_text_do_not_end_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_kernel", [True, False])
+def test_nan_logits_of_one_text_do_not_end_the_others(tmp_path: Path, of_kernel: bool) -> None:
     loaded = llmcli.load(write_puppet(tmp_path, chain(b"abc")), dtype="float32")
     batch = loaded.batch_engine(parallel=3)
-    extend = batch._rows.extend
+    following = batch._steps.next
 
-    def broken(rows: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
-        logits = extend(rows, ids).clone()
-        logits[[row == 1 for row in rows]] = torch.nan
-        return logits
+    def broken(texts: Sequence[RowText]) -> list[list[int] | torch.Tensor]:
+        found = following(texts)
+        if len(texts) == 3:
+            found[1] = [-1] if of_kernel else torch.full((300,), torch.nan)
+        return found
 
     asked = [Request((ASSISTANT,), SamplingParams(temperature=0))] * 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch._rows, "extend", broken)
+        patch.setattr(batch._steps, "next", broken)
         replies = list(batch.run(asked))
     assert [reply.text if isinstance(reply, BatchReply) else str(reply)[:31] for reply in replies] == [
         "abc",

@@ -90,12 +90,12 @@ def test_texts_with_different_rotations() -> None:
 def test_batches_out_of_bounds_are_refused() -> None:
     model = random_model("gpt2")
     step = CpuStep(model, threads=1, library=load_library())
-    caches = read(step, model, [3] * 17)
+    caches = read(step, model, [3] * 33)
     with pytest.raises((ValueError, IndexError)):
-        step.forward_rows([1] * 17, caches)
+        step.forward_rows([1] * 33, caches)
     with pytest.raises(ValueError, match="refuses"):
         step.forward_rows([1, 1 << 20], caches[:2])
-    assert [cache.length for cache in caches] == [3] * 17
+    assert [cache.length for cache in caches] == [3] * 33
     full = read(step, model, [128])
     with pytest.raises(PromptTooLongError):
         step.forward_rows([1, 1], [caches[0], full[0]])

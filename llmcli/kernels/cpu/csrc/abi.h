@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define LLM_ABI 20
+#define LLM_ABI 21
 
 enum { FLOAT32, BFLOAT16, PACKED4, PACKED8, INT8_ROWS }; /* INT8_ROWS: of the cache */
 enum { NO_NORM, RMS_NORM, LAYER_NORM, SCALED };
@@ -206,6 +206,7 @@ typedef struct {
     float *logits;              /* (tokens or 1, vocabulary) */
     int64_t start;              /* position of the first token */
     const int64_t *positions;   /* of each token, if every token belongs to a different sequence; otherwise NULL */
+    const int32_t *rotated;     /* which row of the rotations each token has, or NULL: see `skipped` */
     int32_t tokens, only_last;
     int32_t greatest; /* output, for one row of logits: the first position of the maximum */
     int32_t skipped;  /* tokens whose rotations come before those of the step */
@@ -218,7 +219,7 @@ typedef struct {
     const double *uniforms; /* from 0 to 1, one for each token; unused at temperature 0 */
     const int32_t *ends;    /* end-of-sequence tokens */
     int32_t top_k;          /* not 0, unless the temperature is */
-    int32_t vocabulary;     /* only the first `vocabulary` tokens may be sampled */
+    int32_t vocabulary;     /* only the first `vocabulary` tokens may be sampled; of a text in a batch, 0: none is */
     int32_t end_count;
     int32_t alarm;          /* a file descriptor, or -1: generation stops once it is readable */
 } Choice;

@@ -6,7 +6,6 @@
 #ifdef __linux__
 #define _GNU_SOURCE /* for sched_setaffinity */
 #endif
-#include <poll.h>
 #include <stdlib.h>
 
 #include "forward.h"
@@ -14,6 +13,7 @@
 #include "repack/pack.h"
 #include "runtime/buffers.h"
 #include "step_bounds.h"
+#include "text_steps.h"
 #include "worker_threads.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -65,19 +65,12 @@ EXPORT int llm_step(Context *c, Pass *step) {
     return 0;
 }
 
-static int is_readable(int descriptor) {
-    struct pollfd asked = {.fd = descriptor, .events = POLLIN};
-    return descriptor >= 0 && poll(&asked, 1, 0) > 0;
-}
-
 /* Generate up to `count` tokens from a step of one token into `chosen`: forward pass and sampling in turn, until an
    end-of-sequence token, an alarm, or -1 for logits that are not numbers. Returns how many tokens were generated, or
    below 0: which number is out of bounds. */
 EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count, int32_t *chosen) {
-    const Model *m = &c->model;
     if (step->tokens != 1 || step->positions || count < 1) return -1;
-    if (choice->vocabulary < 1 || choice->vocabulary > m->vocabulary) return -6;
-    if (choice->temperature != 0 && (choice->top_k < 1 || choice->top_k > MOST_CANDIDATES)) return -6;
+    if (!is_sampled(&c->model, choice)) return -6;
     int problem = check_step(c, step), made = 0, ended = 0;
     if (!problem) problem = check_text(c, step->segments, step->start, count);
     if (problem) return -problem;
@@ -96,6 +89,20 @@ EXPORT int llm_generate(Context *c, Pass *step, const Choice *choice, int count,
     }
     unpin_caller(&placed);
     return made;
+}
+
+/* The same for several texts, each with a choice and a limit of tokens: up to `count` steps, whose tokens are `chosen`
+   (texts, count); `made` is how many tokens each text has got. A choice without a vocabulary leaves the token to the
+   caller, who finds the logits of all texts after a single step. Returns 0, or which number is out of bounds. */
+EXPORT int llm_generate_rows(Context *c, const Pass *step, const Choice *choices, const int32_t *limits, int count,
+                             int32_t *chosen, int32_t *made) {
+    int problem = check_texts(c, step, choices, limits, count);
+    if (problem) return problem;
+    Affinity placed;
+    pin_caller(c, &placed);
+    run_text_steps(c, step, choices, limits, count, chosen, made);
+    unpin_caller(&placed);
+    return 0;
 }
 
 /* Pack `rows` rows, in their order or the given one, into blocks from row `first` on. */

@@ -6,6 +6,7 @@
 #include "layers/decoder_layer.h"
 #include "layers/embedding.h"
 #include "logits/lm_head.h"
+#include "logits/text_sampling.h"
 #include "runtime/buffers.h"
 
 /* The final norm of all tokens after the first `skipped` ones, into `in`. */
@@ -57,7 +58,9 @@ static void run_worker(Worker *w) {
     Context *c = w->context;
     const Model *m = &c->model;
     const Pass *step = c->step;
-    const int end = c->end_layer; /* another worker may set the next layers before this one returns */
+    /* Another worker may set those of the next step before this one returns. */
+    const int end = c->end_layer;
+    const TextSampling *sampling = c->sampling;
     w->rows = is_single_token(c) ? &w->own : &c->shared;
     if (c->first_layer == 0)
         embed_tokens(w);
@@ -80,6 +83,7 @@ static void run_worker(Worker *w) {
     /* The next pass starts with the weights of the first layer. */
     all_logits(w, &head, layer_address(w, c->layers));
     if (m->logit_scale != 1 || m->logit_softcap > 0) cap_logits(w, tokens);
+    if (sampling) sample_texts(w, sampling);
 }
 
 static void run_layers(Context *c, const Pass *step, int first, int end, int first_row) {

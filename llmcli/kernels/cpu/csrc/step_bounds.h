@@ -25,8 +25,8 @@ static int check_step(const Context *c, const Pass *step) {
     const Model *m = &c->model;
     int problem = 0;
     if (step->tokens < 1 || step->tokens > m->capacity) return 1;
-    /* There are buffers for as many sequences as tokens of a tile, each with its keys split. */
-    if (step->positions && step->tokens > TILE) return 1;
+    /* There are buffers for the parts of the keys of this many sequences. */
+    if (step->positions && step->tokens > MOST_TEXTS) return 1;
     for (int t = 0; t < step->tokens; t++)
         if (step->ids[t] < 0 || step->ids[t] >= m->vocabulary) return 3;
     if (!step->positions) return check_text(c, step->segments, step->start, step->tokens);

@@ -30,7 +30,7 @@ static void prepare_head(const Context *c, const Layer *layer, float *x, const N
         normalize(norm, x, x, size, head);
     if (layer->rope >= 0) {
         const Rotation *r = c->step->rotations + layer->rope;
-        int64_t at = (c->step->skipped + token) * r->half;
+        int64_t at = rotation_of(c->step, token) * r->half;
         rotate(x, r->cos + at, r->sin + at, r->half);
         if (m->qk_norm == QK_ROTATED) normalize(norm, x, x, size, 0);
     }

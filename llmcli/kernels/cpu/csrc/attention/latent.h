@@ -16,7 +16,7 @@ static Input columns_of(float *rows, int64_t ld, int columns, int tokens) {
 static void rotate_part(const Context *c, const Layer *layer, float *x, int token) {
     if (layer->rope < 0) return;
     const Rotation *r = c->step->rotations + layer->rope;
-    int64_t at = (c->step->skipped + token) * r->half;
+    int64_t at = rotation_of(c->step, token) * r->half;
     rotate(x, r->cos + at, r->sin + at, r->half);
 }
 

@@ -147,9 +147,10 @@ static void allocate_layer_buffers(Context *c, LayerSizes sizes) {
         c->laurel_left = floats(c, n * c->ld_rank), c->laurel_out = floats(c, n * c->ld_hidden);
     }
     c->inner_in = new_input(c, n, sizes.inner);
-    /* Keys are only split for at most one tile of tokens. */
-    int64_t split = (n < TILE ? n : TILE) * (int64_t)c->most_splits;
+    /* Keys are only split for at most one tile of tokens of a text, or for single tokens of several. */
+    int64_t split = (n < MOST_TEXTS ? n : MOST_TEXTS) * (int64_t)c->most_splits;
     c->parts = floats(c, (split > n ? split : n) * sizes.parts);
+    c->text_segments = zeros(c, (int64_t)MOST_TEXTS * m->layers * (int64_t)sizeof(Segment));
 }
 
 static void allocate_expert_buffers(Context *c, LayerSizes sizes) {

@@ -11,6 +11,16 @@
 
 typedef struct Context Context;
 
+enum { MOST_TEXTS = 2 * TILE }; /* in a pass */
+
+/* How the next token of each text in a pass is sampled. */
+typedef struct {
+    const Choice *choices;
+    const int32_t *texts; /* which of the choices each text has */
+    int32_t *tokens;      /* output: of each text */
+    int number;           /* of the step, among those of a call */
+} TextSampling;
+
 /* The activations of the tokens of a call between matrix products: (tokens, ld). `x` is the residual stream, `delta`
    what is added to it. */
 typedef struct {
@@ -41,6 +51,8 @@ struct Context {
     int32_t *cpus;
     int caller_core; /* of the calling thread; -1: threads are not pinned */
     const Pass *step;
+    const TextSampling *sampling; /* of a step of several texts whose tokens the workers sample, or NULL */
+    Segment *text_segments;       /* of the texts that have not ended yet */
     int first_layer, end_layer; /* that are being run */
     int first_row;              /* of the step's first token in the buffers of all tokens */
     int width;       /* the greatest of a key or value, padded to a vector */
@@ -101,6 +113,11 @@ static void sync_rows(Worker *w) {
 /* The position of a token in its sequence. */
 static int64_t position_of(const Pass *step, int token) {
     return step->positions ? step->positions[token] : step->start + token;
+}
+
+/* The row of the step's rotations for a token. */
+static int64_t rotation_of(const Pass *step, int token) {
+    return step->rotated ? step->rotated[token] : step->skipped + token;
 }
 
 /* A layer's KV cache of the sequence of a token; `segment` is that of the first sequence. */
