@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ from llmcli.server.service import Ready, Service
 # Seconds for a client to send a request, between two requests of a connection, and to take the rest of a reply when the
 # server ends.
 _REQUEST_S, _KEEP_ALIVE_S, _GRACE_S = 30.0, 75, 5
+# Seconds after which a thread lets another run Python code.
+_SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def serve(
     Raises:
         KeyboardInterrupt: a second signal came.
     """
+    # After each call of a kernel, the thread that computes waits that long for those that prepare and send.
+    sys.setswitchinterval(_SWITCH_S)
     try:
         loaded, identity = load()
         with _stopped_by_signals(server):

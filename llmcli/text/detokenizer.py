@@ -21,9 +21,11 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty inside a character and for control tokens, except thinking marks."""
-        if self._tokenizer.is_silent(token) or not self._tokenizer.piece(token):
+        if self._tokenizer.is_silent(token):
             return ""
         data = self._tokenizer.token_bytes(token, first=self._first)
+        if not data and not self._tokenizer.piece(token):
+            return ""
         self._first = False
         return self._strip(self._decoder.decode(data))
 

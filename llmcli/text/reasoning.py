@@ -224,6 +224,13 @@ class ThinkingSplitter:
         """Whether the reply is only white space so far, so that a tag would be a mark."""
         return self._state == "begin" and self._form.marks_first
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether nothing in the text that follows can be a mark."""
+        if self._held or self._is_after_mark or self._exact or self._is_undecided:
+            return False
+        return not self._form.states.get(self._state)
+
     def push(self, text: str) -> tuple[str, str]:
         """Split `text`: (thinking, answer). Text that may become a mark is held back."""
         pieces = self.pieces(text)
@@ -232,6 +239,8 @@ class ThinkingSplitter:
 
     def pieces(self, text: str) -> list[tuple[Part, str]]:
         """Split `text` into labeled pieces; joined, they are all text pushed so far that is not held back."""
+        if self._is_plain:
+            return [(self._part, text)] if text else []
         self._held += text
         pieces: list[tuple[Part, str]] = []
         while True:

@@ -71,6 +71,8 @@ class Tokenizer:
         self._source = source
         self._backend = backend
         self._decoder = PieceDecoder(rules, source=source)
+        # Of tokens inside a text that have been decoded: a reply has the same ones again and again.
+        self._bytes: dict[int, bytes] = {}
         self._added = {index: token for index, token in added.items() if index < vocab_size}
         spellings = {token.content: index for index, token in self._added.items()}
         self.thinking: ThinkingFormat = thinking_format(spellings, templates)
@@ -162,7 +164,12 @@ class Tokenizer:
 
     def token_bytes(self, token: int, *, first: bool = False) -> bytes:
         """The bytes of `token` inside a text, or at its beginning if `first`; empty for ids without a token."""
-        return self._decoder.piece_bytes(self.piece(token), first=first, added=token in self._added)
+        known = None if first else self._bytes.get(token)
+        if known is None:
+            known = self._decoder.piece_bytes(self.piece(token), first=first, added=token in self._added)
+            if not first:
+                self._bytes[token] = known
+        return known
 
     def token_text(self, token: int) -> str:
         """The text of one token by itself; incomplete characters become U+FFFD."""

@@ -41,6 +41,8 @@ class ThinkingApart:
         if isinstance(event, Finish):
             more_thinking, more = self.finish()
             thinking, text = thinking + more_thinking, text + more
+        if (text, thinking) == (event.text, event.thinking):
+            return event
         return replace(event, text=text, thinking=thinking)
 
 

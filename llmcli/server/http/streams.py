@@ -32,6 +32,8 @@ class Channel:
         """With `whole`, all events come together at the end: waking the event loop takes time of the other replies."""
         self._loop, self._whole = asyncio.get_running_loop(), whole
         self._held: list[WorkEvent] = []
+        self.has_more = False
+        """Whether the event that `events` gave last is followed by one that has come with it."""
         self._queue: asyncio.Queue[Sequence[WorkEvent]] = asyncio.Queue()
 
     def deliver(self, events: Sequence[WorkEvent]) -> None:
@@ -59,7 +61,8 @@ class Channel:
             except asyncio.TimeoutError:
                 yield None
                 continue
-            for event in events:
+            for number, event in enumerate(events, 1):
+                self.has_more = number < len(events)
                 if isinstance(event, Failed):
                     raise event.error
                 if isinstance(event, Finish):
@@ -110,6 +113,8 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
                 async for piece in self._pieces:
+                    if not piece:
+                        continue
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
             except Exception as error:
                 await send({"type": "http.response.body", "body": self._failed(error), "more_body": True})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,6 +13,7 @@ from llmcli.server.http.streams import PING, Channel, EventStream, cancelling, j
 from llmcli.server.openai.chat_events import ChatEvents
 from llmcli.server.openai.chat_request import ChatAsked, read_chat
 from llmcli.server.openai.replies import FINGERPRINT, chat_logprobs, finish_reason, new_id, timings, usage
+from llmcli.server.openai.tools import WrittenCall
 from llmcli.server.service import Ready, Service
 from llmcli.text.tokenizer import Tokenizer
 
@@ -71,25 +72,34 @@ class ChatReply:
     async def stream(self, channel: Channel) -> AsyncIterator[bytes]:
         """The reply as server-sent events."""
         yield self._chunk({"role": "assistant", "content": ""}, more=self._more())
+        # Chunks of tokens that come together are sent together: sending takes longer than writing them.
+        chunks: list[bytes] = []
         told = 0
         async for event in self._events.read(channel):
             if event is None:
-                yield PING
-                continue
-            delta = _delta(event)
-            calls, told = self._events.calls[told:], len(self._events.calls)
-            if calls:
-                delta["tool_calls"] = [{"index": call.index, **call.value} for call in calls]
-            if isinstance(event, Step):
-                if delta or self._asked.logprobs or self._asked.token_ids:
-                    yield self._chunk(delta or {"content": ""}, [event])
+                chunks.append(PING)
             else:
-                if delta:
-                    yield self._chunk(delta)
-                yield self._chunk({}, finish=event)
-                if self._asked.include_usage:
-                    yield sse(self._head("chat.completion.chunk") | {"choices": []} | self._ending(event))
+                chunks += self._chunks(event, self._events.calls[told:])
+                told = len(self._events.calls)
+            if not channel.has_more:
+                yield b"".join(chunks)
+                chunks.clear()
         yield sse("[DONE]")
+
+    def _chunks(self, event: Step | Finish, calls: Sequence[WrittenCall]) -> Iterator[bytes]:
+        """The chunks of an event and of the calls that it has completed."""
+        delta = _delta(event)
+        if calls:
+            delta["tool_calls"] = [{"index": call.index, **call.value} for call in calls]
+        if isinstance(event, Step):
+            if delta or self._asked.logprobs or self._asked.token_ids:
+                yield self._chunk(delta or {"content": ""}, [event])
+            return
+        if delta:
+            yield self._chunk(delta)
+        yield self._chunk({}, finish=event)
+        if self._asked.include_usage:
+            yield sse(self._head("chat.completion.chunk") | {"choices": []} | self._ending(event))
 
     def _head(self, kind: str) -> dict[str, object]:
         names = {"id": self._id, "object": kind, "created": self._created, "model": self._model}

@@ -74,13 +74,14 @@ class _Replies:
         done: list[Stats] = []
         try:
             while len(done) < len(tasks):
-                piece = await queue.get()
-                if isinstance(piece, Exception):
-                    raise piece
-                if isinstance(piece, Stats):
-                    done.append(piece)
-                else:
-                    yield piece
+                # What comes together is sent together: sending takes longer than writing it.
+                found = [await queue.get()]
+                while not queue.empty():
+                    found.append(queue.get_nowait())
+                yield b"".join(piece for piece in found if isinstance(piece, bytes))
+                done += [piece for piece in found if isinstance(piece, Stats)]
+                for error in (piece for piece in found if isinstance(piece, Exception)):
+                    raise error
         finally:
             for task in tasks:
                 task.cancel()

@@ -254,7 +254,11 @@ class Scheduler:
         row.work.deliver([Failed(error)])
 
     def _remove(self, row: ReplyRow) -> None:
-        self._writing = [each for each in self._writing if each is not row]
+        if row in self._writing:
+            # The last one takes its place, since a kernel keeps the addresses of each place's cache.
+            last = self._writing.pop()
+            if last is not row:
+                self._writing[self._writing.index(row)] = last
         self._reading = deque(pair for pair in self._reading if pair[0] is not row)
         row.release()
 

@@ -126,11 +126,12 @@ def build_chat(
     notes = [*notes, unread] if unread else notes
     if continue_last and not begun:
         # The template has written the reply, after the end of any thinking.
-        segments = [TextSegment(prefill, trusted=False)]
+        ids, segments = None, [TextSegment(prefill, trusted=False)]
         start = ReplyStart("begin", cleaned[-1].content + prefill)
     else:
+        ids = _encode(tokenizer, parts)
         segments, start, note = _begun_reply(
-            tokenizer, prompt_end(tokenizer, _encode(tokenizer, parts)), begun + prefill, no_thinking=no_thinking
+            tokenizer, prompt_end(tokenizer, ids), begun + prefill, no_thinking=no_thinking
         )
         notes = [*notes, note] if note else notes
         if no_thinking and not unthinking and start.state == "begin" and opening_tokens(tokenizer):
@@ -138,7 +139,9 @@ def build_chat(
                 f"The chat template {template.name!r} has no variable that turns thinking off and does not open "
                 "thinking, so it cannot be closed; the model may still think."
             )
-    return ChatPrompt(_encode(tokenizer, [*parts, *segments]), tuple(notes), start)
+    if ids is None or any(segment.text for segment in segments):
+        ids = _encode(tokenizer, [*parts, *segments])
+    return ChatPrompt(ids, tuple(notes), start)
 
 
 def _begun_reply(
