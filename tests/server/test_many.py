@@ -48,7 +48,7 @@ def scheduler_of(server: TestServer) -> Scheduler:
 
 
 def until(happens: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not happens():
         assert time.monotonic() < end
         time.sleep(0.005)
