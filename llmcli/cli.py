@@ -30,6 +30,7 @@ from llmcli.commands.help import help_
 from llmcli.commands.inspect import COMMANDS as INSPECT_COMMANDS
 from llmcli.commands.inspect import app as inspect_app
 from llmcli.commands.list_models import list_models
+from llmcli.commands.page import page
 from llmcli.commands.pull import pull
 from llmcli.commands.remove import remove
 from llmcli.commands.replay import replay
@@ -98,6 +99,7 @@ app.command("compare", rich_help_panel=_LOOK)(compare)
 app.command("trace", rich_help_panel=_LOOK)(trace)
 app.add_typer(inspect_app, rich_help_panel=_LOOK)
 app.add_typer(edit_app, rich_help_panel=_LOOK)
+app.command("page", rich_help_panel=_TOOLS)(page)
 app.command("replay", rich_help_panel=_TOOLS)(replay)
 app.command("bench", rich_help_panel=_TOOLS)(bench)
 app.add_typer(prompt.app, rich_help_panel=_TOOLS)

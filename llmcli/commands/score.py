@@ -14,6 +14,7 @@ from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.output import TextOptions, ViewOptions
 from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
+from llmcli.commands.shared.page_file import PAGE_CANDIDATES
 from llmcli.commands.shared.prompt_input import file_or_text
 from llmcli.commands.shared.server import server_for
 from llmcli.views.terminal import terminal
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from llmcli.inspection.evaluation.text_score import TextScore
     from llmcli.server.wire import ScoredText
 
-    Scored: TypeAlias = tuple[TextScore, Callable[[int], bytes]]
-    """The score of a text, and the bytes of the tokens in it."""
+    Scored: TypeAlias = tuple[str, TextScore, Callable[[int], bytes]]
+    """The name of the model, the score of a text, and the bytes of the tokens in it."""
 
 
 @with_options
@@ -48,25 +49,30 @@ def score(
     loading = replace(model_options, context=None)
     from llmcli.server.wire import ScoredText
 
+    top = report_options.top
     asked = ScoredText(
         content,
         text_options.chat,
-        top=report_options.top,
+        top=max(top, PAGE_CANDIDATES) if view_options.wants_page else top,
         window=model_options.context,
         readable=model_options.readable,
     )
-    result, token_bytes = _served(loading, text_options.chat_template, asked) or _local(
+    name, result, token_bytes = _served(loading, text_options.chat_template, asked) or _local(
         loading, text_options.chat_template, asked
     )
 
     from llmcli.views.inspect.perplexity import SCHEMA, ScoreView, score_json
 
+    shown = replace(result, tokens=tuple(replace(token, top=token.top[:top]) for token in result.tokens))
+    options = [("chat", text_options.chat), ("window", model_options.context)]
     output.present(
-        ScoreView(result, report_options.top, token_bytes),
+        ScoreView(shown, top, token_bytes),
         schema=SCHEMA,
-        value=score_json(result, token_bytes),
+        value=score_json(shown, token_bytes),
         output=view_options,
         title="llm score",
+        about=[("model", name), ("text", content), *((key, value) for key, value in options if value)],
+        page_value=score_json(result, token_bytes),
     )
 
 
@@ -81,9 +87,10 @@ def _served(options: ModelOptions, template: str | None, asked: ScoredText) -> S
 
     try:
         with progress_bar("Scoring", unit="tokens") as progress:
-            return served_score(
+            result, token_bytes = served_score(
                 server, asdict(asked), terminal.note, lambda done, total: progress("Scoring", done, total)
             )
+        return server.model, result, token_bytes
     except NoServerError as error:
         terminal.note(f"{error} The model is loaded in this process.")
         return None
@@ -101,4 +108,4 @@ def _local(options: ModelOptions, template: str | None, asked: ScoredText) -> Sc
 
     with progress_bar("Scoring", unit="tokens") as progress:
         result = score_text(loaded, asked, lambda done, total: progress("Scoring", done, total))
-    return result, loaded.tokenizer.token_bytes
+    return loaded.name, result, loaded.tokenizer.token_bytes

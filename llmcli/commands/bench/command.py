@@ -148,7 +148,7 @@ def _present(result: BenchResult, options: ViewOptions, out: Path | None) -> Non
     from llmcli.views.terminal.to_json import json_line
 
     view = BenchView(result)
-    output.write_files(view, title="llm bench", html=options.html, svg=options.svg)
+    output.write_files(view, title="llm bench", output=options)
     if options.as_json:
         terminal.write_line(json_line(SCHEMA, result))
     else:

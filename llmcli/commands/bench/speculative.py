@@ -43,7 +43,7 @@ def bench_speculative(
     found = outcomes(replies)
     path = loaded.engine(threads=options.threads).path
     view = speculative_view(loaded.name, path, found)
-    output.write_files(view, title="llm bench --speculative", html=view_options.html, svg=view_options.svg)
+    output.write_files(view, title="llm bench --speculative", output=view_options)
     draft_name = None if drafter is None else drafter.name
     value = {"model": loaded.name, "draft": draft_name, "path": path, "outcomes": found, "replies": replies}
     if out is not None:

@@ -12,6 +12,7 @@ from llmcli.commands.shared.options.report import ReportOptions
 from llmcli.commands.shared.options.sampling import SamplingOptions
 from llmcli.commands.shared.options.saving import SavingOptions
 from llmcli.commands.shared.options.speculation import SpeculationOptions
+from llmcli.commands.shared.page_file import PAGE_CANDIDATES
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,8 @@ class GenerateOptions:
     speculation: SpeculationOptions
     output: ReplyOutputOptions
     saving: SavingOptions
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates of each token are needed: those of --top, and for a page at least `PAGE_CANDIDATES`."""
+        return max(self.report.top, PAGE_CANDIDATES) if self.output.wants_page else self.report.top

@@ -139,14 +139,14 @@ def asked(request: CheckedRequest, before: Sequence[Message], *, saved: bool) ->
     options = request.options
     report, output = options.report, options.output
     # Output that contains each token's probability even without --probs.
-    contains = output.as_json or output.as_jsonl or any((output.html, output.svg, output.record))
+    contains = output.as_json or output.as_jsonl or output.wants_page or any((output.svg, output.record))
     return GenerateRequest(
         options.prompt.request(request.text, request.variables, before=before),
         options.sampling.settings(),
         tuple(options.sampling.logit_bias or ()),
         request.rule,
         probabilities=report.probs or report.top > 0 or contains,
-        top=request.recorder.candidates(report.top),
+        top=request.recorder.candidates(options.candidates),
         attention_by=report.attention_by if report.attention else None,
         context=options.model.context,
         show_prompt=output.show_prompt,

@@ -83,11 +83,12 @@ def check_request(invocation: typer.Context, text: str, options: GenerateOptions
     answers = options.choice.answers()
     if not answers and is_flag_given(invocation, "readable"):
         raise UsageError("--readable is for --choices, and none are given.")
-    if answers and (output.as_jsonl or options.report.attention or output.html or output.svg or output.record):
+    if answers and (output.as_jsonl or options.report.attention or output.wants_page or output.svg or output.record):
         raise UsageError("--choices prints one answer and goes with --probs, --top and --json only.")
-    if output.samples > 1 and (answers or output.html or output.svg or output.record or output.no_newline):
+    if output.samples > 1 and (answers or output.wants_page or output.svg or output.record or output.no_newline):
         raise UsageError(
-            "--samples gives several replies: it does not go with --choices, --html, --svg, --record and --no-newline."
+            "--samples gives several replies: it does not go with --choices, --html, --open, --svg, --record and "
+            "--no-newline."
         )
     # `check` above has refused a single seed that is too large.
     if ((options.sampling.seed or 0) + output.samples - 1) >= 1 << 63:

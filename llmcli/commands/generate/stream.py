@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmcli.commands.generate import structured_output
@@ -45,13 +45,13 @@ def stream_reply(run: ReplyRun) -> GeneratedReply:
         events = source.events(interruption, lambda done, total: progress("Reading the prompt", done, total))
         kept = stack.enter_context(closing(recording(run, events)))
         lines = _json_lines(run) if output.as_jsonl else None
-        show = _writer(run) if lines is None else lines.show
+        show = _writer(run) if lines is None else _with_top(lines.show, report.top)
         constrained = None
         if run.request.rule is not None:
             hold = lines is None and not terminal.is_terminal(terminal.stdout())
             constrained = structured_output.ConstrainedReply(source, show, hold=hold)
             show = constrained.receive
-        generated, finish = follow(recorder.recording(kept, report.top), show)
+        generated, finish = follow(recorder.recording(kept, run.options.candidates), show)
     if constrained is not None and lines is None:
         constrained.end(finish)
     read = ReadAttention(generated)
@@ -62,6 +62,13 @@ def stream_reply(run: ReplyRun) -> GeneratedReply:
         if constrained is not None:
             constrained.end(finish)
     return GeneratedReply(read, finish)
+
+
+def _with_top(show: Callable[[Event], None], top: int) -> Callable[[Event], None]:
+    """`show` for steps with the `top` candidates of --top, of which a page needs more."""
+    from llmcli.engine import Step
+
+    return lambda event: show(replace(event, top=event.top[:top]) if isinstance(event, Step) else event)
 
 
 def _json_lines(run: ReplyRun) -> JsonLines:

@@ -95,6 +95,19 @@ class InspectContext:
         template = parts.template(self.text_options.chat_template)
         return text_ids(parts.tokenizer, template, content, chat=self.chat, model=name)
 
+    def about(self) -> list[tuple[str, object]]:
+        """What was inspected: the model, the text, and how it was encoded and computed, as far as options say so."""
+        options, text_options = self.options, self.text_options
+        named = [
+            ("model", self.checkpoint.name),
+            ("text", None if self.text is None and "content" not in self.__dict__ else self.content),
+            ("chat", text_options.chat or None),
+            ("chat-template", text_options.chat_template),
+            ("edit", ", ".join(options.edit or ()) or None),
+            ("dtype", None if options.dtype == "auto" else options.dtype),
+        ]
+        return [(name, value) for name, value in named if value is not None]
+
     @contextmanager
     def progress(
         self, what: str, unit: str = "tokens", *, estimate: bool = False
@@ -171,6 +184,7 @@ class _InspectCommand(ExpandedCommand):
             note=found.note,
             explanation=_explanation(self.__name__) if view_options.explain else None,
             title=self._title,
+            about=context.about(),
         )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from llmcli.commands.shared.options.flags import SHOW, flag, is_flag_given
 from llmcli.commands.shared.options.output import ViewOptions
+from llmcli.commands.shared.page_file import viewer_page, write_page
 from llmcli.commands.shared.prompt_input import argument_text, read_prompt
 from llmcli.errors import UsageError
 from llmcli.views.terminal import terminal
@@ -82,11 +82,15 @@ def present(
     note: str | None = None,
     explanation: str | None = None,
     title: str | None = None,
+    about: Sequence[tuple[str, object]] = (),
+    page_value: object = None,
 ) -> None:
     """Write a result: to stdout as the view or as JSON, and to the requested files.
 
-    `title` is the name of a command outside `llm inspect`. `explanation` is printed above the view. `note` is one line
-    on how to read the view: in files it stands below the view; on a terminal it goes to stderr, unless --quiet.
+    `title` is the name of a command outside `llm inspect`. An HTML page names the settings `about`, of which "model"
+    and "text" are its title, and shows `page_value`, for which `value` is the default. `explanation` is printed above
+    the view. `note` is one line on how to read the view: in files it stands below the view; on a terminal it goes to
+    stderr, unless --quiet.
 
     Raises:
         NotFiniteError: a number of `value` is NaN.
@@ -94,7 +98,7 @@ def present(
     from rich.console import Group
     from rich.text import Text
 
-    from llmcli.views.terminal.to_json import has_nan
+    from llmcli.views.terminal.to_json import has_nan, json_value
 
     if has_nan(value):
         # The engine checks logits only, not values computed from inside the model.
@@ -105,7 +109,10 @@ def present(
         view = Group(Text(explanation), Text(), view)
     whole = Group(view, Text(note, style="dim")) if note else view
     title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
-    write_files(whole, title=title, html=output.html, svg=output.svg)
+    page = None
+    if output.wants_page:
+        page = viewer_page(json_value(schema, value if page_value is None else page_value), title, about, note)
+    write_files(whole, title=title, output=output, page=page)
     if output.as_json:
         from llmcli.views.terminal.to_json import json_line
 
@@ -116,15 +123,17 @@ def present(
         terminal.note(note)
 
 
-def write_files(view: RenderableType, *, title: str, html: Path | None, svg: Path | None) -> None:
-    """Write a view to the requested files."""
+def write_files(view: RenderableType, *, title: str, output: ViewOptions, page: str | None = None) -> None:
+    """Write a view to the requested files; the HTML file is `page`, or without one the view as on a terminal."""
     from llmcli.files import replace_text
 
-    if html is not None:
-        from llmcli.views.terminal.export import as_html
+    if output.wants_page:
+        if page is None:
+            from llmcli.views.terminal.export import as_html
 
-        replace_text(html, as_html(view))
-    if svg is not None:
+            page = as_html(view)
+        write_page(page, output.html, show=output.show_page)
+    if output.svg is not None:
         from llmcli.views.terminal.export import as_svg
 
-        replace_text(svg, as_svg(view, title))
+        replace_text(output.svg, as_svg(view, title))

@@ -1,4 +1,4 @@
-"""The report of `--probs`, `--top` and `--attention` below a reply, and the page that `--html` and `--svg` write.
+"""The report of `--probs`, `--top` and `--attention` below a reply, and the picture that `--svg` writes.
 
 Attention is computed after the reply has ended, so that showing it cannot change the reply.
 """
@@ -111,6 +111,11 @@ def with_attention(reading: AttentionReading, steps: Sequence[Step], token_bytes
         terminal.note(note)
     with_rows = [replace(step, attention=row) for step, row in zip(steps, reading.rows, strict=False)]
     return ReadAttention([*with_rows, *steps[len(with_rows) :]], interrupted, failed)
+
+
+def first_candidates(steps: Sequence[Step], top: int) -> list[Step]:
+    """`steps` with the `top` most probable candidates each: a page and a record need more than what is printed."""
+    return [step if len(step.top) <= top else replace(step, top=step.top[:top]) for step in steps]
 
 
 def explain(token_bytes: TokenBytes, steps: Sequence[Step], report: ReportOptions) -> None:

@@ -50,6 +50,11 @@ def with_bytes(token: Mapping[str, Any], token_bytes: Callable[[int], bytes]) ->
 
 def json_line(schema: str, value: object) -> str:
     """`value` as one line of JSON whose first field is its `schema`, for example "llmcli.lens/1"."""
+    return json_text(json_value(schema, value), allow_nan=False)
+
+
+def json_value(schema: str, value: object) -> dict[str, object]:
+    """The object of `json_line`."""
     body = plain(value)
     assert isinstance(body, dict)
-    return json_text({"schema": schema, **body}, allow_nan=False)
+    return {"schema": schema, **body}

@@ -146,7 +146,7 @@ def test_the_score_command_and_its_json(tmp_path: Path) -> None:
     for exported in (page, picture):
         content = exported.read_text()
         assert "perplexity" in content.replace("&#160;", " ") and "50%+" in content
-        assert "http" not in content.replace("http://www.w3.org/", "") and "@font-face" not in content
+        assert "://" not in content.replace("http://www.w3.org/", "") and "@font-face" not in content
 
 
 def test_colors_cover_the_whole_text(loaded: llmcli.LoadedModel) -> None:

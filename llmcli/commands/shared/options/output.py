@@ -18,6 +18,14 @@ class ViewOptions:
     svg: Annotated[
         Path | None, flag("--svg", env=False, metavar="FILE", panel=OUTPUT, help="Also write an SVG picture.")
     ] = None
+    show_page: Annotated[
+        bool, flag("--open", env=False, panel=OUTPUT, help="Show the HTML page in the browser, also without --html.")
+    ] = False
+
+    @property
+    def wants_page(self) -> bool:
+        """Whether an HTML page is to be made."""
+        return self.html is not None or self.show_page
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""One HTML page that draws a command's JSON: `page.py` builds it, the scripts and styles beside it draw it."""

@@ -1,0 +1,62 @@
+"""Tables for readers without JavaScript, as HTML: the figures of a view, every text escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llmcli.views.terminal.sanitize import visible
+from llmcli.views.widgets.token_table import percent, token_label
+
+_LONGEST = 60
+
+
+def tokens(value: Mapping[str, Any]) -> str:
+    """The tokens of a reply or of a scored text: the text, and a row for each token."""
+    found: Sequence[Mapping[str, Any]] = value["tokens"]
+    text = value.get("text") or "".join(str(token["text"]) for token in found)
+    columns = ("#", "token", "model", "sampled", "rank", "entropy in bits", "could have been", "read")
+    rows = [_token_row(token) for token in found]
+    used = [number for number in range(len(columns)) if number < 2 or any(row[number] for row in rows)]
+    return f'<p class="text">{html.escape(visible(text))}</p>' + table(
+        [columns[number] for number in used], ([row[number] for number in used] for row in rows)
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts, which are escaped here."""
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
+    body = "\n".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<table class="static"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
+
+
+def label(token: Mapping[str, Any]) -> str:
+    """A token in one line, from its bytes where it has them; long ones are cut."""
+    data = base64.b64decode(token["bytes"]) if "bytes" in token else str(token.get("text", "")).encode()
+    shown = token_label(data[: 4 * _LONGEST])
+    return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "…"
+
+
+def _token_row(token: Mapping[str, Any]) -> list[str]:
+    entropy = token.get("entropy")
+    return [
+        str(token["index"]),
+        label(token),
+        _probability(token),
+        "" if token.get("sampled_prob") is None else percent(token["sampled_prob"]),
+        str(token.get("rank") or ""),
+        "" if entropy is None else f"{entropy / math.log(2):.1f}",
+        ", ".join(f"{label(one)} {_probability(one)}" for one in token.get("top", ())),
+        ", ".join(
+            f"{label({'text': one['text']})} {percent(one['weight'])}"
+            for one in (token.get("attention") or {}).get("read", ())
+        ),
+    ]
+
+
+def _probability(token: Mapping[str, Any]) -> str:
+    logprob = token.get("logprob")
+    return "" if logprob is None else percent(math.exp(logprob))
