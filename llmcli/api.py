@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from llmcli.checkpoint import memory_estimate
 from llmcli.checkpoint.chat_template_file import check_template_file
 from llmcli.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llmcli.checkpoint.edits.edit_file import Edit, apply_edits, read_edits
 from llmcli.checkpoint.edits.store import find_edit
 from llmcli.checkpoint.load_packed import Packing, default_packing
 from llmcli.checkpoint.load_weights import load_weights
+from llmcli.checkpoint.memory_estimate import LoadRequest
 from llmcli.checkpoint.text_assets import TextParts
 from llmcli.device import choose_device, choose_dtype
 from llmcli.errors import CheckpointError, UsageError
@@ -22,6 +24,7 @@ from llmcli.hub.resolve import resolve
 from llmcli.kernels.select import why_no_kernel
 from llmcli.loaded_model import LoadedModel, warn
 from llmcli.model import ModelConfig, Transformer
+from llmcli.model.meta_device import meta_model
 from llmcli.sizes import size
 from llmcli.text.chat.end_of_turn import turn_end
 from llmcli.text.stop_tokens import NO_STOP_TOKEN
@@ -112,9 +115,7 @@ def load_checkpoint(
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
     reason = why_readable(checkpoint.config, where)
-    packing = choose_packing(quantize, where)
-    if packing is None and dtype == "auto" and not reason and not readable:
-        packing = default_packing(checkpoint, where)
+    packing = _packing(checkpoint, where, dtype, quantize, readable=readable)
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
@@ -159,6 +160,30 @@ def load_checkpoint(
     )
 
 
+def check_copies(
+    checkpoint: Checkpoint,
+    copies: int,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str | None = None,
+    kv_cache: str = "auto",
+    context_length: int | None = None,
+) -> None:
+    """Check that memory is free for `copies` processes, each of which loads the model with `load_checkpoint`.
+
+    Raises:
+        OutOfMemoryError: it is not; the message says how many fit.
+        UsageError: there is no such device, dtype or KV cache, or the model cannot be quantized this way.
+    """
+    checkpoint = replace(checkpoint, config=with_kv_cache(checkpoint.config, kv_cache))
+    where = choose_device(device)
+    kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
+    packing = _packing(checkpoint, where, dtype, quantize)
+    request = LoadRequest(where, kind, packing, context_length)
+    memory_estimate.check_copies(meta_model(checkpoint.config), checkpoint, request, copies)
+
+
 def with_kv_cache(config: ModelConfig, kv_cache: str) -> ModelConfig:
     """`config` with the KV cache of `--kv-cache`: "int8", or "auto" for the type that weights compute in.
 
@@ -192,6 +217,16 @@ def _hint(model: Transformer, heavy: int) -> tuple[str, ...]:
         "them, --quantize int4 leaves a third. Each start then packs them anew, which takes longer than a short reply "
         "saves; it pays for a chat or long replies.",
     )
+
+
+def _packing(
+    checkpoint: Checkpoint, device: torch.device, dtype: str, quantize: str | None, *, readable: bool = False
+) -> Packing | None:
+    """The packing of weights for --quantize, or the default one where a kernel reads it."""
+    packing = choose_packing(quantize, device)
+    if packing is None and dtype == "auto" and not readable and not why_readable(checkpoint.config, device):
+        packing = default_packing(checkpoint, device)
+    return packing
 
 
 def choose_packing(quantize: str | None, device: torch.device) -> Packing | None:

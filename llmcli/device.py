@@ -70,6 +70,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def gpu_count(name: str) -> int:
+    """How many GPUs processes can take by turns if --device is `name`; 0 if it names one, or another device."""
+    if name not in ("auto", "cuda") or only_cpu():
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def choose_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
     """The dtype of weights and activations: `name`, or for "auto" one in which the device is fast and safe.
 

@@ -127,6 +127,24 @@ def check_memory(
     )
 
 
+def check_copies(model: Transformer, checkpoint: Checkpoint, request: LoadRequest, copies: int) -> None:
+    """Check that a model, on `meta`, fits several times into the free memory of its device, for as many processes.
+
+    Raises:
+        OutOfMemoryError: it does not; the message says how many times it fits.
+    """
+    free = memory(request.device)[1]
+    needed = _needed(model, checkpoint, request).total
+    if free is None or copies * needed <= free:
+        return
+    fitting = free // needed
+    raise OutOfMemoryError(
+        f"{checkpoint.path} does not fit {copies} times: each process takes {size(needed)}, all take "
+        f"{size(copies * needed)}, and {request.device} has {size(free)} free. "
+        + {0: "Not even one fits; see llm help models.", 1: "One process fits."}.get(fitting, f"{fitting} fit.")
+    )
+
+
 def _needed(model: Transformer, checkpoint: Checkpoint | None, request: LoadRequest) -> Footprint:
     planned = planned_formats(model, request.packing, checkpoint, request.device)
     return footprint(model, planned, request.dtype, request.context, request.device)

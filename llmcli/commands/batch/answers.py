@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from llmcli.commands.batch import input
 from llmcli.commands.shared.options.model import ModelOptions
@@ -16,12 +17,15 @@ from llmcli.views.terminal import terminal
 if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
     from llmcli.engine import Interruption
+    from llmcli.engine.batch.batch import Request
     from llmcli.engine.batch.results import BatchReply, BatchStats
     from llmcli.server.registry import ServerState
     from llmcli.server.wire import GenerateRequest
 
 # The most replies at a time of the CPU kernel, repeated here because importing it would import torch.
 MOST_PARALLEL = 32
+Report: TypeAlias = Callable[[int], None]
+"""Called with the number of lines that have a result, whenever it has grown."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class BatchInput:
 class BatchResult:
     """The outcome of a line, its "id", and the seed of its reply."""
 
+    index: int
+    """The line's."""
     outcome: BatchReply | LlmcliError
     id: input.Id
     seed: int | None
@@ -55,8 +61,8 @@ class BatchAnswers(Protocol):
     def stats(self) -> BatchStats:
         """The totals so far."""
 
-    def run(self, first: int, interruption: Interruption) -> Iterator[BatchResult]:
-        """The result of each line from `first` on, until a request of `interruption`."""
+    def run(self, first: int, interruption: Interruption, report: Report) -> Iterator[BatchResult]:
+        """The result of each line from `first` on, in order, until a request of `interruption`."""
 
 
 class LocalAnswers:
@@ -69,7 +75,8 @@ class LocalAnswers:
 
         loaded = load_model(checkpoint, asked.model, template=asked.prompt.chat_template)
         self.model = loaded.name
-        self._prompts = BatchPrompts(loaded, asked.lines, asked.sampling, asked.prompt, asked.variables)
+        self._lines = asked.lines
+        self._prompts = BatchPrompts(loaded, asked.sampling, asked.prompt, asked.variables)
         self._engine = loaded.batch_engine(
             parallel=parallel,
             context_length=asked.model.context,
@@ -84,11 +91,29 @@ class LocalAnswers:
         """See `BatchAnswers`."""
         return self._engine.stats
 
-    def run(self, first: int, interruption: Interruption) -> Iterator[BatchResult]:
+    @property
+    def parallel(self) -> int:
+        """How many lines are answered at a time."""
+        return self._engine.parallel
+
+    def run(self, first: int, interruption: Interruption, report: Report) -> Iterator[BatchResult]:
         """See `BatchAnswers`."""
+        for result in self.answer(self._lines[first:], interruption):
+            report(result.index + 1)
+            yield result
+
+    def answer(self, lines: Iterable[input.Line], interruption: Interruption) -> Iterator[BatchResult]:
+        """The result of each of `lines`, which are taken as they are needed, in their order."""
         prompts = self._prompts
-        for index, outcome in enumerate(self._engine.run(prompts.requests(first), interruption), first):
-            yield BatchResult(outcome, prompts.ids.pop(index, None), prompts.seeds.pop(index, None))
+        begun: deque[int] = deque()
+
+        def request(line: input.Line) -> Request | LlmcliError:
+            begun.append(line.index)
+            return prompts.request(line)
+
+        for outcome in self._engine.run(map(request, lines), interruption):
+            index = begun.popleft()
+            yield BatchResult(index, outcome, prompts.ids.pop(index, None), prompts.seeds.pop(index, None))
 
 
 class ServedAnswers:
@@ -106,7 +131,7 @@ class ServedAnswers:
         """See `BatchAnswers`."""
         return self._batch.stats
 
-    def run(self, first: int, interruption: Interruption) -> Iterator[BatchResult]:
+    def run(self, first: int, interruption: Interruption, report: Report) -> Iterator[BatchResult]:
         """See `BatchAnswers`."""
         names: list[input.Id] = []
 
@@ -120,8 +145,9 @@ class ServedAnswers:
                 return error
 
         results = self._batch.run(map(request, self._asked.lines[first:]), interruption)
-        for index, result in enumerate(results):
-            yield BatchResult(result.outcome, names[index], result.seed)
+        for number, result in enumerate(results):
+            report(first + number + 1)
+            yield BatchResult(first + number, result.outcome, names[number], result.seed)
 
     def _request(self, value: Mapping[str, object]) -> GenerateRequest:
         from llmcli.server.wire import GenerateRequest

@@ -65,6 +65,18 @@ def batch(
             show_default=False,
         ),
     ] = "auto",
+    workers: Annotated[
+        int,
+        flag(
+            "--workers",
+            metavar="N",
+            panel=RUNNING,
+            min=1,
+            max=1024,
+            help="Answer with N processes, each with the model and a share of the cores. Default: 1, this process.",
+            show_default=False,
+        ),
+    ] = 1,
     terminal_options: TerminalOptions,
 ) -> None:
     """Answer every prompt of a file of JSON lines, several at a time, in order.
@@ -79,7 +91,7 @@ def batch(
     asked = BatchInput(
         input.split_lines(_read(file)), model_options, prompt_options, prompt_options.variables(), sampling_options
     )
-    model, answers = _answers(asked, rows)
+    model, answers = _answers(asked, rows, workers)
     marks = _marks(asked, model)
     with nullcontext() if out is None else ResultsFile(out) as results:
         done, failed = (0, 0) if results is None else results.resume(marks)
@@ -92,8 +104,10 @@ def batch(
         raise typer.Exit(1)
 
 
-def _answers(asked: BatchInput, parallel: int | None) -> tuple[str, Callable[[], BatchAnswers]]:
-    """The model's name, and what answers the lines: a running server that holds the model, or this process."""
+def _answers(asked: BatchInput, parallel: int | None, workers: int) -> tuple[str, Callable[[], BatchAnswers]]:
+    """The model's name, and what answers the lines: workers, a running server that holds the model, or this process."""
+    if workers > 1:
+        return _workers(asked, parallel, workers)
     server = server_for(asked.model, template=asked.prompt.chat_template)
     if server is not None:
         return server.model, lambda: ServedAnswers(asked, server, parallel)
@@ -101,6 +115,16 @@ def _answers(asked: BatchInput, parallel: int | None) -> tuple[str, Callable[[],
 
     checkpoint = find_checkpoint(asked.model.model)
     return checkpoint.name, lambda: LocalAnswers(asked, checkpoint, parallel)
+
+
+def _workers(asked: BatchInput, parallel: int | None, workers: int) -> tuple[str, Callable[[], BatchAnswers]]:
+    from llmcli.commands.batch.workers.answers import local_workers
+    from llmcli.commands.shared.load_model import find_checkpoint
+
+    if asked.model.server not in ("auto", "off"):
+        raise UsageError("--workers loads the model in each process, so --server cannot name a server.")
+    checkpoint = find_checkpoint(asked.model.model, weights=False)
+    return checkpoint.name, lambda: local_workers(asked, checkpoint, parallel, workers)
 
 
 def _marks(asked: BatchInput, model: str) -> list[str]:
@@ -130,14 +154,13 @@ def _answer(
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar("Answering", unit="prompts") as progress:
         progress("Answering", first, total)
-        for index, result in enumerate(answers.run(first, interruption), first):
+        for result in answers.run(first, interruption, lambda done: progress("Answering", done, total)):
             failed += isinstance(result.outcome, LlmcliError)
-            line = result_line(answers.model, index, marks[index], result.id, result.seed, result.outcome)
+            line = result_line(answers.model, result.index, marks[result.index], result.id, result.seed, result.outcome)
             if results is None:
                 terminal.write_line(line)
             else:
                 results.append(line)
-            progress("Answering", index + 1, total)
     if stats:
         from llmcli.views.reply.stats import batch_stats_line
 

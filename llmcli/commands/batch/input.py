@@ -101,6 +101,14 @@ def id_of(value: Mapping[str, object]) -> Id:
     return name
 
 
+def name_of(line: Line) -> Id:
+    """The "id" of a line; None if it has none, or is invalid."""
+    try:
+        return id_of(parsed(line))
+    except UsageError:
+        return None
+
+
 def task(value: Mapping[str, object], sampling: SamplingOptions) -> BatchTask:
     """Make the task of a line's object; `sampling` has the settings that the line does not set.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llmcli.commands.batch import input
@@ -23,14 +23,12 @@ class BatchPrompts:
     def __init__(
         self,
         loaded: LoadedModel,
-        lines: Sequence[input.Line],
         sampling: SamplingOptions,
         options: PromptOptions,
         variables: Mapping[str, object],
     ) -> None:
         self._loaded, self._sampling, self._options, self._variables = loaded, sampling, options, variables
         self._known_notes: set[str] = set()
-        self._lines = lines
         self.ids: dict[int, input.Id] = {}
         self.seeds: dict[int, int | None] = {}
 
@@ -39,11 +37,8 @@ class BatchPrompts:
         """Whether the prompts are written with a chat template."""
         return not self._options.raw and self._loaded.template is not None
 
-    def requests(self, first: int) -> Iterator[Request | LlmcliError]:
-        """A request, or the error of its line, for each line from `first` on."""
-        return map(self._request_or_error, self._lines[first:])
-
-    def _request_or_error(self, line: input.Line) -> Request | LlmcliError:
+    def request(self, line: input.Line) -> Request | LlmcliError:
+        """The request of a line, or the error that prevents it."""
         try:
             return self._request(line)
         except LlmcliError as error:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from llmcli.views.terminal import unencodable
@@ -19,6 +20,7 @@ LEAST_COLUMNS, MOST_COLUMNS = 20, 10_000
 """Limits of the width that views are drawn for: a narrower terminal wraps the lines, which loses no text."""
 _color: bool | None = None
 _quiet = False
+_take_note: Callable[[str], None] | None = None
 
 
 def configure(color: bool | None) -> None:
@@ -31,6 +33,12 @@ def set_quiet(quiet: bool) -> None:
     """Set the value of `--quiet`: whether notes and progress are left out of stderr."""
     global _quiet
     _quiet = quiet
+
+
+def pass_notes_to(take: Callable[[str], None]) -> None:
+    """Call `take` with each note instead of printing it: for a process whose parent prints its notes."""
+    global _take_note
+    _take_note = take
 
 
 def is_quiet() -> bool:
@@ -121,7 +129,9 @@ def write_line(line: str) -> None:
 
 def note(message: str) -> None:
     """Print a dim note on stderr, unless --quiet is on."""
-    if not _quiet:
+    if _take_note is not None:
+        _take_note(message)
+    elif not _quiet:
         _line(message, "dim")
 
 
