@@ -47,6 +47,7 @@ def load(
     template: str | None = None,
     context_length: int | None = None,
     edits: Sequence[str | Path] = (),
+    tensor_parallel: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> LoadedModel:
     """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
@@ -60,6 +61,7 @@ def load(
     - `context_length`: the longest text in tokens. The weights and the KV cache of such a text must fit in memory; this
       is checked before weights are read.
     - `edits`: files or names of edits made by `llm edit`, applied to the weights.
+    - `tensor_parallel`: split the model over this many processes, one for each GPU, or on one CPU.
     - `progress`: called with the bytes of weights read so far, and all of them.
 
     Raises:
@@ -80,6 +82,7 @@ def load(
         template=template,
         context_length=context_length,
         edits=read_edits(checkpoint, files),
+        tensor_parallel=tensor_parallel,
         progress=progress,
     )
 
@@ -94,6 +97,8 @@ def load_checkpoint(
     template: str | None = None,
     context_length: int | None = None,
     edits: Sequence[Edit] = (),
+    tensor_parallel: int = 1,
+    threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     readable: bool = False,
     may_quantize: bool = True,
@@ -103,6 +108,7 @@ def load_checkpoint(
 ) -> LoadedModel:
     """Like `load`, for a checkpoint whose headers have been read.
 
+    - `threads`: those of each of several ranks on a CPU; None: the cores divided by the ranks.
     - `readable`: by default, keep weights in a dtype in which the readable model is fast; for callers that compute only
       with that model.
     - `may_quantize`: the caller can quantize, which the error for a model that does not fit then recommends.
@@ -114,8 +120,11 @@ def load_checkpoint(
     checkpoint = replace(checkpoint, config=with_kv_cache(checkpoint.config, kv_cache))
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
-    reason = why_readable(checkpoint.config, where)
-    packing = _packing(checkpoint, where, dtype, quantize, readable=readable)
+    split = tensor_parallel > 1
+    if split and edits:
+        raise UsageError("A model that is split over ranks cannot be edited; merge the edit first: llm edit merge.")
+    reason = f"on {tensor_parallel} ranks" if split else why_readable(checkpoint.config, where)
+    packing = _packing(checkpoint, where, dtype, quantize, readable=readable, split=split)
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
         text = pool.submit(checkpoint.read_text_parts)
@@ -124,15 +133,21 @@ def load_checkpoint(
             _check_vocabulary(checkpoint, text.result())
         # Threads write to the parameters, which inference mode in the caller would forbid.
         with torch.inference_mode(mode=False):
-            model = load_weights(
-                checkpoint,
-                where,
-                kind,
-                progress,
-                packing=packing,
-                context=context_length,
-                may_pack=may_quantize and where.type in _PACKED_ON,
-            )
+            if split:
+                from llmcli.distributed.load import SplitRequest, load_split
+
+                request = SplitRequest(tensor_parallel, where, kind, packing, context_length, threads)
+                model: Transformer = load_split(checkpoint, request, progress)
+            else:
+                model = load_weights(
+                    checkpoint,
+                    where,
+                    kind,
+                    progress,
+                    packing=packing,
+                    context=context_length,
+                    may_pack=may_quantize and where.type in _PACKED_ON,
+                )
         parts = text.result()
     _check_vocabulary(checkpoint, parts)
     model.vocabulary = parts.tokenizer.vocab_size
@@ -220,11 +235,20 @@ def _hint(model: Transformer, heavy: int) -> tuple[str, ...]:
 
 
 def _packing(
-    checkpoint: Checkpoint, device: torch.device, dtype: str, quantize: str | None, *, readable: bool = False
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: str,
+    quantize: str | None,
+    *,
+    readable: bool = False,
+    split: bool = False,
 ) -> Packing | None:
-    """The packing of weights for --quantize, or the default one where a kernel reads it."""
+    """The packing of weights for --quantize, or the default one where a kernel reads it.
+
+    Of a model that is `split` over ranks no kernel reads it, but packed weights take less memory.
+    """
     packing = choose_packing(quantize, device)
-    if packing is None and dtype == "auto" and not readable and not why_readable(checkpoint.config, device):
+    if packing is None and dtype == "auto" and not readable and (split or not why_readable(checkpoint.config, device)):
         packing = default_packing(checkpoint, device)
     return packing
 

@@ -53,6 +53,8 @@ from llmcli.views.terminal import terminal
 INTERRUPTED, CLOSED_PIPE, TERMINATED = 130, 141, 143
 _terminated = False
 """Whether SIGTERM came."""
+# Commands whose model can be split over ranks.
+_SPLIT = {"batch", "chat", "generate", "score", "serve"}
 _NO_MEMORY = "There is not enough memory. Use a shorter text or --context, --quantize int4, or a smaller model."
 
 app = typer.Typer(
@@ -213,6 +215,10 @@ def _group_with(names: list[str]) -> list[TyperInfo]:
 
 def _run() -> int:
     try:
+        if os.environ.get("WORLD_SIZE") and _SPLIT.intersection(sys.argv[1:2]) and _is_follower():
+            from llmcli.distributed.worker import main as follow
+
+            return follow()
         _needed(sys.argv[1:])()
     except SystemExit as error:
         # Typer itself turns a closed pipe into exit code 1.
@@ -231,6 +237,13 @@ def _run() -> int:
         # Compiled code, as in the import of torch, can turn the exception of `_terminate` into another one.
         return TERMINATED if _terminated else _report_unexpected(error)
     return 0
+
+
+def _is_follower() -> bool:
+    """Whether a launcher has started this process as a rank other than 0, which has no part in the command."""
+    from llmcli.distributed.environment import is_follower
+
+    return is_follower(os.environ)
 
 
 def _report(message: str, code: int) -> int:

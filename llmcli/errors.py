@@ -50,6 +50,10 @@ class NotFiniteError(LlmcliError):
         self.located = located
 
 
+class RankError(LlmcliError):
+    """A process that has a part of the model ended, does not answer, or has other files."""
+
+
 class PromptTooLongError(LlmcliError):
     """The prompt does not fit the context. Nothing was generated, and the prompt was not cut."""
 

@@ -22,8 +22,8 @@ PACKAGE = Path(llmcli.__file__).parent
 # module imports through it.
 ROOMS = [
     "errors", "extras", "sizes", "paths", "files", "docs", "library_output", "torch_build", "device", "text", "model",
-    "kernels", "checkpoint", "hub", "engine", "conversations", "loaded_model", "api", "inspection", "editing", "doctor",
-    "replay", "startup", "server", "client", "bench", "views", "commands", "cli", "__main__",
+    "kernels", "checkpoint", "hub", "distributed", "engine", "conversations", "loaded_model", "api", "inspection",
+    "editing", "doctor", "replay", "startup", "server", "client", "bench", "views", "commands", "cli", "__main__",
 ]  # fmt: skip
 MODULES = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in sorted(PACKAGE.rglob("*.py"))}
 

@@ -50,19 +50,20 @@ def load_weights(
     context: int | None = None,
     may_pack: bool = True,
     sizes: PackingSizes = PACKING_SIZES,
+    kind: type[Transformer] = Transformer,
 ) -> Transformer:
     """Build the model on `device` with its parameters in `dtype`; parameters that must be float32 stay float32.
 
-    `progress` is called with the bytes read and the total. With `packing`, large matrices are packed and compute in
-    `dtype`. Peak memory is the final weights plus one chunk for each core, whatever the file's format. Before anything
-    is allocated, checks that the weights and a cache of `context` tokens fit; if not, `may_pack` says whether the error
-    may suggest packing.
+    The model is of the class `kind`. `progress` is called with the bytes read and the total. With `packing`, large
+    matrices are packed and compute in `dtype`. Peak memory is the final weights plus one chunk for each core, whatever
+    the file's format. Before anything is allocated, checks that the weights and a cache of `context` tokens fit; if
+    not, `may_pack` says whether the error may suggest packing.
 
     Raises:
         CheckpointError: a file ends too early or cannot be read.
         OutOfMemoryError: the model does not fit into memory.
     """
-    model = meta_model(checkpoint.config)
+    model = meta_model(checkpoint.config, kind)
     check_memory(model, checkpoint, LoadRequest(device, dtype, packing, context, may_pack))
     planned = planned_formats(model, packing, checkpoint, device, sizes)
     in_files = {name for name, kept in planned.items() if isinstance(kept, StoredFormat) and kept.in_file}

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from llmcli.checkpoint.load_packed import PACKING_SIZES, PackingSizes
 from llmcli.checkpoint.quantized.base import QuantizedTensor
-from llmcli.checkpoint.tensors.ggml_grids import grid_bytes
+from llmcli.checkpoint.tensors.encodings import ENCODINGS
+from llmcli.checkpoint.tensors.ggml.grids import grid_bytes
 from llmcli.checkpoint.tensors.parameter_sources import ParameterSource
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.repack import bits_of, groups_of
@@ -65,7 +66,7 @@ def read_packed(
         return
     for index in range(to.count):
         parts = [span for span in spans if span.index == index]
-        if packer is not None and not any(_has_codes(span.tensor, to) for span in parts):
+        if packer is not None and not any(_has_codes(span.tensor, to) or _cuts_blocks(span) for span in parts):
             _pack_all(packer, parts, reader, to, index, values_at_once)
         else:
             rows = (groups for span in parts for groups in _groups(span, reader, to, values_at_once))
@@ -97,10 +98,10 @@ def _pack_all(
     for span in spans:
         tensor = span.tensor
         for start, stop in _chunks(span, to, values_at_once):
-            if isinstance(tensor, TensorInfo) and packer.knows(tensor.encoding, to.format):
-                encoding, raw = tensor.encoding, reader.read_blocks(tensor, start, stop)
+            if isinstance(tensor, TensorInfo) and packer.knows(tensor.encoding, to.format) and _has_whole_blocks(span):
+                encoding, raw = tensor.encoding, _wanted_blocks(span, reader.read_blocks(tensor, start, stop))
             else:
-                encoding, raw = "F32", _bytes_of(tensor.read_rows(reader, start, stop).float())
+                encoding, raw = "F32", _bytes_of(_wanted(span, tensor.read_rows(reader, start, stop)).float())
             order = None if span.pairs is None else span.pairs.order(stop - start)
             packer.pack(encoding, raw, to, index, first, order)
             first += stop - start
@@ -109,6 +110,35 @@ def _pack_all(
 def _bytes_of(rows: Tensor) -> Tensor:
     """The bytes of float32 rows (N, C), uint8 (N, C, 4)."""
     return rows.contiguous().view(torch.uint8).view(*rows.shape, -1)
+
+
+def _has_whole_blocks(span: RowSpan) -> bool:
+    """Whether the columns of `span` are whole blocks of a file's rows."""
+    if span.columns is None or span.tensor.encoding not in ENCODINGS:
+        return span.columns is None
+    return all(column % ENCODINGS[span.tensor.encoding].block_size == 0 for column in span.columns)
+
+
+def _cuts_blocks(span: RowSpan) -> bool:
+    """Whether blocks of packed codes are cut, whose groups are whole."""
+    return (
+        isinstance(span.tensor, TensorInfo)
+        and bits_of(span.tensor.encoding) is not None
+        and not _has_whole_blocks(span)
+    )
+
+
+def _wanted_blocks(span: RowSpan, raw: Tensor) -> Tensor:
+    """The blocks of `raw` (rows, blocks, block bytes) that have the columns of `span`."""
+    if span.columns is None:
+        return raw
+    size = ENCODINGS[span.tensor.encoding].block_size
+    return raw[:, span.columns[0] // size : span.columns[1] // size].contiguous()
+
+
+def _wanted(span: RowSpan, rows: Tensor) -> Tensor:
+    """The columns of `rows` (N, C) that `span` needs."""
+    return rows if span.columns is None else rows[:, slice(*span.columns)]
 
 
 def _has_codes(tensor: StoredTensor, to: PackedMatrix) -> bool:
@@ -124,15 +154,19 @@ def _groups(span: RowSpan, reader: TensorReader, to: PackedMatrix, values_at_onc
         rows = rows.to(device)
         return rows if span.pairs is None else span.pairs.reordered(rows)
 
+    def wanted(groups: Groups) -> Groups:
+        return groups if span.columns is None else groups.of_columns(*span.columns)
+
     for start, stop in _chunks(span, to, values_at_once):
         if isinstance(tensor, TensorInfo) and (to.bits, to.format.group) == (bits_of(tensor.encoding), COLUMNS):
             raw = reader.read_blocks(tensor, start, stop)
-            yield groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape))
+            yield wanted(groups_of(tensor.encoding, ordered(raw.flatten(1)).view(raw.shape)))
         elif _has_codes(tensor, to):
             assert isinstance(tensor, QuantizedTensor) and tensor.groups is not None
-            yield tensor.groups(reader, start, stop).in_groups_of(to.format.group or COLUMNS).with_rows(ordered)
+            groups = wanted(tensor.groups(reader, start, stop))
+            yield groups.in_groups_of(to.format.group or COLUMNS).with_rows(ordered)
         else:
-            yield quantize(ordered(tensor.read_rows(reader, start, stop)), to.format)
+            yield quantize(ordered(_wanted(span, tensor.read_rows(reader, start, stop))), to.format)
 
 
 def _store_all(to: PackedMatrix, index: int, parts: Iterator[Groups]) -> None:

@@ -35,7 +35,8 @@ def score(
     ] = None,
     *,
     model_options: Annotated[
-        ModelOptions, only("model", "edit", "context", "kv_cache", "device", "dtype", "readable", "server")
+        ModelOptions,
+        only("model", "edit", "context", "kv_cache", "device", "dtype", "tensor_parallel", "readable", "server"),
     ],
     text_options: TextOptions,
     report_options: Annotated[ReportOptions, only("top")],

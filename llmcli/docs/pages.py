@@ -20,6 +20,7 @@ TOPICS = (
     "python",
     "models",
     "performance",
+    "scale",
     "security",
     "troubleshooting",
     "architecture",

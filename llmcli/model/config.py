@@ -236,6 +236,13 @@ class ExpertsConfig:
     """Each expert has a learned factor on its weights, applied after they are normalized."""
     own_norms: bool = False
     """Experts and shared expert each have norms of their input and output; the router reads the residual stream."""
+    held: tuple[int, int] | None = None
+    """The experts, from the first to before the last, that this rank of several has; None: all."""
+
+    @property
+    def held_range(self) -> tuple[int, int]:
+        """The experts whose weights are here, from the first to before the last."""
+        return self.held or (0, self.count)
 
 
 @dataclass(frozen=True)
@@ -390,10 +397,21 @@ class ModelConfig:
     gated_residual: GatedResidualConfig | None = None
     layer_scale: bool = False
     """Multiply each layer's output, residual stream included, by a learned number."""
+    held_tokens: tuple[int, int] | None = None
+    """The tokens, from the first to before the last, whose rows of embedding and head this rank of several has.
+
+    None: all.
+    """
     tie_embeddings: bool = False
     """The output head is the embedding matrix itself."""
     int8_cache: bool = False
     """Keep keys and values in 8 bits: the choice of a user, not a property of the model."""
+
+    @property
+    def token_rows(self) -> int:
+        """The rows of the embedding and of the head that are here."""
+        first, stop = self.held_tokens or (0, self.vocab_size)
+        return stop - first
 
     @property
     def num_layers(self) -> int:

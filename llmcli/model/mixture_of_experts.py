@@ -127,7 +127,9 @@ class ExpertWeights(nn.Module):
 
     def __init__(self, config: ModelConfig, experts: ExpertsConfig) -> None:
         super().__init__()
-        count, size, hidden = experts.count, experts.intermediate_size, experts.latent_size or config.hidden_size
+        self.first, stop = experts.held_range
+        self.count = count = stop - self.first
+        size, hidden = experts.intermediate_size, experts.latent_size or config.hidden_size
         self.gated = experts.gated
         if self.gated:
             self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * size, hidden))
@@ -156,14 +158,17 @@ class ExpertWeights(nn.Module):
         return self.down_proj.dtype
 
     def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """Send `rows` (M, C) through their experts; rows are sorted by expert, `counts[e]` for expert e; (M, C)."""
-        parts = []
-        first = 0
-        for expert, count in enumerate(counts):
+        """Send `rows` (M, C) through their experts; rows are sorted by expert, `counts[e]` for expert e; (M, C).
+
+        The rows of experts that other ranks have become zeros.
+        """
+        outputs = rows.new_zeros(rows.shape)
+        first = sum(counts[: self.first])
+        for expert, count in enumerate(counts[self.first : self.first + self.count]):
             if count:
-                parts.append(self._one(expert, rows[first : first + count]))
+                outputs[first : first + count] = self._one(expert, rows[first : first + count])
                 first += count
-        return torch.cat(parts)
+        return outputs
 
     def each(self, rows: Tensor, chosen: Tensor) -> Tensor:
         """Send row i of `rows` (M, C) through expert `chosen[i]`; `chosen` (M,), result (M, C).
@@ -206,6 +211,7 @@ class MixtureOfExperts(nn.Module):
         self.experts = ExpertWeights(config, experts)
         self.shared_expert: FeedForward | PlainFeedForward | None = None
         self.shared_expert_gate = None
+        self.sum_over_ranks: nn.Module = nn.Identity()
         if experts.latent_size is not None:
             self.latent_in = nn.Linear(config.hidden_size, experts.latent_size, bias=config.mlp_bias)
             self.latent_out = nn.Linear(experts.latent_size, config.hidden_size, bias=config.mlp_bias)
@@ -256,7 +262,8 @@ class MixtureOfExperts(nn.Module):
         """The weighted sum of the outputs of the chosen experts, (N, C)."""
         pairs = chosen.flatten()  # (N * k,): one for each token and expert
         by_expert = pairs.argsort(stable=True)
-        on_device = tokens.is_cuda and len(pairs) <= self.config.count and not self.experts.packed
+        few = len(pairs) <= self.config.count and self.config.held is None
+        on_device = tokens.is_cuda and few and not self.experts.packed
         order = torch.arange(len(pairs), device=tokens.device) if on_device else by_expert
         rows = tokens[order // self.config.chosen]  # (N * k, C)
         factors = weights.flatten()[order, None]
@@ -271,4 +278,5 @@ class MixtureOfExperts(nn.Module):
             outputs = outputs * factors
         by_token = torch.empty_like(outputs)
         by_token[order] = outputs
-        return by_token.view(*chosen.shape, -1).sum(1)
+        routed: Tensor = self.sum_over_ranks(by_token.view(*chosen.shape, -1).sum(1))
+        return routed

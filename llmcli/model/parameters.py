@@ -55,7 +55,7 @@ def used_by_a_token(config: ModelConfig, parameter: str, amount: int) -> int:
 
 def _transformer(config: ModelConfig) -> Named:
     hidden = config.hidden_size
-    yield "embed_tokens.weight", ParameterInfo((config.vocab_size, hidden))
+    yield "embed_tokens.weight", ParameterInfo((config.token_rows, hidden))
     if config.learned_positions:
         yield "embed_positions.weight", ParameterInfo((config.context_length, hidden))
     if config.embed_norm is not None:
@@ -69,7 +69,7 @@ def _transformer(config: ModelConfig) -> Named:
     if config.head_layer is not None:
         yield from within("head_layer.dense", linear(hidden, hidden, bias=config.head_layer.bias))
         yield from within("head_layer.norm", norm_weights((hidden,), config.norm))
-    head = dict(linear(hidden, config.vocab_size, bias=config.head_bias))
+    head = dict(linear(hidden, config.token_rows, bias=config.head_bias))
     if config.tie_embeddings:
         del head["weight"]
     yield from within("lm_head", iter(head.items()))
@@ -251,6 +251,7 @@ def _mixture_of_experts(config: ModelConfig, experts: ExpertsConfig) -> Named:
         yield "gate.e_score_correction_bias", ParameterInfo((count,), float32=True)
     if experts.by_token:
         yield "gate.tid2eid", ParameterInfo((config.vocab_size, experts.chosen), below=count)
+    count = experts.held_range[1] - experts.held_range[0]
     if experts.gated:
         yield "experts.gate_up_proj", ParameterInfo((count, 2 * size, read))
     else:

@@ -38,7 +38,7 @@ class Transformer(nn.Module):
         self.config = config
         self.vocabulary = config.vocab_size
         """Number of tokens of the tokenizer. Later rows of the head are padding, and their logits are undefined."""
-        self.embed_tokens: nn.Embedding | QuantizedEmbedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Embedding | QuantizedEmbedding = nn.Embedding(config.token_rows, config.hidden_size)
         self.embed_positions = (
             nn.Embedding(config.context_length, config.hidden_size) if config.learned_positions else None
         )
@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self.norm = make_norm(config.hidden_size, config.norm_eps, config.final_norm or config.norm)
         self.head_layer = None if config.head_layer is None else DenseHead(config, config.head_layer)
         self.lm_head: nn.Linear | QuantizedLinear = nn.Linear(
-            config.hidden_size, config.vocab_size, bias=config.head_bias
+            config.hidden_size, config.token_rows, bias=config.head_bias
         )
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
@@ -72,13 +72,13 @@ class Transformer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The data type of activations and of the KV cache."""
-        embedding = self.embed_tokens
+        embedding = self._embedding
         return embedding.matrix.dtype if isinstance(embedding, QuantizedEmbedding) else embedding.weight.dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        embedding = self.embed_tokens
+        embedding = self._embedding
         weights = embedding.matrix.blocks if isinstance(embedding, QuantizedEmbedding) else embedding.weight
         return weights.device
 
@@ -86,6 +86,12 @@ class Transformer(nn.Module):
     def streams(self) -> AltUpStreams | HyperStreams | GatedStreams | None:
         """What makes several residual streams from the embedding, and one from them at the end; None: there is one."""
         return self.altup_streams or self.hyper_streams or self.gated_streams
+
+    @property
+    def _embedding(self) -> nn.Embedding | QuantizedEmbedding:
+        """The token embedding; where it is split over ranks, the rows that are here."""
+        embedding: nn.Embedding | QuantizedEmbedding = getattr(self.embed_tokens, "embedding", self.embed_tokens)
+        return embedding
 
     def new_cache(self, *, batch: int = 1, capacity: int = 256, rewind: int = REWIND, room: int = ROOM) -> KVCache:
         """An empty KV cache that fits this model, its device and its dtype."""

@@ -65,6 +65,8 @@ class Identity:
     """The name of the chat template that was asked for, or the SHA-256 of the source of a template file."""
     context: int | None = None
     kv_cache: str = "auto"
+    ranks: int = 1
+    """The processes that the model is split over: their sums have other roundings than those of one."""
 
 
 @dataclass(frozen=True)

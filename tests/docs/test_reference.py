@@ -51,7 +51,7 @@ def options() -> dict[str, set[str]]:
 
 
 def test_every_flag_has_one_entry() -> None:
-    counts = Counter(name for name, _ in all_names() if name.startswith("-") and not re.fullmatch(r"-\w", name))
+    counts = Counter(name for name, _ in all_names() if name.startswith("-") and not re.fullmatch(r"-\w+", name))
     declared = set().union(*options().values())
     assert set(counts) == {name for name in declared if name.startswith("--")}
     assert not [name for name, count in counts.items() if count > 1]

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.tensors import ggml_blocks, ggml_low_bits
 from llmcli.checkpoint.tensors.dtypes import LAYOUTS, Layout
+from llmcli.checkpoint.tensors.ggml import blocks, low_bits
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,20 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Q4_0": ggml_blocks.decode_q4_0,
-    "Q4_1": ggml_blocks.decode_q4_1,
-    "Q5_0": ggml_blocks.decode_q5_0,
-    "Q5_1": ggml_blocks.decode_q5_1,
-    "Q8_0": ggml_blocks.decode_q8_0,
-    "Q2_K": ggml_blocks.decode_q2_k,
-    "Q3_K": ggml_blocks.decode_q3_k,
-    "Q4_K": ggml_blocks.decode_q4_k,
-    "Q5_K": ggml_blocks.decode_q5_k,
-    "Q6_K": ggml_blocks.decode_q6_k,
-    "IQ4_NL": ggml_blocks.decode_iq4_nl,
-    "IQ4_XS": ggml_blocks.decode_iq4_xs,
-    "MXFP4": ggml_blocks.decode_mxfp4,
-    **{name: ggml_low_bits.decoder(name) for name in ggml_low_bits.SCALED},
+    "Q4_0": blocks.decode_q4_0,
+    "Q4_1": blocks.decode_q4_1,
+    "Q5_0": blocks.decode_q5_0,
+    "Q5_1": blocks.decode_q5_1,
+    "Q8_0": blocks.decode_q8_0,
+    "Q2_K": blocks.decode_q2_k,
+    "Q3_K": blocks.decode_q3_k,
+    "Q4_K": blocks.decode_q4_k,
+    "Q5_K": blocks.decode_q5_k,
+    "Q6_K": blocks.decode_q6_k,
+    "IQ4_NL": blocks.decode_iq4_nl,
+    "IQ4_XS": blocks.decode_iq4_xs,
+    "MXFP4": blocks.decode_mxfp4,
+    **{name: low_bits.decoder(name) for name in low_bits.SCALED},
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmcli.checkpoint.tensors.parameter_sources import floating_rows
+from llmcli.checkpoint.tensors.parameter_sources import Source, floating_rows
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor
 from llmcli.errors import CheckpointError
 
@@ -65,15 +65,21 @@ class SideBySide:
     """Stacks of one matrix or vector per expert, concatenated expert by expert along the rows."""
 
     stacks: tuple[str, ...]
+    held: tuple[int, int] | None = None
+    """The experts (start, stop) that are needed; None: all."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The tensors of all stacks."""
         return self.stacks
 
+    def stack(self, name: str, stored: Mapping[str, StoredTensor]) -> Source:
+        """The experts that are needed in the stack `name`."""
+        return Source(name, None, None if self.held is None else (self.held,), stored[name].shape[0])
+
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """(experts, rows of all stacks, columns); without columns for vectors."""
-        shapes = [stored[name].shape for name in self.stacks]
+        shapes = [self.stack(name, stored).shape(stored) for name in self.stacks]
         for name, shape in zip(self.stacks, shapes, strict=True):
             if len(shape) < 2 or (shape[0], shape[2:]) != (shapes[0][0], shapes[0][2:]):
                 raise CheckpointError(
@@ -88,8 +94,9 @@ class SideBySide:
         for name in self.stacks:
             tensor = stored[name]
             size = tensor.shape[1]
-            for expert in range(tensor.shape[0]):
-                part = target[expert, first : first + size]
+            start, stop = self.held or (0, tensor.shape[0])
+            for number, expert in enumerate(range(start, stop)):
+                part = target[number, first : first + size]
                 part.copy_(floating_rows(tensor, reader, expert, expert + 1).view(part.shape))
             first += size
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.tensors import ggml_blocks, ggml_low_bits
 from llmcli.checkpoint.tensors.dtypes import CODES_KEPT
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
+from llmcli.checkpoint.tensors.ggml import blocks, low_bits
 from llmcli.model.quantized.layout import COLUMNS, Bits, narrow
 from llmcli.model.quantized.matrix import Groups
 from llmcli.model.quantized.quantize import quantize
@@ -44,43 +44,43 @@ def groups_of(encoding: str, raw: Tensor) -> Groups:
 
 
 def _q4_0(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    scale = ggml_blocks.half(stored, 0)
-    return ggml_blocks.fields(stored[:, 2:18], 1, 4), scale, scale * -8
+    scale = blocks.half(stored, 0)
+    return blocks.fields(stored[:, 2:18], 1, 4), scale, scale * -8
 
 
 def _q4_1(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return ggml_blocks.fields(stored[:, 4:20], 1, 4), ggml_blocks.half(stored, 0), ggml_blocks.half(stored, 2)
+    return blocks.fields(stored[:, 4:20], 1, 4), blocks.half(stored, 0), blocks.half(stored, 2)
 
 
 def _q4_k(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    scales, minima = ggml_blocks.scales_and_minima(stored[:, 4:16])
-    codes = ggml_blocks.fields(stored[:, 16:144], 4, 4)
-    return codes, ggml_blocks.half(stored, 0) * scales, ggml_blocks.half(stored, 2) * minima * -1
+    scales, minima = blocks.scales_and_minima(stored[:, 4:16])
+    codes = blocks.fields(stored[:, 16:144], 4, 4)
+    return codes, blocks.half(stored, 0) * scales, blocks.half(stored, 2) * minima * -1
 
 
 def _q5_0(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-    codes = ggml_blocks.fields(stored[:, 6:22], 1, 4) | ggml_blocks.fields(stored[:, 2:6], 4, 1) << 4
-    return codes + (128 - 16), ggml_blocks.half(stored, 0), None
+    codes = blocks.fields(stored[:, 6:22], 1, 4) | blocks.fields(stored[:, 2:6], 4, 1) << 4
+    return codes + (128 - 16), blocks.half(stored, 0), None
 
 
 def _q8_0(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-    return stored[:, 2:34] ^ 128, ggml_blocks.half(stored, 0), None
+    return stored[:, 2:34] ^ 128, blocks.half(stored, 0), None
 
 
 def _iq4_nl(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-    codes = _levels(ggml_blocks.fields(stored[:, 2:18], 1, 4), ggml_blocks.IQ4_LEVELS)
-    return codes, ggml_blocks.half(stored, 0), None
+    codes = _levels(blocks.fields(stored[:, 2:18], 1, 4), blocks.IQ4_LEVELS)
+    return codes, blocks.half(stored, 0), None
 
 
 def _iq4_xs(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-    codes = _levels(ggml_blocks.fields(stored[:, 8:136], 8, 4), ggml_blocks.IQ4_LEVELS)
-    return codes, ggml_blocks.iq4_xs_scales(stored), None
+    codes = _levels(blocks.fields(stored[:, 8:136], 8, 4), blocks.IQ4_LEVELS)
+    return codes, blocks.iq4_xs_scales(stored), None
 
 
 def _mxfp4(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-    codes = _levels(ggml_blocks.fields(stored[:, 1:17], 1, 4), ggml_blocks.FP4_LEVELS)
+    codes = _levels(blocks.fields(stored[:, 1:17], 1, 4), blocks.FP4_LEVELS)
     # Larger scales than half precision has, which no weights need, become its largest number.
-    return codes, ggml_blocks.mxfp4_scales(stored).clamp(max=65504), None
+    return codes, blocks.mxfp4_scales(stored).clamp(max=65504), None
 
 
 def _levels(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -90,7 +90,7 @@ def _levels(codes: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 def _ternary(name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
     def convert(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        numbers, scale = ggml_low_bits.SCALED[name](stored)
+        numbers, scale = low_bits.SCALED[name](stored)
         scales = scale.expand(-1, numbers.shape[1] // COLUMNS)
         return (numbers + 1).view(torch.uint8), scales, -scales
 
@@ -99,7 +99,7 @@ def _ternary(name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
 
 def _iq1_s(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Numbers are 8 * (code - 1) + shift, and all 32 of a group have the same shift, 1 or -1.
-    numbers, scale = ggml_low_bits.iq1_s(stored)
+    numbers, scale = low_bits.iq1_s(stored)
     codes = (numbers + 9) >> 3
     first = numbers[:, ::COLUMNS] - 8 * codes[:, ::COLUMNS]
     return codes.view(torch.uint8), scale * 8, scale * first
@@ -107,7 +107,7 @@ def _iq1_s(stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _grid(name: str) -> Callable[[Tensor], tuple[Tensor, Tensor, None]]:
     def convert(stored: Tensor) -> tuple[Tensor, Tensor, None]:
-        numbers, scales = ggml_low_bits.SCALED[name](stored)
+        numbers, scales = low_bits.SCALED[name](stored)
         return numbers.view(torch.uint8) ^ 128, scales, None
 
     return convert

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli.checkpoint.tensors.gguf_parameter_sources import SideBySide
 from llmcli.checkpoint.tensors.last_read import last_read
 from llmcli.checkpoint.tensors.parameter_sources import Joined, PairedRows, ParameterSource, Source, Stacked
+from llmcli.checkpoint.tensors.partial_sources import SomeColumns
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class RowSpan:
     stop: int
     index: int
     pairs: PairedRows | None
+    columns: tuple[int, int] | None = None
+    """The columns (start, stop) that are needed; None: all."""
 
 
 def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index: int = 0) -> Iterator[RowSpan]:
@@ -34,12 +37,13 @@ def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index:
         case Source():
             tensor = stored[source.name]
             shape = tensor.shape
-            if source.ranges is not None:
+            if len(shape) == 3:
+                matrices = [matrix for rows in source.ranges or ((0, shape[0]),) for matrix in range(*rows)]
+                for number, matrix in enumerate(matrices):
+                    yield RowSpan(_matrix(tensor, matrix), 0, shape[1], number, source.pairs)
+            elif source.ranges is not None:
                 for start, stop in source.ranges:
                     yield RowSpan(tensor, start, stop, index, source.pairs)
-            elif len(shape) == 3:
-                for matrix in range(shape[0]):
-                    yield RowSpan(_matrix(tensor, matrix), 0, shape[1], matrix, source.pairs)
             else:
                 yield RowSpan(tensor, 0, shape[0], index, source.pairs)
         case Joined():
@@ -50,7 +54,10 @@ def spans_of(source: ParameterSource, stored: Mapping[str, StoredTensor], index:
                 yield from spans_of(part, stored, number)
         case SideBySide():
             for name in source.stacks:
-                yield from spans_of(Source(name), stored)
+                yield from spans_of(source.stack(name, stored), stored)
+        case SomeColumns():
+            for span in spans_of(source.source, stored, index):
+                yield replace(span, columns=(source.start, source.stop))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def load_model(
     edits = read_edit_files(checkpoint, options.edit) if options.edit else ()
     with progress_bar("Loading the model", delay_s=_START_DELAY_S) as progress, gc_disabled():
         from llmcli.api import load_checkpoint
+        from llmcli.distributed.environment import rank_count
         from llmcli.inspection.evaluation.flops import account
 
         set_torch_threads(options.threads)
@@ -74,6 +76,8 @@ def load_model(
             template=template,
             context_length=options.context,
             edits=edits,
+            tensor_parallel=rank_count(options.tensor_parallel, os.environ),
+            threads=options.threads,
             progress=lambda done, total: progress("Loading the model", done, total),
             readable=options.readable,
             # Inspect commands have no --quantize.

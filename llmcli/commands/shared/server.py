@@ -19,7 +19,8 @@ def server_for(options: ModelOptions, *, template: str | None = None) -> ServerS
         UsageError: --server has another form, or names a server that does not suit the other options.
         LlmcliError: there is no edit of a name that is given, or no server at the address of --server.
     """
-    if options.server == "off":
+    # A server's model is in one process, whose sums have other roundings.
+    if options.server == "off" or options.tensor_parallel > 1:
         return None
     if options.server != "auto":
         return _named(options, template)

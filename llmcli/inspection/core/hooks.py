@@ -188,8 +188,10 @@ def attention_of(model: Transformer, block: int) -> Attention | LatentAttention:
 
     Raises:
         UsageError: it has none.
-        UnsupportedModelError: its keys are not tokens alone.
+        UnsupportedModelError: its keys are not tokens alone, or the model is split over ranks.
     """
+    if model.config.held_tokens is not None:
+        raise UnsupportedModelError("Attention can be shown only of a whole model; this one is split over ranks.")
     mixer = blocks(model)[block].mixer if "attention" in parts_of(model.config, block) else None
     found = [mixer, *mixer.children()] if isinstance(mixer, TwoMixers) else [mixer]
     for module in found:

@@ -55,6 +55,16 @@ class Groups:
         minimum = None if self.minimum is None else change(self.minimum)
         return Groups(change(self.codes), change(self.scale), minimum, self.group)
 
+    def of_columns(self, start: int, stop: int) -> Groups:
+        """Columns `start` to `stop`, which must not cut a group."""
+        if self.group is None:
+            return Groups(self.codes[:, start:stop], self.scale, self.minimum, None)
+        if start % self.group or (stop % self.group and stop != self.codes.shape[1]):
+            raise ValueError(f"columns {start} to {stop} are not whole groups of {self.group}")
+        groups = slice(start // self.group, -(-stop // self.group))
+        minimum = None if self.minimum is None else self.minimum[:, groups]
+        return Groups(self.codes[:, start:stop], self.scale[:, groups], minimum, self.group)
+
     def in_groups_of(self, columns: int) -> Groups:
         """The same weights in longer groups, where every `columns` columns already share a scale and minimum."""
         assert self.group is not None and columns % self.group == 0

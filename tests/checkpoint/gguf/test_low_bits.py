@@ -10,7 +10,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 import llmcli
-from llmcli.checkpoint.tensors.ggml_low_bits import SCALED
+from llmcli.checkpoint.tensors.ggml.low_bits import SCALED
 from llmcli.model.quantized.matrix import QuantizedLinear
 from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llmcli.checkpoint.tensors.encodings import ENCODINGS
-from llmcli.checkpoint.tensors.ggml_grids import grid_bytes
+from llmcli.checkpoint.tensors.ggml.grids import grid_bytes
 from llmcli.checkpoint.tensors.repack import bits_of
 from llmcli.kernels.cpu.build import Variant, load_library
 from llmcli.kernels.cpu.repack import BlockPacker

@@ -52,6 +52,7 @@ OTHER_SPELLINGS = {
     "--top-nsigma": "--top-n-sigma",
     "--dynatemp-exp": "--dynatemp-exponent",
     "--typical": "--typical-p",
+    "--tensor-parallel-size": "--tp",
 }
 """Spellings used by other programs and earlier versions: accepted, but not in `--help`; each takes one value."""
 

@@ -101,6 +101,19 @@ class ModelOptions:
             help="Number of CPU threads. Default: one per physical core.",
         ),
     ] = None
+    tensor_parallel: Annotated[
+        int,
+        flag(
+            "--tp",
+            "-tp",
+            metavar="N",
+            min=1,
+            max=1024,
+            panel=RUNNING,
+            help="Split the model over N GPUs or processes.",
+            show_default=False,
+        ),
+    ] = 1
     readable: Readable = False
     server: Annotated[
         str,

@@ -1,4 +1,4 @@
-/* Rows of a table of embeddings in the blocks of a GGUF file, as float32: what checkpoint/tensors/ggml_blocks.py
+/* Rows of a table of embeddings in the blocks of a GGUF file, as float32: what checkpoint/tensors/ggml/blocks.py
    decodes. The layouts are those of ggml's `ggml-common.h`. Called by layers/per_layer_embeddings.h. */
 #ifndef LLM_CPU_MATMUL_STORED_ROW_H
 #define LLM_CPU_MATMUL_STORED_ROW_H

@@ -1,5 +1,5 @@
 /* Readers of the formats of 1 to 3 bits: ternary digits (TQ), and vectors of a grid with scales and signs (IQ). Layouts
-   are those of ggml's `ggml-common.h`; checkpoint/tensors/ggml_low_bits.py decodes the same with torch, and has the
+   are those of ggml's `ggml-common.h`; checkpoint/tensors/ggml/low_bits.py decodes the same with torch, and has the
    grids. Used by pack.h. */
 #ifndef LLM_CPU_REPACK_GRIDS_H
 #define LLM_CPU_REPACK_GRIDS_H

@@ -1,5 +1,5 @@
 /* Readers of the formats with blocks of 256 columns and scales for each 16 or 32: Q2_K to Q6_K and IQ4_XS. Layouts are
-   those of ggml's `ggml-common.h`; checkpoint/tensors/ggml_blocks.py decodes the same with torch. Used by pack.h. */
+   those of ggml's `ggml-common.h`; checkpoint/tensors/ggml/blocks.py decodes the same with torch. Used by pack.h. */
 #ifndef LLM_CPU_REPACK_LARGE_BLOCKS_H
 #define LLM_CPU_REPACK_LARGE_BLOCKS_H
 

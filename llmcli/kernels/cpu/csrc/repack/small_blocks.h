@@ -1,5 +1,5 @@
 /* Readers of the formats with blocks of 32 columns: Q4_0 to Q8_0, IQ4_NL and MXFP4. Layouts are those of ggml's
-   `ggml-common.h`; checkpoint/tensors/ggml_blocks.py decodes the same with torch. Used by pack.h. */
+   `ggml-common.h`; checkpoint/tensors/ggml/blocks.py decodes the same with torch. Used by pack.h. */
 #ifndef LLM_CPU_REPACK_SMALL_BLOCKS_H
 #define LLM_CPU_REPACK_SMALL_BLOCKS_H
 

@@ -14,8 +14,8 @@ from struct import pack, unpack
 import torch
 from torch import Tensor
 
-from llmcli.checkpoint.tensors.ggml_blocks import fields, half
-from llmcli.checkpoint.tensors.ggml_grids import grid
+from llmcli.checkpoint.tensors.ggml.blocks import fields, half
+from llmcli.checkpoint.tensors.ggml.grids import grid
 
 Scaled = tuple[Tensor, Tensor]
 """Whole numbers int8 (N, 256) and scales float32 (N, S)."""

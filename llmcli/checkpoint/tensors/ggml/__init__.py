@@ -1,0 +1,1 @@
+"""Block formats of ggml, as GGUF files store them."""
