@@ -31,13 +31,11 @@ def page(
     """Make the HTML page of stored JSON, as --html of the command that printed it does."""
     value = _read(file)
     known: list[tuple[str, object]] = [("model", value.get("model")), ("text", value.get("prompt"))]
-    schema = value.get("schema")
-    name = "llm generate" if schema is None else f"llm {str(schema).partition('.')[2].partition('/')[0]}"
     try:
-        made = viewer_page(value, name, [*known, ("file", file.name)])
-    except (KeyError, TypeError, ValueError, AttributeError):
+        made = viewer_page(value, [*known, ("file", file.name)])
+    except (LookupError, TypeError, ValueError, AttributeError):
         raise UsageError(
-            f"{file} is not what {name} --json printed: a field is missing, or is of another kind."
+            f"{file} is not what --json prints for its schema: a field is missing, or is of another kind."
         ) from None
     if made is None:
         from llmcli.views.page.drawings import SCHEMAS

@@ -56,7 +56,7 @@ def write_files(run: ReplyRun, reply: GeneratedReply) -> None:
         page = None
         if output.wants_page:
             value = reply_value(run, reply, top=options.candidates)
-            page = viewer_page(value, "llm generate", page_settings(run))
+            page = viewer_page(value, page_settings(run))
         shared_output.write_files(
             reply_page(run.source.token_bytes, steps, options.report, prefill=options.prompt.prefill),
             title=f"llm generate, {run.begin.model}",

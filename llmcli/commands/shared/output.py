@@ -111,7 +111,7 @@ def present(
     title = title or f"llm inspect {schema.split('.')[1].split('/')[0]}"
     page = None
     if output.wants_page:
-        page = viewer_page(json_value(schema, value if page_value is None else page_value), title, about, note)
+        page = viewer_page(json_value(schema, value if page_value is None else page_value), about, note)
     write_files(whole, title=title, output=output, page=page)
     if output.as_json:
         from llmcli.views.terminal.to_json import json_line

@@ -12,9 +12,7 @@ PAGE_CANDIDATES = 8
 """How many alternatives a page lists for each token, where the command line asks for fewer."""
 
 
-def viewer_page(
-    value: Mapping[str, Any], command: str, about: Sequence[tuple[str, object]], note: str | None = None
-) -> str | None:
+def viewer_page(value: Mapping[str, Any], about: Sequence[tuple[str, object]], note: str | None = None) -> str | None:
     """The page of a command's JSON object; None if the viewer has no drawing for it.
 
     `about` are names and values of settings: "model" and "text" are shown as such, the others as settings. `note` is
@@ -29,7 +27,6 @@ def viewer_page(
     return page(
         value,
         PageAbout(
-            command,
             None if model is None else str(model),
             None if text is None else str(text),
             tuple(known.items()),

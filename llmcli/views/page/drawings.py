@@ -9,6 +9,7 @@ from typing import Any
 from llmcli.views.page import static_table
 
 _TOKENS = ("measures.js", "colored_text.js", "card.js", "curve.js", "arcs.js", "reply.js")
+_READING = ("amounts.js", "colored_text.js", "arcs.js", "reading.js")
 _COLORS = (
     "Blue is certain, amber is a surprise. model is the probability in the model's own distribution, sampled the one "
     "after temperature and filters. Surprise is -log2 of the model's probability: one bit more halves it. Entropy is "
@@ -31,6 +32,8 @@ class Drawing:
 
     name: str
     """The name of the drawing in the scripts."""
+    command: str
+    """The command that prints the object."""
     scripts: tuple[str, ...]
     """The files that draw it, besides the core."""
     table: Callable[[Mapping[str, Any]], str]
@@ -39,9 +42,33 @@ class Drawing:
     """Gives the explanation of the view: how to read it, and what not to conclude."""
 
 
+def _manual(command: str) -> str:
+    """The paragraph of the manual about an inspect command."""
+    from llmcli.docs import pages
+
+    return pages.paragraph("inspect", command)
+
+
 _DRAWINGS = {
-    "reply": Drawing("reply", _TOKENS, static_table.tokens, lambda: _REPLY_HOW),
-    "llmcli.score/1": Drawing("reply", _TOKENS, static_table.tokens, lambda: _SCORE_HOW),
+    "reply": Drawing("reply", "llm generate", _TOKENS, static_table.tokens, lambda: _REPLY_HOW),
+    "llmcli.score/1": Drawing("reply", "llm score", _TOKENS, static_table.tokens, lambda: _SCORE_HOW),
+    "llmcli.attention/1": Drawing(
+        "attention",
+        "llm inspect attention",
+        (*_READING, "attention.js"),
+        static_table.attention,
+        lambda: _manual("attention"),
+    ),
+    "llmcli.attention-pattern/1": Drawing(
+        "pattern",
+        "llm inspect attention",
+        (*_READING, "pattern.js"),
+        static_table.pattern,
+        lambda: _manual("attention"),
+    ),
+    "llmcli.heads/1": Drawing(
+        "heads", "llm inspect heads", ("amounts.js", "heads.js"), static_table.heads, lambda: _manual("heads")
+    ),
 }
 SCHEMAS = tuple(_DRAWINGS)
 """The schemas that have a drawing; "reply" stands for the object of `llm generate`, which has no schema."""

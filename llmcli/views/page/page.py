@@ -30,8 +30,6 @@ _NOT_IN_A_SCRIPT = re.compile("[<\u2028\u2029]")
 class PageAbout:
     """What a page says about its figures, besides the figures themselves."""
 
-    command: str
-    """The command that computed them, for example "llm score"."""
     model: str | None = None
     text: str | None = None
     """The prompt or the text."""
@@ -52,18 +50,18 @@ def page(value: Mapping[str, Any], about: PageAbout) -> str:
     assert drawing is not None
     script = "\n".join(_file(name) for name in ("viewer.js", *drawing.scripts))
     style = _file("viewer.css")
-    title = _title(about)
+    title = _title(drawing.command, about)
     return _PAGE.format(
         policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         title=escaped(title),
         style=style,
-        heading=escaped(" · ".join(part for part in (about.command, about.model) if part)),
+        heading=escaped(" · ".join(part for part in (drawing.command, about.model) if part)),
         prompt=f'<p class="prompt">{escaped(about.text)}</p>' if about.text else "",
         settings=_settings(about, value),
         table=drawing.table(value),
         how="".join(f"<p>{escaped(text)}</p>" for text in (drawing.how(), about.note) if text),
-        about=_embedded({"drawing": drawing.name, "command": about.command, "model": about.model, "title": title}),
+        about=_embedded({"drawing": drawing.name, "model": about.model, "title": title}),
         value=_embedded(value),
         schema=escaped(str(value.get("schema", "a reply without schema"))),
         version=escaped(__version__),
@@ -76,10 +74,10 @@ def escaped(text: str) -> str:
     return html.escape(visible(text))
 
 
-def _title(about: PageAbout) -> str:
+def _title(command: str, about: PageAbout) -> str:
     words = " ".join((about.text or "").split())
     start = words if len(words) <= _TITLE_WORDS else words[:_TITLE_WORDS].rsplit(" ", 1)[0] + "…"
-    return " · ".join(part for part in (about.command, about.model, start) if part)
+    return " · ".join(part for part in (command, about.model, start) if part)
 
 
 def _settings(about: PageAbout, value: Mapping[str, Any]) -> str:

@@ -12,6 +12,8 @@ from llmcli.views.terminal.sanitize import visible
 from llmcli.views.widgets.token_table import percent, token_label
 
 _LONGEST = 60
+_MOST_KEYS = 5
+_READ_COLUMNS = ("sink", "self", "read")
 
 
 def tokens(value: Mapping[str, Any]) -> str:
@@ -26,6 +28,37 @@ def tokens(value: Mapping[str, Any]) -> str:
     )
 
 
+def attention(value: Mapping[str, Any]) -> str:
+    """What each token read, and what each block read for a single position."""
+    found: Sequence[Mapping[str, Any]] = value["tokens"]
+    rows = [[str(row["position"]), label(found[row["position"]]), *_reading(row)] for row in value["rows"]]
+    blocks = [[str(one["block"]), *_reading(one["row"])] for one in value["blocks"]]
+    shown = table(("#", "token", *_READ_COLUMNS), rows)
+    return shown + (table(("block", *_READ_COLUMNS), blocks) if blocks else "")
+
+
+def pattern(value: Mapping[str, Any]) -> str:
+    """The keys that each query of a head read most."""
+    found: Sequence[Mapping[str, Any]] = value["tokens"]
+    rows = []
+    for position, weights in zip(value["positions"], value["pattern"], strict=True):
+        best = sorted(range(position + 1), key=lambda key: weights[key], reverse=True)[:_MOST_KEYS]
+        keys = ", ".join(f"#{key} {label(found[key])} {percent(weights[key])}" for key in best)
+        rows.append([str(position), label(found[position]), keys])
+    caption = f"<p>block {int(value['layer'])}, head {int(value['head'])}</p>"
+    return caption + table(("#", "token", "attends to"), rows)
+
+
+def heads(value: Mapping[str, Any]) -> str:
+    """The four scores of each head."""
+    kinds = ("previous", "duplicate", "induction", "sink")
+    rows = [
+        [f"{head['layer']}.{head['head']}", *("" if head[kind] is None else percent(head[kind]) for kind in kinds)]
+        for head in value["heads"]
+    ]
+    return table(("head", *kinds), rows)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts, which are escaped here."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
@@ -38,6 +71,11 @@ def label(token: Mapping[str, Any]) -> str:
     data = base64.b64decode(token["bytes"]) if "bytes" in token else str(token.get("text", "")).encode()
     shown = token_label(data[: 4 * _LONGEST])
     return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "…"
+
+
+def _reading(row: Mapping[str, Any]) -> list[str]:
+    read = ", ".join(f"{label({'text': one['text']})} {percent(one['weight'])}" for one in row["read"])
+    return [percent(row["sink"]), percent(row["self"]), read]
 
 
 def _token_row(token: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ HOSTILE = [
 
 
 def written(value: dict[str, Any], **about: Any) -> str:
-    return page(value, PageAbout("llm generate", "tiny", value.get("prompt"), **about))
+    return page(value, PageAbout("tiny", value.get("prompt"), **about))
 
 
 def embedded(content: str, name: str) -> Any:

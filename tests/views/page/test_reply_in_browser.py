@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
 from llmcli.views.page.page import PageAbout, page
 from tests.support.browser.chromium import Browser
+from tests.support.browser.pages import Show, screenshots, token
 from tests.support.browser.replies import PROMPT_TOKENS, reply_of
 
 pytestmark = pytest.mark.slow
 TEXTS = ["The", " sky", " is", " blue", " today", "."]
 LARGEST_PAGE = 5 << 20
-
-Show: TypeAlias = Callable[[dict[str, Any]], Browser]
-
-
-def token(index: int) -> str:
-    """The selector of a token in the text."""
-    return f'[data-index="{index}"]'
-
-
-@pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Show:
-    """Opens the page of a JSON object, and checks that it was drawn, is silent and asked for nothing."""
-
-    def opened(value: dict[str, Any]) -> Browser:
-        path = tmp_path / "page.html"
-        path.write_text(page(value, PageAbout("llm generate", "tiny", value.get("prompt"))), encoding="utf-8")
-        browser.resize(1280, 1000)
-        browser.prefer()
-        browser.open(path)
-        assert browser.run("document.documentElement.dataset.drawn") == "reply"
-        assert browser.console == []
-        assert browser.requests == [path.as_uri()]
-        return browser
-
-    return opened
 
 
 def test_pointing_at_a_token_shows_the_numbers_of_the_json(show: Show) -> None:
@@ -169,7 +143,7 @@ def test_a_reply_of_2000_tokens_is_a_page_below_its_limit(show: Show, tmp_path: 
 
 def test_the_page_is_a_table_without_scripts(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    path.write_text(page(reply_of(TEXTS), PageAbout("llm generate")), encoding="utf-8")
+    path.write_text(page(reply_of(TEXTS), PageAbout()), encoding="utf-8")
     browser.open(path, scripts=False)
     assert "other1 16.7%" in browser.text("noscript .static") and browser.text("noscript .text") == "".join(TEXTS)
     assert browser.run("document.getElementById('view').children.length") == 0
@@ -187,8 +161,3 @@ def test_light_dark_and_print_differ(show: Show, tmp_path: Path) -> None:
         assert shows == ("none" if media else "flex")
         browser.screenshot(screenshots(tmp_path) / f"reply-{name}.png")
     assert backgrounds == ["rgb(255, 255, 255)", "rgb(15, 18, 22)", "rgb(255, 255, 255)"]
-
-
-def screenshots(folder: Path) -> Path:
-    """Where pictures are written: SCREENSHOTS, or a temporary folder."""
-    return Path(os.environ.get("SCREENSHOTS", folder))
