@@ -150,7 +150,7 @@ class ChatSession:
 
         `begun` are token ids with which the reply begins, and `before` their steps, as far as known.
         """
-        from llmcli.views.terminal.progress import progress_bar
+        from llmcli.views.terminal.progress import prefill_progress, progress_bar
 
         conversation, report = self.conversation, self.report
         conversation.messages = self.messages(question.after)
@@ -187,7 +187,7 @@ class ChatSession:
                     probabilities=report.probs or report.top > 0,
                     top=report.top,
                     interruption=interruption,
-                    progress=lambda done, total: progress("Reading the prompt", done, total),
+                    progress=prefill_progress(progress),
                 )
                 recorder.prompt_tokens = len(conversation.asked)
                 self._note_once(conversation.notes)

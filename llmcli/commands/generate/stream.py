@@ -37,12 +37,12 @@ def stream_reply(run: ReplyRun) -> GeneratedReply:
         typer.Exit: a reply of a requested form was interrupted.
     """
     from llmcli.engine import Interruption
-    from llmcli.views.terminal.progress import progress_bar
+    from llmcli.views.terminal.progress import prefill_progress, progress_bar
 
     output, report, recorder, source = run.options.output, run.options.report, run.request.recorder, run.source
     interruption = Interruption()
     with interruption.catching_ctrl_c(), progress_bar(unit="tokens") as progress, ExitStack() as stack:
-        events = source.events(interruption, lambda done, total: progress("Reading the prompt", done, total))
+        events = source.events(interruption, prefill_progress(progress))
         kept = stack.enter_context(closing(recording(run, events)))
         lines = _json_lines(run) if output.as_jsonl else None
         show = _writer(run) if lines is None else _with_top(lines.show, report.top)

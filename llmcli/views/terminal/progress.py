@@ -54,6 +54,23 @@ def progress_bar(
                 bar.end()
 
 
+def prefill_progress(report: Report) -> Callable[[int, int], None]:
+    """Report how much of a prompt has been read: (tokens in the cache, tokens of the prompt), first at the beginning.
+
+    What the cache has at the beginning is left out: an estimate would take it for work of no time.
+    """
+    before: int | None = None
+
+    def report_read(done: int, total: int) -> None:
+        nonlocal before
+        before = done if before is None else min(before, done)
+        report("Reading the prompt", done - before, total - before)
+        if done >= total:
+            before = None
+
+    return report_read
+
+
 class _Estimate:
     """Prints one note of the estimated time left for each task that takes long."""
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from llmcli.views.terminal import terminal
 from llmcli.views.terminal.export import as_html, as_svg
-from llmcli.views.terminal.progress import progress_bar
+from llmcli.views.terminal.progress import prefill_progress, progress_bar
 from llmcli.views.terminal.sanitize import visible
 
 
@@ -155,6 +155,15 @@ def test_a_bar_for_a_whole_block_needs_no_report_and_stays_until_its_end(monkeyp
         assert appears("2,000/2,000 states", screen)
         assert "\x1b[?25h" not in screen.getvalue()
     assert screen.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
+
+
+def test_tokens_of_a_prompt_that_the_cache_has_are_not_counted_as_read() -> None:
+    told: list[tuple[str, int, int | None]] = []
+    read = prefill_progress(lambda what, done, total: told.append((what, done, total)))
+    for done in (28, 540, 1052, 900, 1052):  # the prompt, and another that begins alike
+        read(done, 1052)
+    assert [(done, total) for _, done, total in told] == [(0, 1024), (512, 1024), (1024, 1024), (0, 152), (152, 152)]
+    assert {what for what, _, _ in told} == {"Reading the prompt"}
 
 
 @pytest.fixture

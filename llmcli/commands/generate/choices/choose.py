@@ -28,13 +28,13 @@ def choose(run: ChoiceRun) -> None:
     """
     from llmcli.commands.generate.choices.thought import Thought, think
     from llmcli.views.reply.multiple_choice import answers_view
-    from llmcli.views.terminal.progress import progress_bar
+    from llmcli.views.terminal.progress import prefill_progress, progress_bar
     from llmcli.views.widgets.token_table import percent
 
     options = run.options
     thought = think(run.source.thinking()) if run.source.may_think else Thought()
     with progress_bar(unit="tokens") as progress:
-        result = run.source.compare(thought.ids, lambda done, total: progress("Reading the prompt", done, total))
+        result = run.source.compare(thought.ids, prefill_progress(progress))
     best = result.choices[0]
     keep(run, best.text)
     if options.output.as_json:
