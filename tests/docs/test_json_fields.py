@@ -36,6 +36,7 @@ RUNS = {
     "llmcli.score/1": ["score", TEXT, "--top", "2"],
     "llmcli.attention/1": ["inspect", "attention", TEXT, "--position", "-1"],
     "llmcli.attention-pattern/1": ["inspect", "attention", TEXT, "--layer", "0", "--head", "0"],
+    "llmcli.attention-heads/1": ["inspect", "attention", TEXT, "--all-heads"],
     "llmcli.heads/1": ["inspect", "heads", "--ablate", "1"],
     "llmcli.lens/1": ["inspect", "lens", TEXT],
     "llmcli.token/1": ["inspect", "token", "next", TEXT, "--verify"],

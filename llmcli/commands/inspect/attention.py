@@ -28,6 +28,9 @@ def attention(
         int | None,
         flag("--head", metavar="H", env=False, panel=SHOW, help="With --layer: the attention pattern of this head."),
     ] = None,
+    all_heads: Annotated[
+        bool, flag("--all-heads", env=False, panel=SHOW, help="The pattern of each head, for --html and --json.")
+    ] = False,
     by: Annotated[
         Literal["token", "word", "line", "message"],
         flag("--by", metavar="UNIT", env=False, panel=SHOW, help="Sum attention by token, word, line or message."),
@@ -51,8 +54,11 @@ def attention(
         raise UsageError("Give --layer or --layers, not both.")
     if by == "message" and not context.chat:
         raise UsageError("--by message needs --chat: a raw text has no messages.")
+    if all_heads and (head is not None or position is not None or by != "token"):
+        raise UsageError("--all-heads gives whole patterns: it does not go with --head, --position and --by.")
     loaded, ids = context.loaded, context.ids
 
+    from llmcli.inspection.attention.all_heads import head_patterns
     from llmcli.inspection.attention.pattern import attention_pattern
     from llmcli.inspection.attention.summary import summary
     from llmcli.inspection.core.text_spans import Spans
@@ -66,6 +72,9 @@ def attention(
             at = output.positions(position, len(ids), default=range(len(ids)))
             pattern = attention_pattern(loaded, ids, layer, head, at, progress)
             return InspectResult(views.pattern_view(pattern), views.PATTERN_SCHEMA, pattern, views.PATTERN_NOTE)
+        if all_heads:
+            found = head_patterns(loaded, ids, only=_blocks(layer, layers, loaded.config.num_layers), progress=progress)
+            return InspectResult(views.heads_view(found), views.HEADS_SCHEMA, found, views.HEADS_NOTE)
         result = summary(
             loaded,
             ids,

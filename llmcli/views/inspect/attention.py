@@ -17,12 +17,15 @@ from llmcli.views.widgets.token_table import percent, token_label
 
 if TYPE_CHECKING:
     from llmcli.engine.events import AttentionRow
+    from llmcli.inspection.attention.all_heads import HeadPatterns
     from llmcli.inspection.attention.pattern import Pattern
     from llmcli.inspection.attention.summary import AttentionSummary, BlockReading
 
 SCHEMA = "llmcli.attention/1"
 PATTERN_SCHEMA = "llmcli.attention-pattern/1"
+HEADS_SCHEMA = "llmcli.attention-heads/1"
 NOTE = "sink: attention parked on the first token. self: on the token itself. read: how the rest is spread."
+HEADS_NOTE = "What the last token attends to in each head, as block.head. --html shows the patterns of all tokens."
 PATTERN_NOTE = "Each row shows how one token spreads its attention in this head; every row sums to 1."
 # A pattern of more tokens than this is shown as a table instead of a map.
 _LARGEST_MAP = 60
@@ -76,6 +79,24 @@ def pattern_view(pattern: Pattern) -> RenderableType:
         best = sorted(range(at + 1), key=lambda key: row[key], reverse=True)[:5]
         table.add_row(str(at), Text(labels[at]), Items([_item(labels[key], row[key], f"#{key} ") for key in best]))
     return Group(title, table)
+
+
+def heads_view(found: HeadPatterns) -> RenderableType:
+    """One row per head: what the last token attends to."""
+    labels = [token_label(token.bytes) for token in found.tokens]
+    last = len(labels) - 1
+    table = _table()
+    table.columns[0].header = "head"
+    for one in found.heads:
+        row = one.pattern[-1]
+        best = sorted(range(1, last), key=row.__getitem__, reverse=True)[:5]
+        table.add_row(
+            f"{one.layer}.{one.head}",
+            Text(_whole_percent(row[0]), "dim"),
+            Text(_whole_percent(row[last] if last else 0.0), "dim"),
+            Items([_item(labels[key], row[key], f"#{key} ") for key in best if row[key] > 0]),
+        )
+    return table
 
 
 def _table(*names: str) -> Table:

@@ -30,12 +30,16 @@ function coloredText(tokens, show) {
     spans[pointed ?? pinned]?.classList.add("shown");
   }
 
-  function pin(index) {
+  // With `bring`, the token is scrolled into view.
+  function pin(index, bring = false) {
     spans[pinned]?.classList.remove("pinned");
     pinned = index === null ? null : Math.min(Math.max(index, 0), tokens.length - 1);
     spans[pinned]?.classList.add("pinned");
     pointed = null;
     update();
+    if (bring) {
+      spans[pinned]?.scrollIntoView({ block: "nearest" });
+    }
   }
 
   function point(index) {
@@ -86,14 +90,16 @@ function coloredText(tokens, show) {
     pin(index === pinned ? null : index);
   });
   document.addEventListener("keydown", (event) => {
+    if (!text.isConnected) {
+      return; // another text has taken its place
+    }
     const isHere = document.activeElement === text || document.activeElement === document.body;
     if (!isHere || hasModifier(event) || !tokens.length) {
       return;
     }
     const at = pointed ?? pinned;
     if (event.key in moves && (at !== null || document.activeElement === text)) {
-      pin(at === null ? 0 : moves[event.key](at));
-      spans[pinned].scrollIntoView({ block: "nearest" });
+      pin(at === null ? 0 : moves[event.key](at), true);
     } else if (event.key === "Enter" && at !== null) {
       pin(pointed === null || pointed === pinned ? null : pointed);
     } else if (event.key === "Escape") {

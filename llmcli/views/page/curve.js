@@ -30,7 +30,7 @@ function surpriseCurve(tokens, { point, pin }) {
   }
   picture.addEventListener("pointermove", (event) => point(indexAt(event)));
   picture.addEventListener("pointerleave", () => point(null));
-  picture.addEventListener("click", (event) => pin(indexAt(event)));
+  picture.addEventListener("click", (event) => pin(indexAt(event), true));
 
   const figure = element("figure", { class: "surprise" },
     element("figcaption", {}, `surprise along the text, in bits; dashed: the mean, ${mean.toFixed(2)} bits`, said),

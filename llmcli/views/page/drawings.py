@@ -66,6 +66,13 @@ _DRAWINGS = {
         static_table.pattern,
         lambda: _manual("attention"),
     ),
+    "llmcli.attention-heads/1": Drawing(
+        "all_heads",
+        "llm inspect attention",
+        (*_READING, "pattern.js", "all_heads.js"),
+        static_table.all_heads,
+        lambda: _manual("attention"),
+    ),
     "llmcli.heads/1": Drawing(
         "heads", "llm inspect heads", ("amounts.js", "heads.js"), static_table.heads, lambda: _manual("heads")
     ),

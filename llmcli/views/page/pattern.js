@@ -1,12 +1,13 @@
 "use strict";
 // One head's pattern: a map of queries by keys, and the text in which a query shows its keys.
 
-function drawPattern(root, { tokens, positions, pattern, layer, head }) {
+// A cell of the map is at most `largest` pixels wide.
+function drawPattern(root, { tokens, positions, pattern, layer, head }, largest = 20) {
   const { element, label, percent } = viewer;
   const MOST_OTHERS = 12;
   const LEAST = 0.005;
   const rowOf = new Map(positions.map((position, at) => [position, pattern[at]]));
-  const cell = Math.max(1, Math.min(20, Math.floor(620 / tokens.length)));
+  const cell = Math.max(1, Math.min(largest, Math.floor(620 / tokens.length)));
   const canvas = element("canvas", { class: "map", role: "img",
     "aria-label": `Attention of block ${layer}, head ${head}: ${positions.length} queries by ${tokens.length} keys` });
   const said = element("span", { class: "said" });

@@ -95,6 +95,6 @@
     text.color(shown[0]);
     detail.append(card.empty(hasTop));
     root.append(colors.row, legend, element("div", { class: "beside" },
-      element("div", { class: "main" }, stage, curve?.figure, summary(value, tokens)), detail));
+      element("div", { class: "main" }, curve?.figure, stage, summary(value, tokens)), detail));
   };
 })();

@@ -42,11 +42,19 @@ def pattern(value: Mapping[str, Any]) -> str:
     found: Sequence[Mapping[str, Any]] = value["tokens"]
     rows = []
     for position, weights in zip(value["positions"], value["pattern"], strict=True):
-        best = sorted(range(position + 1), key=lambda key: weights[key], reverse=True)[:_MOST_KEYS]
-        keys = ", ".join(f"#{key} {label(found[key])} {percent(weights[key])}" for key in best)
-        rows.append([str(position), label(found[position]), keys])
+        rows.append([str(position), label(found[position]), _strongest(found, weights[: position + 1])])
     caption = f"<p>block {int(value['layer'])}, head {int(value['head'])}</p>"
     return caption + table(("#", "token", "attends to"), rows)
+
+
+def all_heads(value: Mapping[str, Any]) -> str:
+    """What the last token read through each head."""
+    found: Sequence[Mapping[str, Any]] = value["tokens"]
+    rows = []
+    for head in value["heads"]:
+        name, last = f"{head['layer']}.{head['head']}", head["pattern"][-1]
+        rows.append([name, _strongest(found, last)])
+    return table(("head", "the last token attends to"), rows)
 
 
 def heads(value: Mapping[str, Any]) -> str:
@@ -71,6 +79,11 @@ def label(token: Mapping[str, Any]) -> str:
     data = base64.b64decode(token["bytes"]) if "bytes" in token else str(token.get("text", "")).encode()
     shown = token_label(data[: 4 * _LONGEST])
     return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "…"
+
+
+def _strongest(found: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> str:
+    best = sorted(range(len(weights)), key=lambda key: weights[key], reverse=True)[:_MOST_KEYS]
+    return ", ".join(f"#{key} {label(found[key])} {percent(weights[key])}" for key in best)
 
 
 def _reading(row: Mapping[str, Any]) -> list[str]:

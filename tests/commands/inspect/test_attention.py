@@ -77,3 +77,15 @@ def test_attention_can_be_summed_by_message(model: Path) -> None:
 def test_invalid_options_are_refused(model: Path, flags: list[str], says: str) -> None:
     result = llm("inspect", "attention", "abc", "-m", model, *flags)
     assert (result.returncode, says in result.stderr.decode()) == (2, True)
+
+
+def test_all_heads_are_listed_and_written(model: Path, tmp_path: Path) -> None:
+    flags = ["inspect", "attention", "abc", "-m", model, "--all-heads"]
+    shown = llm(*flags, "--layer", 1, "--html", tmp_path / "a.html").stdout.decode()
+    assert [line.split()[0] for line in shown.splitlines()] == ["head", "1.0", "1.1", "1.2", "1.3"]
+    assert "the last token attends to" in (tmp_path / "a.html").read_text()
+    heads = json.loads(llm(*flags, "--json").stdout)["heads"]
+    assert [len(row) for row in heads[-1]["pattern"]] == [1, 2, 3, 4] and len(heads) == 12
+    for more in (["--position", 1], ["--layer", 1, "--head", 1], ["--by", "word"]):
+        refused = llm(*flags, *more)
+        assert refused.returncode == 2 and b"--all-heads gives whole patterns" in refused.stderr

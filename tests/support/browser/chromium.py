@@ -84,7 +84,10 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click an element."""
-        x, y = self.middle(selector)
+        self.click_at(*self.middle(selector))
+
+    def click_at(self, x: float, y: float) -> None:
+        """Click a place in the window, in pixels."""
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

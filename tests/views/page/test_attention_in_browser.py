@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import AttentionRow, Read
+from llmcli.inspection.attention.all_heads import HeadPattern, HeadPatterns
 from llmcli.inspection.attention.head_scores import Head, HeadAblation
 from llmcli.inspection.attention.pattern import Pattern
 from llmcli.inspection.attention.summary import AttentionSummary, BlockReading
 from llmcli.inspection.core.tokens import Token
+from llmcli.views.inspect.attention import HEADS_SCHEMA as ALL_HEADS_SCHEMA
 from llmcli.views.inspect.attention import PATTERN_SCHEMA, SCHEMA
 from llmcli.views.inspect.head_scores import SCHEMA as HEADS_SCHEMA
 from llmcli.views.terminal.to_json import json_value
@@ -88,6 +90,26 @@ def test_a_pattern_is_pointed_at_in_the_map_and_in_the_text(show: Show, tmp_path
     browser.prefer(dark=True)
     assert pixel(0, 0) == [215, 235, 255, 255]
     browser.screenshot(screenshots(tmp_path) / "pattern-dark.png")
+
+
+def test_a_click_enlarges_a_head_and_its_weights_are_raw_or_weighed(show: Show, tmp_path: Path) -> None:
+    pattern = ((1.0,), (0.5, 0.5), (0.5, 0.25, 0.25), (0.5, 0.25, 0.25, 0.0), (0.2, 0.6, 0.1, 0.1, 0.0))
+    even = tuple(tuple(round(1 / (at + 1), 4) for _ in range(at + 1)) for at in range(5))
+    heads = (
+        HeadPattern(0, 0, even, (1.0,) * 5),
+        HeadPattern(3, 0, even, (1.0,) * 5),
+        HeadPattern(3, 1, pattern, (0.25, 0.5, 1, 1, 1)),
+    )
+    browser = show(json_value(ALL_HEADS_SCHEMA, HeadPatterns(TOKENS, heads)))
+    assert "block 0, head 0" in browser.text("figcaption") and arcs(browser) == [0.2] * 3
+    x, y = browser.middle("[data-layer='3']")
+    browser.click_at(x + 19, y)
+    assert "block 3, head 1" in browser.text("figcaption") and arcs(browser) == [0.6, 0.1, 0.1]
+    browser.press("2")
+    assert "by value length" in browser.text("[aria-pressed=true]")
+    # 0.2 * 0.25, 0.6 * 0.5, 0.1 and 0.1 of their sum, 0.55
+    assert arcs(browser) == pytest.approx([0.3 / 0.55, 0.1 / 0.55, 0.1 / 0.55]) and "9.1%" in browser.text(".card")
+    browser.screenshot(screenshots(tmp_path) / "all-heads-light.png")
 
 
 def test_heads_are_colored_by_what_they_attend_to(show: Show, tmp_path: Path) -> None:
