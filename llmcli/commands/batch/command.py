@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from llmcli.commands.batch import input
 from llmcli.commands.batch.answers import MOST_PARALLEL, BatchAnswers, BatchInput, LocalAnswers, ServedAnswers
 from llmcli.commands.batch.output import ResultsFile, result_line
+from llmcli.commands.batch.workers.options import WorkerOptions
 from llmcli.commands.shared.options.flags import OUTPUT, RUNNING, flag, only, with_options, without
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.prompt import PromptOptions
@@ -66,17 +68,34 @@ def batch(
         ),
     ] = "auto",
     workers: Annotated[
-        int,
+        int | None,
         flag(
             "--workers",
             metavar="N",
             panel=RUNNING,
             min=1,
             max=1024,
-            help="Answer with N processes, each with the model and a share of the cores. Default: 1, this process.",
-            show_default=False,
+            help="Answer with N processes, each with the model and a share of the cores. Default: this process.",
         ),
-    ] = 1,
+    ] = None,
+    ray: Annotated[
+        str | None,
+        flag(
+            "--ray",
+            metavar="auto|local|HOST:PORT",
+            panel=RUNNING,
+            help="Answer with actors of Ray: of the cluster that runs, or on this machine.",
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        flag(
+            "--gpus-per-worker",
+            metavar="G",
+            panel=RUNNING,
+            help="With --ray: GPUs of each actor. Default: 1 if there are any.",
+        ),
+    ] = None,
     terminal_options: TerminalOptions,
 ) -> None:
     """Answer every prompt of a file of JSON lines, several at a time, in order.
@@ -85,13 +104,15 @@ def batch(
     """
     prompt_options.check_raw()
     rows = _parallel(parallel)
+    if gpus_per_worker is not None and (ray is None or gpus_per_worker < 0):
+        raise UsageError("--gpus-per-worker is a number of GPUs for each actor of --ray.")
     sampling_options.check()
     if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
         raise UsageError(f"{out} is the input; give another --out.")
     asked = BatchInput(
         input.split_lines(_read(file)), model_options, prompt_options, prompt_options.variables(), sampling_options
     )
-    model, answers = _answers(asked, rows, workers)
+    model, answers = _answers(asked, rows, WorkerOptions(workers, ray, gpus_per_worker))
     marks = _marks(asked, model)
     with nullcontext() if out is None else ResultsFile(out) as results:
         done, failed = (0, 0) if results is None else results.resume(marks)
@@ -104,9 +125,9 @@ def batch(
         raise typer.Exit(1)
 
 
-def _answers(asked: BatchInput, parallel: int | None, workers: int) -> tuple[str, Callable[[], BatchAnswers]]:
+def _answers(asked: BatchInput, parallel: int | None, workers: WorkerOptions) -> tuple[str, Callable[[], BatchAnswers]]:
     """The model's name, and what answers the lines: workers, a running server that holds the model, or this process."""
-    if workers > 1:
+    if workers.ray is not None or (workers.count or 1) > 1:
         return _workers(asked, parallel, workers)
     server = server_for(asked.model, template=asked.prompt.chat_template)
     if server is not None:
@@ -117,14 +138,19 @@ def _answers(asked: BatchInput, parallel: int | None, workers: int) -> tuple[str
     return checkpoint.name, lambda: LocalAnswers(asked, checkpoint, parallel)
 
 
-def _workers(asked: BatchInput, parallel: int | None, workers: int) -> tuple[str, Callable[[], BatchAnswers]]:
-    from llmcli.commands.batch.workers.answers import local_workers
+def _workers(asked: BatchInput, parallel: int | None, workers: WorkerOptions) -> tuple[str, Callable[[], BatchAnswers]]:
+    from llmcli.commands.batch.workers.answers import worker_answers
     from llmcli.commands.shared.load_model import find_checkpoint
+    from llmcli.distributed.environment import rank_count
 
     if asked.model.server not in ("auto", "off"):
-        raise UsageError("--workers loads the model in each process, so --server cannot name a server.")
+        raise UsageError("Each worker loads the model, so --server cannot name a server.")
+    if rank_count(asked.model.tensor_parallel, os.environ) > 1:
+        raise UsageError(
+            "A model that is split over ranks answers a batch alone: leave --workers and --ray, or --tp, out."
+        )
     checkpoint = find_checkpoint(asked.model.model, weights=False)
-    return checkpoint.name, lambda: local_workers(asked, checkpoint, parallel, workers)
+    return checkpoint.name, lambda: worker_answers(asked, checkpoint, parallel, workers)
 
 
 def _marks(asked: BatchInput, model: str) -> list[str]:

@@ -115,4 +115,4 @@ def test_workers_whose_models_do_not_fit_are_refused_before_they_start(tmp_path:
 def test_workers_take_no_server(tmp_path: Path) -> None:
     file = write(tmp_path / "in.jsonl", [{"prompt": "a"}])
     result = llm("batch", file, "--workers", 2, "--server", "http://127.0.0.1:9")
-    assert result.returncode == 2 and b"--workers loads the model in each process" in result.stderr
+    assert result.returncode == 2 and b"Each worker loads the model" in result.stderr

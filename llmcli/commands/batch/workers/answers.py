@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from llmcli.commands.batch.answers import BatchInput, BatchResult, Report
 from llmcli.commands.batch.workers.dispatch import Dispatcher
 from llmcli.commands.batch.workers.messages import Transport, WorkerJob
+from llmcli.commands.batch.workers.options import WorkerOptions
+from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.engine.batch.results import BatchStats
 from llmcli.views.terminal import terminal
+from llmcli.views.terminal.progress import progress_bar
 
 if TYPE_CHECKING:
     from llmcli.checkpoint.checkpoint import Checkpoint
@@ -38,28 +41,54 @@ class WorkerAnswers:
             yield result
 
 
-def local_workers(asked: BatchInput, checkpoint: Checkpoint, parallel: int | None, count: int) -> WorkerAnswers:
-    """The answers of `count` processes of this machine.
+def worker_answers(
+    asked: BatchInput, checkpoint: Checkpoint, parallel: int | None, options: WorkerOptions
+) -> WorkerAnswers:
+    """The answers of processes of this machine, or of actors of Ray.
 
     Raises:
-        OutOfMemoryError: the model does not fit into memory that many times.
+        OutOfMemoryError: the model does not fit into the memory of this machine that many times.
+        UsageError: Ray is not installed, has no such cluster, or its cluster is too small.
     """
-    from llmcli.api import check_copies
+    job = worker_job(asked, checkpoint, parallel)
+    if options.ray is not None:
+        return WorkerAnswers(asked, checkpoint.name, _actors(job, checkpoint, options, options.ray))
     from llmcli.commands.batch.workers.processes import Processes
     from llmcli.device import gpu_count
 
+    assert options.count is not None
     gpus = gpu_count(asked.model.device)
-    options = asked.model
+    _check_copies(checkpoint, asked.model, -(-options.count // max(1, gpus)))
+    return WorkerAnswers(asked, checkpoint.name, Processes(job, options.count, gpus))
+
+
+def _actors(job: WorkerJob, checkpoint: Checkpoint, options: WorkerOptions, address: str) -> Transport:
+    from llmcli.commands.batch.workers.ray_actors import RayActors, actor_share, connect
+    from llmcli.kernels.cpu.threads import default_threads
+
+    model = job.asked.model
+    with progress_bar("Starting Ray", unit=""):
+        threads = default_threads() if model.threads is None else model.threads * (options.count or 1)
+        cluster = connect(address, options.count, threads)
+    share = actor_share(cluster, options.count, options.gpus, model.threads)
+    if cluster.is_local and not share.gpus:
+        # On other machines each actor checks its own.
+        _check_copies(checkpoint, replace(model, device="cpu"), share.count)
+    return RayActors(job, share)
+
+
+def _check_copies(checkpoint: Checkpoint, options: ModelOptions, copies: int) -> None:
+    from llmcli.api import check_copies
+
     check_copies(
         checkpoint,
-        -(-count // max(1, gpus)),
+        copies,
         device=options.device,
         dtype=options.dtype,
         quantize=options.quantize,
         kv_cache=options.kv_cache,
         context_length=options.context,
     )
-    return WorkerAnswers(asked, checkpoint.name, Processes(worker_job(asked, checkpoint, parallel), count, gpus))
 
 
 def worker_job(asked: BatchInput, checkpoint: Checkpoint, parallel: int | None) -> WorkerJob:

@@ -30,7 +30,7 @@ class ModelReady:
     path: str
     """The name of the implementation that computes, for display."""
     files: str
-    """See `files_mark`."""
+    """The fingerprint of the model's files."""
 
 
 @dataclass(frozen=True)

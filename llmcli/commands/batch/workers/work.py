@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
 
 from llmcli.commands.batch.answers import LocalAnswers
 from llmcli.commands.batch.input import Line
@@ -14,12 +12,10 @@ from llmcli.commands.batch.workers.messages import Answered, Begun, Message, Mod
 from llmcli.errors import LlmcliError
 from llmcli.views.terminal import terminal
 
-if TYPE_CHECKING:
-    from llmcli.checkpoint.checkpoint import Checkpoint
-
 
 def work(job: WorkerJob, inbox: SimpleQueue[Sequence[Line]], send: Callable[[Message], None]) -> None:
     """Answer the lines of `inbox` until the process is ended; returns only after an error, which is sent."""
+    from llmcli.checkpoint.rank_part import fingerprint
     from llmcli.commands.shared.load_model import find_checkpoint
     from llmcli.engine import Interruption
 
@@ -29,7 +25,7 @@ def work(job: WorkerJob, inbox: SimpleQueue[Sequence[Line]], send: Callable[[Mes
     try:
         checkpoint = find_checkpoint(job.asked.model.model)
         answers = LocalAnswers(job.asked, checkpoint, job.parallel)
-        send(ModelReady(answers.parallel, answers.stats.path, files_mark(checkpoint)))
+        send(ModelReady(answers.parallel, answers.stats.path, fingerprint(checkpoint)))
         while True:
             for result in answers.answer(_arriving(inbox, send), Interruption()):
                 send(Answered(result, answers.stats.peak_memory_bytes))
@@ -46,14 +42,6 @@ def job_for(job: WorkerJob, *, device: str | None = None, threads: int | None = 
     model = job.asked.model
     model = replace(model, device=device or model.device, threads=threads or model.threads)
     return replace(job, asked=replace(job.asked, model=model))
-
-
-def files_mark(checkpoint: Checkpoint) -> str:
-    """A hash of the names, shapes and encodings of a model's tensors, equal on all machines with the same files."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(checkpoint.tensors.items()):
-        found.update(f"{name} {tensor.shape} {tensor.encoding} {tensor.nbytes}\n".encode())
-    return found.hexdigest()[:32]
 
 
 def _arriving(inbox: SimpleQueue[Sequence[Line]], send: Callable[[Message], None]) -> Iterator[Line]:
