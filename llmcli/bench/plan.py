@@ -65,6 +65,8 @@ class BenchPlan:
     """For this program: "int8" or "int4"; None: as stored in the files."""
     kv_cache: str = "auto"
     """For this program: "auto" or "int8"."""
+    tensor_parallel: int = 1
+    """For this program: the processes that the model is split over."""
     shape: str | None = None
     """The name of a shape, for which each arm makes random weights; `model` is then empty."""
     start_only: bool = False

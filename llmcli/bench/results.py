@@ -119,6 +119,7 @@ class BenchSettings:
     decoded_tokens: int
     quantize: str | None = None
     kv_cache: str = "auto"
+    tensor_parallel: int = 1
 
 
 @dataclass(frozen=True)

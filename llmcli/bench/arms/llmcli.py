@@ -27,7 +27,7 @@ def start_command(plan: BenchPlan) -> tuple[str, ...]:
     options: tuple[str, ...] = ("--model", plan.model, "--device", plan.device, "--dtype", plan.dtype)
     if plan.quantize is not None:
         options = (*options, "--quantize", plan.quantize)
-    options = (*options, "--kv-cache", plan.kv_cache)
+    options = (*options, "--kv-cache", plan.kv_cache, "--tp", str(plan.tensor_parallel))
     return (sys.executable, "-m", "llmcli", "generate", "hi", "-n", "1", "-t", "0", "--quiet", *options)
 
 
@@ -74,7 +74,12 @@ class LlmcliArm:
 def _loaded(plan: BenchPlan, checkpoint: Checkpoint) -> LoadedModel:
     with gc_disabled():
         return load_checkpoint(
-            checkpoint, device=plan.device, dtype=plan.dtype, quantize=plan.quantize, kv_cache=plan.kv_cache
+            checkpoint,
+            device=plan.device,
+            dtype=plan.dtype,
+            quantize=plan.quantize,
+            kv_cache=plan.kv_cache,
+            tensor_parallel=plan.tensor_parallel,
         )
 
 

@@ -81,7 +81,7 @@ class BenchOptions:
         """The number of rounds."""
         return self.rounds or (_QUICK_ROUNDS if self.quick else _ROUNDS)
 
-    def check(self, *, model_given: bool) -> None:
+    def check(self, *, model_given: bool, split: bool) -> None:
         """Raise `UsageError` for options that contradict each other."""
         if self.shape is not None and model_given:
             raise UsageError("--shape takes the place of a model; name one of them.")
@@ -89,6 +89,8 @@ class BenchOptions:
             raise UsageError("--speculative compares this program with itself; leave out --against.")
         if self.speculative and self.shape is not None:
             raise UsageError("--speculative needs a trained model; leave out --shape.")
+        if split and (self.speculative or self.shape is not None):
+            raise UsageError("--tp is for the speed of a model in files, without --speculative and --shape.")
 
 
 @with_options
@@ -106,7 +108,9 @@ def bench(
     *,
     bench_options: BenchOptions,
     draft_options: Annotated[SpeculationOptions, only("draft")],
-    model_options: Annotated[ModelOptions, only("quantize", "dtype", "kv_cache", "device", "threads")],
+    model_options: Annotated[
+        ModelOptions, only("quantize", "dtype", "kv_cache", "device", "threads", "tensor_parallel")
+    ],
     view_options: ViewOptions,
     out: Annotated[
         Path | None,
@@ -115,7 +119,7 @@ def bench(
     terminal_options: Annotated[TerminalOptions, only("color", "quiet")],
 ) -> None:
     """Measure start, prefill, decoding and memory, and the share of this machine's memory bandwidth used."""
-    bench_options.check(model_given=is_flag_given(invocation, "model"))
+    bench_options.check(model_given=is_flag_given(invocation, "model"), split=model_options.tensor_parallel > 1)
     if bench_options.speculative:
         checkpoint = find_checkpoint(model)
         bench_speculative(checkpoint, draft_options.draft, bench_options.count(), model_options, view_options, out)

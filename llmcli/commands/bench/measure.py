@@ -72,6 +72,7 @@ def plan_benchmark(
         sizes=sizes,
         quantize=options.quantize,
         kv_cache=options.kv_cache,
+        tensor_parallel=options.tensor_parallel,
         shape=target.shape,
     )
     benchmark = Benchmark(
@@ -144,6 +145,7 @@ def _result(
             plan.sizes.tokens,
             plan.quantize,
             plan.kv_cache,
+            plan.tensor_parallel,
         ),
         arms=hows,
         summaries=summarize(measurements, facts.bytes_per_token, of_peers=of_peers),

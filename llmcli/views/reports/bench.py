@@ -61,6 +61,8 @@ def _circumstances(result: BenchResult) -> Iterator[str]:
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     rounds = f"{settings.rounds} round{'s' * (settings.rounds > 1)}"
     how = f"{settings.device}, {settings.quantize}" if settings.quantize else settings.device
+    if settings.tensor_parallel > 1:
+        how = f"{how}, {settings.tensor_parallel} ranks"
     yield f"{where}, {cores}, {size(machine.memory_bytes)} · {how}, {threads}, {rounds} · {result.date}"
     yield " · ".join(f"{name} {version}" for name, version in result.versions.items())
     yield from (f"{arm}: {how}" for arm, how in result.arms.items() if how)
