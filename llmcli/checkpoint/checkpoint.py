@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.checkpoint.files.json_files import optional_json_object
+from llmcli.checkpoint.files.model_files import model_name
 from llmcli.checkpoint.folder import FolderContents, read_folder
 from llmcli.checkpoint.gguf.config import gguf_model_config
 from llmcli.checkpoint.gguf.families import architecture_of
@@ -113,7 +114,7 @@ def _open_folder(folder: Path, contents: FolderContents | None) -> Checkpoint:
     )
     return Checkpoint(
         path=folder,
-        name=folder.resolve().name,
+        name=model_name(folder),
         format=contents.format,
         family=description.model_type,
         config=config,
@@ -148,7 +149,7 @@ def _open_gguf(path: Path, ahead: PreloadedGGUF | None = None) -> Checkpoint:
     )
     return Checkpoint(
         path=path,
-        name=path.stem,
+        name=model_name(path),
         format="GGUF",
         family=keys.architecture,
         config=config,

@@ -54,6 +54,17 @@ class ServedValue:
                 case _:
                     return value
 
+    def data(self, count: int) -> bytes:
+        """The `count` bytes that come next.
+
+        Raises:
+            LlmcliError: the server ended.
+        """
+        data = self._answer.data(count)
+        if len(data) < count:
+            raise server_ended(self._server, "its answer")
+        return data
+
     def result(self, kind: type[_Value], progress: Callable[[int, int], None]) -> tuple[_Value, Mapping[str, str]]:
         """The result, and the bytes of the tokens in it, each as a Latin-1 string."""
         value = self.next(progress)

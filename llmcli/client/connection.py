@@ -26,7 +26,7 @@ from llmcli.server.registry import ServerState, connect
 if TYPE_CHECKING:
     from llmcli.engine.interrupt import Interruption
 
-_PIECE = 1 << 16
+_PIECE, _LARGE_PIECE = 1 << 16, 1 << 20
 _LARGEST_HEADERS = 1 << 16
 _ERRORS: dict[int, type[LlmcliError]] = {
     error.exit_code: error
@@ -128,6 +128,21 @@ class ServerAnswer:
                 self._pending = b""
                 return line or None
             self._pending += data
+
+    def data(self, count: int) -> bytes:
+        """The next `count` bytes, which are no lines; fewer if the answer ends before."""
+        pieces, missing = [self._pending[:count]], count - len(self._pending)
+        self._pending = self._pending[count:]
+        while missing > 0:
+            try:
+                data = self._socket.recv(min(missing, _LARGE_PIECE))
+            except OSError:
+                data = b""
+            if not data:
+                break
+            pieces.append(data)
+            missing -= len(data)
+        return b"".join(pieces)
 
     def lines(self) -> Iterator[bytes]:
         """All further lines."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +15,15 @@ from llmcli.commands.shared.options.flags import MODEL, PROMPT, SAMPLING, flag, 
 from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.output import TextOptions, ViewOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
-from llmcli.errors import UsageError
+from llmcli.commands.shared.server import check_no_server_named, servers_for
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.views.terminal import terminal
 
 if TYPE_CHECKING:
-    from llmcli.loaded_model import LoadedModel
+    from llmcli.checkpoint.checkpoint import Checkpoint
+    from llmcli.inspection.evaluation.comparison_side import ComparisonSide
+    from llmcli.server.registry import ServerState
+    from llmcli.server.wire import ContinuedText
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def compare(
     *,
     compare_options: CompareOptions,
     text_options: Annotated[TextOptions, only("chat")],
-    model_options: Annotated[ModelOptions, only("device", "readable")],
+    model_options: Annotated[ModelOptions, only("device", "readable", "server")],
     view_options: ViewOptions,
     terminal_options: TerminalOptions,
 ) -> None:
@@ -87,40 +92,97 @@ def compare(
 
     The models are loaded one after the other: only one at a time must fit into memory.
     """
-    prompt, dtype_a, dtype_b = compare_options.prompt, compare_options.dtype_a, compare_options.dtype_b
+    prompt = compare_options.prompt
     if prompt is not None and content is not None:
         raise UsageError("Give a text, or a --prompt that A answers, not both.")
     words = prompt if prompt is not None else output.read_text(content)
     if not words:
         raise UsageError("The prompt is empty.")
     # Find both before loading either, so that a wrong name is reported at once.
-    checkpoints = [find_checkpoint(name) for name in (first, second)]
+    first_side, second_side = _sides(
+        [
+            replace(model_options, model=first, dtype=compare_options.dtype_a),
+            replace(model_options, model=second, dtype=compare_options.dtype_b),
+        ]
+    )
 
     from llmcli.inspection.evaluation.model_diff import compare as compare_models
-    from llmcli.text.chat.text_ids import text_ids
+    from llmcli.server.wire import ContinuedText
     from llmcli.views.inspect.model_diff import SCHEMA, ComparisonView
     from llmcli.views.terminal.progress import progress_bar
 
-    def loader(index: int, dtype: str) -> Callable[[], LoadedModel]:
-        return lambda: load_model(checkpoints[index], replace(model_options, dtype=dtype), may_quantize=False)
-
-    def ids(loaded: LoadedModel) -> list[int]:
-        as_message = text_options.chat or (prompt is not None and loaded.template is not None)
-        return text_ids(loaded.tokenizer, loaded.template, words, chat=as_message, model=loaded.name)
-
+    asked = ContinuedText(words, chat=text_options.chat, answer=prompt is not None)
     with progress_bar(unit="tokens") as progress:
         result = compare_models(
-            loader(0, dtype_a),
-            loader(1, dtype_b),
-            ids,
+            lambda: first_side.model(asked),
+            lambda: second_side.model(asked),
             reply=prompt is not None,
             max_tokens=compare_options.max_tokens,
-            readable=model_options.readable,
-            names=(_label(checkpoints[0].name, dtype_a), _label(checkpoints[1].name, dtype_b)),
+            names=(first_side.label, second_side.label),
             progress=progress,
         )
     output.present(ComparisonView(result), schema=SCHEMA, value=result, output=view_options, title="llm compare")
 
 
-def _label(name: str, dtype: str) -> str:
-    return name if dtype == "auto" else f"{name} in {dtype}"
+@dataclass(frozen=True)
+class _Side:
+    """One of the two models: how it is loaded, and the server that holds it already."""
+
+    options: ModelOptions
+    server: ServerState | None
+    checkpoint: Checkpoint | None
+    """None if a server holds it."""
+
+    @property
+    def label(self) -> str:
+        """The name of the model, and the dtype that was asked for."""
+        dtype = self.options.dtype
+        return self._name if dtype == "auto" else f"{self._name} in {dtype}"
+
+    def model(self, asked: ContinuedText) -> ComparisonSide:
+        """The model with its prompt."""
+        if self.server is None:
+            return self._load(asked)
+        from llmcli.client.compared import ServedComparison
+
+        return ServedComparison(self.server, asked, lambda: self._load(asked), terminal.note)
+
+    def _load(self, asked: ContinuedText) -> ComparisonSide:
+        """The model in this process."""
+        from llmcli.inspection.evaluation.comparison_side import LocalComparison
+        from llmcli.server.command_line.compare import prompt_ids
+
+        checkpoint = self.checkpoint or find_checkpoint(self.options.model)
+        loaded = load_model(checkpoint, self.options, may_quantize=False)
+        return LocalComparison(loaded, lambda loaded: prompt_ids(loaded, asked), readable=self.options.readable)
+
+    @property
+    def _name(self) -> str:
+        if self.checkpoint is not None:
+            return self.checkpoint.name
+        assert self.server is not None
+        from llmcli.checkpoint.files.model_files import model_name
+        from llmcli.client.find import model_path
+
+        try:
+            return model_name(model_path(self.options.model))
+        except LlmcliError:  # it is on another machine
+            return self.server.model
+
+
+def _sides(options: Sequence[ModelOptions]) -> list[_Side]:
+    """Both models, found but not loaded."""
+    if options[0].readable:
+        # A server may have packed its weights for the fast path.
+        check_no_server_named(options[0], "--readable")
+        options = [replace(each, server="off") for each in options]
+    servers = servers_for(options)
+    if all(servers):
+        from llmcli.startup.lazy_torch import import_torch
+
+        # For the numbers that compare them.
+        import_torch()
+    return [
+        _Side(each, server, find_checkpoint(each.model) if server is None else None)
+        for each, server in zip(options, servers, strict=True)
+    ]

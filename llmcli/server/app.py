@@ -55,6 +55,8 @@ def _command_paths(service: Service, internal: Internal) -> list[Path]:
         ("POST", "/internal/cancel", internal.cancel),
         ("POST", "/internal/choices", computed.choices),
         ("POST", "/internal/score", computed.score),
+        ("POST", "/internal/continuation", computed.continuation),
+        ("POST", "/internal/predictions", computed.predictions),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The private socket's computations besides replies: the probabilities of given answers, and the score of a text."""
+"""The command line's computations besides replies: probabilities of given answers, scores of texts, comparisons."""
 
 from __future__ import annotations
 
@@ -10,20 +10,34 @@ from starlette.responses import Response
 
 from llmcli.engine.prefill import PrefillProgress
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.inspection.evaluation.comparison_side import written
 from llmcli.inspection.evaluation.text_score import TextScore
 from llmcli.server.command_line.choices import compare_answers, may_think
+from llmcli.server.command_line.compare import predictions, progress_to, prompt_of
 from llmcli.server.command_line.reply import CommandReply
 from llmcli.server.command_line.score import score_text
 from llmcli.server.http.streams import Channel, EventStream, json_object
 from llmcli.server.internal import refusal
-from llmcli.server.scheduler.work import ReadSoFar, Result, Work
+from llmcli.server.scheduler.work import Piece, ReadSoFar, Result, Work
 from llmcli.server.service import Service
 from llmcli.server.values import to_json
-from llmcli.server.wire import GenerateRequest, begin_value, line, read_request, read_scored_text
+from llmcli.server.wire import (
+    ContinuedText,
+    GenerateRequest,
+    PredictedText,
+    ScoredText,
+    begin_value,
+    line,
+    read_request,
+    read_text_request,
+)
+
+# Memory for rows of log-probabilities that a client has not taken yet; two rows of any size.
+_ROWS_BYTES = 16 << 20
 
 
 class Computed:
-    """The endpoints `/internal/choices` and `/internal/score`."""
+    """The endpoints `/internal/choices`, `/internal/score`, `/internal/continuation` and `/internal/predictions`."""
 
     def __init__(self, service: Service, failed: Callable[[Exception], bytes]) -> None:
         """`failed` gives the last line after an error."""
@@ -63,10 +77,39 @@ class Computed:
         """Score a text."""
         service, ready = self._service, self._service.needed()
         try:
-            asked = read_scored_text(await json_object(request, surrogates=True))
+            asked = read_text_request(ScoredText, await json_object(request, surrogates=True))
         except LlmcliError as error:
             return refusal(service, error)
         return self._stream([], *service.start(lambda progress: score_text(ready.loaded, asked, progress)))
+
+    async def continuation(self, request: Request) -> Response:
+        """Encode a prompt and continue it greedily."""
+        service, ready = self._service, self._service.needed()
+        try:
+            asked = read_text_request(ContinuedText, await json_object(request, surrogates=True))
+            begun = await service.prepare(lambda: prompt_of(ready.loaded, asked))
+        except LlmcliError as error:
+            return refusal(service, error)
+        begin = await service.prepare(lambda: line({"event": "begin", "value": to_json(begun)}))
+        ids = [token.id for token in begun.prompt]
+        return self._stream(
+            [begin],
+            *service.start_parts(
+                lambda deliver: written(ready.loaded, ids, asked.max_tokens, progress_to(deliver)),
+            ),
+        )
+
+    async def predictions(self, request: Request) -> Response:
+        """Send the log-probabilities of the whole vocabulary at each token of a text."""
+        service, ready = self._service, self._service.needed()
+        try:
+            asked = read_text_request(PredictedText, await json_object(request, surrogates=True))
+        except LlmcliError as error:
+            return refusal(service, error)
+        rows = max(2, _ROWS_BYTES // (4 * ready.loaded.tokenizer.vocab_size))
+        return self._stream(
+            [], *service.start_parts(lambda deliver: predictions(ready.loaded, asked, deliver), most_waiting=rows)
+        )
 
     def _stream(self, first: Iterable[bytes], work: Work | None = None, channel: Channel | None = None) -> Response:
         works = [] if work is None else [work]
@@ -81,6 +124,9 @@ class Computed:
         async for event in channel.events():
             if isinstance(event, ReadSoFar):
                 yield line({"event": "progress", "done": event.done, "total": event.total})
+            elif isinstance(event, Piece):
+                yield line({"event": "row", "value": to_json(event.value), "bytes": len(event.data)})
+                yield event.data
             elif isinstance(event, Result):
                 value = event.value
                 pieces = {str(token): token_bytes(token).decode("latin-1") for token in _tokens(value)}

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from llmcli.server.scheduler.scheduler import Scheduler
 from llmcli.server.scheduler.work import (
     CancelledError,
     Computation,
+    Deliver,
     ReadSoFar,
     ReplyRequest,
     ReplyWork,
@@ -155,6 +156,22 @@ class Service:
             channel.deliver([ReadSoFar(done, total)])
 
         work = Computation(once(lambda: compute(progress)), channel.deliver)
+        self._queue(work)
+        return work, channel
+
+    def start_parts(
+        self, parts: Callable[[Deliver], Iterator[object]], *, most_waiting: int = 64
+    ) -> tuple[Computation, Channel]:
+        """Queue a computation in parts; what they deliver and their result come through the channel.
+
+        While the client has not taken `most_waiting` events, the next part waits.
+
+        Raises:
+            OverloadedError: too much is waiting.
+        """
+        channel, scheduler = Channel(), self.needed().scheduler
+        channel.took = scheduler.wake
+        work = Computation(parts(channel.deliver), channel.deliver, has_room=lambda: channel.waiting < most_waiting)
         self._queue(work)
         return work, channel
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -33,6 +34,9 @@ def from_json(kind: type[_Value], value: object) -> _Value:
     return made
 
 
+_hints = functools.cache(get_type_hints)
+
+
 def _from_json(kind: Any, value: Any) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -41,9 +45,12 @@ def _from_json(kind: Any, value: Any) -> Any:
         (kind,) = (each for each in inner if each is not types.NoneType)
         return _from_json(kind, value)
     if origin is tuple:
+        if inner[0] is str and all(type(item) is str for item in value):
+            # A vocabulary has hundreds of thousands.
+            return tuple(value)
         return tuple(_from_json(inner[0], item) for item in value)
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)  # type: ignore[arg-type]
         return kind(**{each.name: _from_json(hints[each.name], value[each.name]) for each in fields(kind)})  # type: ignore[operator]
     if kind is bytes:
         return value.encode("latin-1")

@@ -18,7 +18,10 @@ A client posts a `GenerateRequest` to `/internal/generate` and reads one JSON ob
 
 `/internal/choices` and `/internal/score` answer with notes, progress, and `{"event": "result", "value", "bytes"}`: the
 probabilities of given answers, after a `begin` with `may_think`, or the score of a text with the bytes of its tokens.
-`llmcli.server.values` reads the value.
+`llmcli.server.values` reads the value. `llm compare` uses two more. `/internal/continuation` answers a `ContinuedText`
+with a `begin` whose value describes the model, and with the continuation as its result. `/internal/predictions` answers
+a `PredictedText` with `{"event": "row", "value", "bytes": N}` for each token, after which come N bytes: the
+log-probabilities of the whole vocabulary, as float32 in little-endian order. At most a few rows wait for the client.
 
 A post to `/internal/cancel` with `{"id": ...}` ends the reply to the request with this `id`, as Ctrl-C does: its finish
 follows, with the reason "interrupted". A reply whose connection is closed ends too.
@@ -108,6 +111,31 @@ class ScoredText:
 
 
 @dataclass(frozen=True)
+class ContinuedText:
+    """A prompt that `llm compare` lets a model continue: the body of a post to `/internal/continuation`."""
+
+    text: str = ""
+    chat: bool = False
+    """Whether it is a message in the chat template."""
+    answer: bool = False
+    """Whether it is a prompt to answer: then it is a message if the model has a chat template."""
+    ids: tuple[int, ...] | None = None
+    """The prompt as token ids, instead of `text`."""
+    max_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class PredictedText:
+    """A text whose predictions `llm compare` needs: the body of a post to `/internal/predictions`."""
+
+    ids: tuple[int, ...]
+    start: int
+    """The first token whose prediction is needed."""
+    window: int | None = None
+    """The most tokens that are read at a time; None: the model's context."""
+
+
+@dataclass(frozen=True)
 class ReplyBegin:
     """What is known before a reply begins."""
 
@@ -175,14 +203,17 @@ def read_request(value: object) -> GenerateRequest:
         raise UsageError(f"The request is malformed: {error}.") from None
 
 
-def read_scored_text(value: object) -> ScoredText:
-    """The text to score of a request.
+def read_text_request(kind: type[_Value], value: object) -> _Value:
+    """The `ScoredText`, `ContinuedText` or `PredictedText` of a request.
 
     Raises:
         UsageError: it is not such a request.
     """
+    given = _object(value, "The request")
     try:
-        return _made(ScoredText, _object(value, "The request"))
+        if given.get("ids") is not None:
+            given["ids"] = tuple(given["ids"])
+        return _made(kind, given)
     except (TypeError, ValueError) as error:
         raise UsageError(f"The request is malformed: {error}.") from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from llmcli.checkpoint.files.weight_file import shown
@@ -45,6 +45,11 @@ _META_PART = re.compile(r"consolidated\.(\d{2})\.pth")
 # Companion files of a model, as llama.cpp's tools name them.
 _COMPANION = re.compile(r"mmproj|imatrix")
 _QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32|FP16|FP32))$", re.IGNORECASE)
+
+
+def model_name(path: Path) -> str:
+    """The display name of the model in a folder or a GGUF file."""
+    return path.resolve().name if path.is_dir() else path.stem
 
 
 @dataclass(frozen=True)

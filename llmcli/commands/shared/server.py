@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import UsageError
+from llmcli.errors import LlmcliError, UsageError
 
 if TYPE_CHECKING:
     from llmcli.commands.shared.options.model import ModelOptions
@@ -38,6 +39,61 @@ def server_for(options: ModelOptions, *, template: str | None = None) -> ServerS
             options.kv_cache,
         )
     )
+
+
+def servers_for(options: Sequence[ModelOptions]) -> list[ServerState | None]:
+    """For each of several models, the server that holds it; None for none.
+
+    Raises:
+        UsageError: --server has another form, or names a server that holds none of them as they would be loaded.
+        LlmcliError: there is no server at the address of --server.
+    """
+    address = options[0].server
+    if address in ("auto", "off"):
+        return [server_for(each) for each in options]
+    from llmcli.client.address import server_at
+
+    server = server_at(address)
+    held = [_holds_as_loaded(server, each) for each in options]
+    if len({_path(each) for each, is_held in zip(options, held, strict=True) if is_held}) > 1:
+        raise UsageError(
+            f"Both models have the name and the sizes of the one that the server at {address} holds. Leave --server "
+            "out: on the server's own machine it is used for the right one."
+        )
+    if not any(held):
+        started = [
+            f"--{name.replace('_', '-')} {value}"
+            for name in ("device", "dtype", "quantize", "kv_cache", "context")
+            if (value := getattr(server.identity, name)) not in ("auto", None)
+        ]
+        how = f" with {' '.join(started)}" if started else ""
+        raise UsageError(f"The server at {address} holds {server.model}{how}, which is none of the given models.")
+    return [server if is_held else None for is_held in held]
+
+
+def _holds_as_loaded(server: ServerState, options: ModelOptions) -> bool:
+    """Whether a named server computes what a model that these options load would compute."""
+    from llmcli.checkpoint.files.model_files import model_name
+
+    held, model, path = server.identity, options.model or "", _path(options)
+    # The dtype "auto" does not stand for another, as in commands with one model: the two may differ in it alone.
+    return (
+        options.device in ("auto", held.device)
+        and (options.dtype, options.quantize, options.kv_cache) == (held.dtype, held.quantize, held.kv_cache)
+        and not (held.edits or held.template or held.context or held.ranks > 1)
+        and (model if path is None else model_name(path)) == server.model
+        and (path is None or has_same_files(server, model))
+    )
+
+
+def _path(options: ModelOptions) -> Path | None:
+    """The folder or file of a model; None if it is not on this machine."""
+    from llmcli.client.find import model_path
+
+    try:
+        return model_path(options.model).resolve()
+    except LlmcliError:
+        return None
 
 
 def check_no_server_named(options: ModelOptions, flag: str) -> None:
@@ -86,7 +142,6 @@ def has_same_files(server: ServerState, model: str | None) -> bool:
     """Whether the model of this name is on this machine, with files like those of a server."""
     from llmcli.client.address import has_files
     from llmcli.client.find import model_path
-    from llmcli.errors import LlmcliError
 
     try:
         return has_files(server, model_path(model))

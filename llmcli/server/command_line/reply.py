@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -151,10 +152,18 @@ class CommandReply:
 
 def _given(loaded: LoadedModel, request: GenerateRequest) -> ChatPrompt:
     """The prompt whose ids the request gives."""
-    ids = [*(request.ids or ()), *request.begun]
+    check_ids(loaded, [*(request.ids or ()), *request.begun])
+    return ChatPrompt(list(request.ids or ()), start=ReplyStart(request.state))
+
+
+def check_ids(loaded: LoadedModel, ids: Sequence[int]) -> None:
+    """Check the ids of a request.
+
+    Raises:
+        UsageError: one is no token of the model.
+    """
     if not all(type(token) is int and 0 <= token < loaded.tokenizer.vocab_size for token in ids):
         raise UsageError(f"The prompt has an id that is no token of {loaded.name}.")
-    return ChatPrompt(list(request.ids or ()), start=ReplyStart(request.state))
 
 
 def _params(loaded: LoadedModel, request: GenerateRequest) -> SamplingParams:

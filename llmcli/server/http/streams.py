@@ -35,11 +35,21 @@ class Channel:
         self.has_more = False
         """Whether the event that `events` gave last is followed by one that has come with it."""
         self._queue: asyncio.Queue[Sequence[WorkEvent]] = asyncio.Queue()
+        # Each is counted in one thread only.
+        self._delivered = self._taken = 0
+        self.took: Callable[[], None] = lambda: None
+        """Called when an event has been sent to the client."""
+
+    @property
+    def waiting(self) -> int:
+        """How many events have not been sent yet."""
+        return self._delivered - self._taken
 
     def deliver(self, events: Sequence[WorkEvent]) -> None:
         """Add events; never waits. Called in the scheduler's thread."""
         if not events:
             return
+        self._delivered += len(events)
         if self._whole:
             self._held += events
             if not isinstance(events[-1], Finish | Failed | Result):
@@ -68,6 +78,8 @@ class Channel:
                 if isinstance(event, Finish):
                     log_reply(event)
                 yield event
+                self._taken += 1
+                self.took()
                 if isinstance(event, Finish | Result):
                     return
 

@@ -97,6 +97,11 @@ class Scheduler:
             self._closing = True
             self._changed.notify()
 
+    def wake(self) -> None:
+        """A computation that waited for its client may have room now."""
+        with self._changed:
+            self._changed.notify()
+
     @property
     def path(self) -> str:
         """The name of the step that computes."""
@@ -117,7 +122,8 @@ class Scheduler:
         while True:
             with self._changed:
                 while not self._is_busy:
-                    if self._closing or idle(time.monotonic() - self.last_active):
+                    # A computation that waits for its client is not complete.
+                    if not self._computing and (self._closing or idle(time.monotonic() - self.last_active)):
                         self._closing = True
                         return
                     self._changed.wait(look_every_s)
@@ -126,13 +132,20 @@ class Scheduler:
 
     @property
     def _is_busy(self) -> bool:
-        return bool(self._waiting or self._reading or self._computing or self._writing)
+        return bool(self._waiting or self._reading or self._is_computing or self._writing)
+
+    @property
+    def _is_computing(self) -> bool:
+        """Whether a computation has a part to compute now."""
+        return any(computation.can_continue for computation in self._computing)
 
     def _turn(self) -> None:
         self._drop_cancelled()
         self._admit()
-        if self._computing:
-            self._advance(self._computing.popleft())
+        ready = next((each for each in self._computing if each.can_continue), None)
+        if ready is not None:
+            self._computing.remove(ready)
+            self._advance(ready)
         self._read_some()
         if self._writing:
             self._write()
@@ -215,7 +228,7 @@ class Scheduler:
         texts = [row.row_text() for row in rows]
         try:
             # Computations have a part each turn.
-            found = self._steps.next(texts, 1) if self._computing else self._steps.next(texts)
+            found = self._steps.next(texts, 1) if self._is_computing else self._steps.next(texts)
         except NotFiniteError as error:
             for row in rows:
                 self._fail(row, self.loaded.model.located(error, row.ids))

@@ -82,7 +82,15 @@ class Result:
     value: object
 
 
-WorkEvent: TypeAlias = Event | ReadSoFar | PromptLogprobs | Failed | Result
+@dataclass(frozen=True)
+class Piece:
+    """A part of what a computation gives, before its result."""
+
+    value: object
+    data: bytes
+
+
+WorkEvent: TypeAlias = Event | ReadSoFar | PromptLogprobs | Failed | Piece | Result
 """What a connection receives; `Finish`, `Failed` and `Result` are the last. Texts contain thoughts and their marks."""
 Deliver: TypeAlias = Callable[[Sequence[WorkEvent]], None]
 """Called in the scheduler's thread; must not wait for a client."""
@@ -111,10 +119,25 @@ class ReplyWork(Work):
 class Computation(Work):
     """A computation in parts: an iterator that is advanced between passes, and returns the result."""
 
-    def __init__(self, parts: Iterator[object], deliver: Deliver, *, ends_itself: bool = False) -> None:
-        """With `ends_itself`, its parts end it when it is cancelled; otherwise it is dropped."""
+    def __init__(
+        self,
+        parts: Iterator[object],
+        deliver: Deliver,
+        *,
+        ends_itself: bool = False,
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """With `ends_itself`, its parts end it when it is cancelled; otherwise it is dropped.
+
+        While `has_room` is false, its next part waits; `Scheduler.wake` is called when that has changed.
+        """
         super().__init__(deliver)
-        self.parts, self.ends_itself = parts, ends_itself
+        self.parts, self.ends_itself, self._has_room = parts, ends_itself, has_room
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether there is something to do for it now."""
+        return self.cancelled or self._has_room()
 
 
 def once(compute: Callable[[], object]) -> Generator[None, None, object]:

@@ -16,7 +16,8 @@ from llmcli.views.widgets.token_table import colored, percent, token_label
 
 if TYPE_CHECKING:
     from llmcli.inspection.core.tokens import Token
-    from llmcli.inspection.evaluation.model_diff import Comparison, Continuation, Expected
+    from llmcli.inspection.evaluation.comparison_side import Continuation, Expected
+    from llmcli.inspection.evaluation.model_diff import Comparison
 
 SCHEMA = "llmcli.compare/1"
 # (lower bound of the KL in bits, label in the legend, style). The colors of surprise.

@@ -9,6 +9,7 @@ import pytest
 
 import llmcli
 from llmcli.errors import UsageError
+from llmcli.inspection.evaluation.comparison_side import LocalComparison
 from llmcli.inspection.evaluation.model_diff import Comparison, compare
 from llmcli.model import Transformer
 from tests.support.models.puppet import BOS, END, ids_of, write_puppet
@@ -25,7 +26,8 @@ def puppet(folder: Path, transitions: Mapping[int, Mapping[int, float]]) -> llmc
 def test_compared_numbers_are_those_of_the_two_distributions(tmp_path: Path) -> None:
     first = puppet(tmp_path / "1", {BOS: {A: 1.0}, A: {B: 0.5, C: 0.5}, B: {A: 0.25, C: 0.75}})
     second = puppet(tmp_path / "2", {BOS: {A: 1.0}, A: {B: 0.9, C: 0.1}, B: {A: 0.6, C: 0.4}})
-    result = compare(lambda: first, lambda: second, lambda loaded: loaded.tokenizer.encode("aba"), reply=False)
+    prompted = LocalComparison(first, lambda loaded: loaded.tokenizer.encode("aba"))
+    result = compare(lambda: prompted, lambda: LocalComparison(second), reply=False)
     assert [(token.text, token.kl is None) for token in result.tokens[1:]] == [("a", False), ("b", False), ("a", False)]
     assert result.tokens[0].kl is None
     expected = [
@@ -51,7 +53,9 @@ def test_the_first_difference_of_the_continuations(tmp_path: Path) -> None:
     third = puppet(tmp_path / "3", {A: {B: 1.0}, B: {END: 0.9, C: 0.1}})
 
     def compared(one: llmcli.LoadedModel, other: llmcli.LoadedModel) -> Comparison:
-        return compare(lambda: one, lambda: other, lambda _: [BOS, A], reply=False, max_tokens=5)
+        return compare(
+            lambda: LocalComparison(one, lambda _: [BOS, A]), lambda: LocalComparison(other), reply=False, max_tokens=5
+        )
 
     result = compared(first, second)
     assert [said.text for said in result.continuations] == ["bc", "babab"]
@@ -70,9 +74,8 @@ def test_a_model_agrees_with_itself_also_in_windows(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
     told: list[tuple[str, int, int]] = []
     result = compare(
-        lambda: loaded,
-        lambda: loaded,
-        lambda _: random_ids(300),
+        lambda: LocalComparison(loaded, lambda _: random_ids(300)),
+        lambda: LocalComparison(loaded),
         reply=False,
         max_tokens=4,
         names=("x", "y"),
@@ -90,7 +93,8 @@ def test_a_model_agrees_with_itself_also_in_windows(tmp_path: Path) -> None:
 
 def test_a_reply_is_compared_without_its_prompt(tmp_path: Path) -> None:
     loaded = llmcli.load(tiny_checkpoint(tmp_path, "llama"), dtype="float32")
-    result = compare(lambda: loaded, lambda: loaded, lambda _: random_ids(9), reply=True, max_tokens=6)
+    prompted = LocalComparison(loaded, lambda _: random_ids(9))
+    result = compare(lambda: prompted, lambda: LocalComparison(loaded), reply=True, max_tokens=6)
     assert [token.kl is None for token in result.tokens] == [True] * 9 + [False] * 6
     assert [token.id for token in result.tokens[9:]] == [token.id for token in result.continuations[0].tokens]
 
@@ -99,13 +103,13 @@ def test_the_first_model_is_released_before_the_second_is_loaded(tmp_path: Path)
     folder = tiny_checkpoint(tmp_path, "llama")
     models: list[weakref.ref[Transformer]] = []
 
-    def load() -> llmcli.LoadedModel:
+    def load() -> LocalComparison:
         assert not any(model() is not None for model in models)
         loaded = llmcli.load(folder)
         models.append(weakref.ref(loaded.model))
-        return loaded
+        return LocalComparison(loaded, lambda _: random_ids(9))
 
-    compare(load, load, lambda _: random_ids(9), reply=False, max_tokens=3)
+    compare(load, load, reply=False, max_tokens=3)
     assert len(models) == 2
 
 
@@ -117,13 +121,14 @@ def test_models_of_different_tokenizers_are_refused(tmp_path: Path) -> None:
     tokenizer.save(str(second / "tokenizer.json"))
     third = tiny_checkpoint(tmp_path / "3", "llama")
     (third / "tokenizer.json").write_text((third / "tokenizer.json").read_text().replace("<|user|>", "<|human|>"))
+    prompted = LocalComparison(llmcli.load(first), lambda _: random_ids(9))
     for other, why in ((second, "one has 261 tokens and the other 262"), (third, r"token 258 is '<\|user\|>' in one")):
         with pytest.raises(UsageError, match=why):
-            compare(lambda: llmcli.load(first), lambda: llmcli.load(other), lambda _: random_ids(9), reply=False)  # noqa: B023
+            compare(lambda: prompted, lambda: LocalComparison(llmcli.load(other)), reply=False)  # noqa: B023
 
 
 def test_an_empty_comparison_is_refused(tmp_path: Path) -> None:
     silent = puppet(tmp_path, {})
     for reply in (False, True):
         with pytest.raises(UsageError, match="nothing to compare"):
-            compare(lambda: silent, lambda: silent, lambda _: [A], reply=reply)
+            compare(lambda: LocalComparison(silent, lambda _: [A]), lambda: LocalComparison(silent), reply=reply)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from llmcli.inspection.causal.prompt_ablation import AnswerToken, Instead, Removal, Total, Without, Word, WordScan
 from llmcli.inspection.core.distributions import change, entropy, kl_divergence, perplexity
 from llmcli.inspection.core.tokens import Token, TokenProb
-from llmcli.inspection.evaluation.model_diff import ComparedToken, Comparison, Continuation, Expected
+from llmcli.inspection.evaluation.comparison_side import Continuation, Expected
+from llmcli.inspection.evaluation.model_diff import ComparedToken, Comparison
 from llmcli.inspection.evaluation.text_score import TextScore, TokenScore
 from llmcli.views.inspect.model_diff import ComparisonView
 from llmcli.views.inspect.perplexity import ScoreView
