@@ -61,11 +61,16 @@ def gguf_mixer_source(
             return qkvz_by_key_head(f"{at}ssm_in.{kind}", mixer, 0, 1, 2)
         if module == "linear_attn.in_proj_z":
             return qkvz_by_key_head(f"{at}ssm_in.{kind}", mixer, 3)
-    if module == "linear_attn.in_proj_qkv" and f"{at}attn_qkv.{kind}" not in header.tensors:
-        return Joined(tuple(Source(f"{at}attn_{which}.{kind}") for which in "qkv"))
+    if module == "linear_attn.in_proj_qkv":
+        parts = tuple(f"{at}attn_{which}.{kind}" for which in "qkv")
+        if any(part in header.tensors for part in parts):
+            return Joined(tuple(map(Source, parts)))
     if module == "linear_attn.out_proj":
-        name = "ssm_out" if f"{at}ssm_out.{kind}" in header.tensors else "attn_output"
-        return Source(f"{at}{name}.{kind}")
+        # A missing tensor is reported by the name that files of the kind have.
+        names = [f"{at}{name}.{kind}" for name in ("ssm_out", "attn_output")]
+        if isinstance(mixer, DeltaConfig) and mixer.decay == "channel":
+            names.reverse()
+        return Source(next((name for name in names if name in header.tensors), names[0]))
     name = f"{at}{_NAMES[module]}.{kind}"
     # Norms have a row for each group, and convolutions may have further dimensions of one.
     return Reshaped(name, shape) if module.endswith(("norm", "conv1d", "conv")) else Source(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,19 @@ def test_a_list_of_recurrent_layers_must_be_whole(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="true or false for each of 3 layers"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("qwen 3.5", "blk.0.ssm_out.weight"),
+        ("qwen 3.5", "blk.0.attn_qkv.weight"),
+        ("kimi linear", "blk.0.attn_output.weight"),
+        ("kimi linear", "blk.0.attn_q.weight"),
+    ],
+)
+def test_a_missing_tensor_has_the_name_that_other_files_give_it(tmp_path: Path, case: str, name: str) -> None:
+    path = write_gguf(made(case), tmp_path / "m.gguf")
+    path.write_bytes(path.read_bytes().replace(name.encode(), b"?" * len(name)))
+    with pytest.raises(CheckpointError, match=f"lacks the tensor {re.escape(name)}, which"):
+        llmcli.load(path, device="cpu")
