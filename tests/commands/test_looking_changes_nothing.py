@@ -1,4 +1,4 @@
-"""Flags that show more about a reply do not change its tokens, on a model with packed weights."""
+"""Flags that show more about a reply do not change its tokens: packed weights, and layers with states."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from llmcli.conversations.live_conversation import LiveConversation
 from llmcli.engine import Conversation, Engine, Event, Finish, SamplingParams, Step
 from tests.support.gguf.families import made, quantized
 from tests.support.gguf.writer import write_gguf
+from tests.support.models.recurrent_cases import RECURRENT
+from tests.support.models.tiny_checkpoints import shared_checkpoint
 from tests.support.terminal.cli import llm
 
 LENGTH = 24
@@ -117,6 +119,25 @@ def test_generate(
             recorded = json.loads(Path(looking[1]).read_text())["tokens"]
             assert [token["id"] for token in recorded] == expected[0]
     assert llm(*command, "--json").returncode == 0 and said[0] == expected
+
+
+# With states beside attention and without attention, with and without a kernel.
+@pytest.mark.parametrize("case", ["bamba", "qwen 3.5", "mamba", "xlstm", "qwen 4"])
+def test_generate_with_states(
+    case: str, said: list[tuple[list[int], str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model_type, changes = RECURRENT[case]
+    folder = shared_checkpoint(model_type, **changes)
+    for sampling in SAMPLINGS[0], SAMPLINGS[2]:
+        command = ["generate", PROMPT, "-m", folder, "-n", LENGTH, *flags(sampling)]
+        llm(*command)
+        expected = said.pop()
+        assert len(expected[0]) > LENGTH // 2
+        for looking in (["--attention"], *SOME):
+            result = llm(*command, *looking)
+            assert result.returncode == 0, result.stderr
+            assert said.pop() == expected, looking
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "drawn", "filtered"])
