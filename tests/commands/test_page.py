@@ -83,6 +83,14 @@ def test_stored_json_becomes_the_same_page(model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "other.html").read_text() == (tmp_path / "reply.html").read_text()
 
 
+def test_piped_json_becomes_a_page_where_it_is_said(model: Path, tmp_path: Path) -> None:
+    printed = llm("score", "abc", "-m", model, "--json").stdout
+    assert llm("page", "-", "-o", tmp_path / "a.html", stdin=printed).returncode == 0
+    assert embedded(tmp_path / "a.html") == json.loads(printed)
+    refused = llm("page", "-", stdin=printed)
+    assert refused.returncode == 2 and b"with --out, or give --open" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
