@@ -95,6 +95,12 @@ viewer.drawings.all_heads = (value, root) => {
       enlarge(head);
     }
   });
+  gridKeys(grid, Array.from(layers.values()), () => chosen, (head) => {
+    if (head) {
+      enlarge(head);
+      grid.querySelector(`[data-layer="${head.layer}"]`).scrollIntoView({ block: "nearest" });
+    }
+  });
   const weights = choice("weights", [
     { name: "raw", title: "raw", help: "the shares of attention" },
     { name: "moved", title: "by value length", help: "attention times the length of the value that it moves" },
@@ -104,7 +110,7 @@ viewer.drawings.all_heads = (value, root) => {
   });
   digitsChoose(weights);
   root.append(weights.row, enlarged, element("figure", {},
-    element("figcaption", {}, "all heads · rows: blocks · columns: heads · click one to enlarge it", said), grid));
+    element("figcaption", {}, "all heads · rows: blocks · columns: heads · click one, or walk with the arrow keys, to enlarge it", said), grid));
   amounts.onColors(repaint);
   enlarge(chosen);
 };

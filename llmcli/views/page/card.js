@@ -58,7 +58,7 @@ const card = (() => {
         element("td", { class: "number" }, percent(share))));
     const others = attention.read.map((one) => element("tr", {},
       element("th", { scope: "row" }, label(one.text), element("small", {}, ` #${one.position}`)),
-      element("td", {}, bar(one.weight, "bar after")), element("td", { class: "number" }, percent(one.weight))));
+      element("td", {}, bar(one.weight)), element("td", { class: "number" }, percent(one.weight))));
     return [
       element("h3", {}, "What was read to predict it"),
       element("table", { class: "read" }, element("tbody", {}, ...rows)),

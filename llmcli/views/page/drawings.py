@@ -69,12 +69,16 @@ _DRAWINGS = {
     "llmcli.attention-heads/1": Drawing(
         "all_heads",
         "llm inspect attention",
-        (*_READING, "pattern.js", "all_heads.js"),
+        (*_READING, "pattern.js", "grid_keys.js", "all_heads.js"),
         static_table.all_heads,
         lambda: _manual("attention"),
     ),
     "llmcli.heads/1": Drawing(
-        "heads", "llm inspect heads", ("amounts.js", "heads.js"), static_table.heads, lambda: _manual("heads")
+        "heads",
+        "llm inspect heads",
+        ("amounts.js", "grid_keys.js", "heads.js"),
+        static_table.heads,
+        lambda: _manual("heads"),
     ),
 }
 SCHEMAS = tuple(_DRAWINGS)

@@ -56,7 +56,7 @@ viewer.drawings.heads = (value, root) => {
     table.querySelector(".shown")?.classList.remove("shown");
     const one = byName.get(at ?? pinned);
     if (!one) {
-      detail.replaceChildren(element("p", { class: "aside" }, "Point at a head to see its scores; a click pins it."));
+      detail.replaceChildren(element("p", { class: "aside" }, "Point at a head to see its scores, or walk with the arrow keys. A click pins it, Escape lets go."));
       return;
     }
     table.querySelector(`[data-head="${name(one)}"]`).classList.add("shown");
@@ -68,6 +68,12 @@ viewer.drawings.heads = (value, root) => {
   table.addEventListener("click", (event) => {
     pinned = headAt(event) === pinned ? null : headAt(event);
     show(null);
+  });
+
+  gridKeys(table, Array.from(layers.values()), () => byName.get(pinned), (one) => {
+    pinned = one ? name(one) : null;
+    show(null);
+    table.querySelector(".shown")?.scrollIntoView({ block: "nearest" });
   });
 
   let legend = element("p");

@@ -55,8 +55,12 @@ class Browser:
         while not self._loaded:
             self._receive(begin + _WAIT_S)
         if scripts:
-            self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
+            self.settle()
         return time.monotonic() - begin
+
+    def settle(self) -> None:
+        """Wait until the page has been painted twice: what was set before has had its effect."""
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page; a promise is awaited."""

@@ -88,6 +88,7 @@ def test_a_pattern_is_pointed_at_in_the_map_and_in_the_text(show: Show, tmp_path
 
     assert (pixel(0, 0), pixel(1, 0), pixel(2, 2)) == ([10, 31, 77, 255], [0, 0, 0, 0], [188, 214, 245, 255])
     browser.prefer(dark=True)
+    browser.settle()
     assert pixel(0, 0) == [215, 235, 255, 255]
     browser.screenshot(screenshots(tmp_path) / "pattern-dark.png")
 
@@ -110,6 +111,14 @@ def test_a_click_enlarges_a_head_and_its_weights_are_raw_or_weighed(show: Show, 
     # 0.2 * 0.25, 0.6 * 0.5, 0.1 and 0.1 of their sum, 0.55
     assert arcs(browser) == pytest.approx([0.3 / 0.55, 0.1 / 0.55, 0.1 / 0.55]) and "9.1%" in browser.text(".card")
     browser.screenshot(screenshots(tmp_path) / "all-heads-light.png")
+    browser.run("document.querySelector('.scroll').focus()")
+    for key, head in (
+        ("ArrowLeft", "block 3, head 0"),
+        ("ArrowUp", "block 0, head 0"),
+        ("ArrowRight", "block 0, head 0"),
+    ):
+        browser.press(key)
+        assert head in browser.text("figcaption")
 
 
 def test_heads_are_colored_by_what_they_attend_to(show: Show, tmp_path: Path) -> None:
@@ -123,6 +132,14 @@ def test_heads_are_colored_by_what_they_attend_to(show: Show, tmp_path: Path) ->
     browser.press("2")
     assert browser.run(kinds) == ["amount4", "amount1", "amount0", "amount0"]
     browser.screenshot(screenshots(tmp_path) / "heads-light.png")
+    browser.run("document.querySelector('.heads').focus()")
+    for key, head in (("ArrowDown", "0 of block 0"), ("ArrowRight", "1 of block 0"), ("ArrowDown", "1 of block 1")):
+        browser.press(key)
+        assert browser.text(".card h2") == f"head {head}"
+    browser.press("ArrowDown")
+    assert browser.text(".card h2") == "head 1 of block 1"
+    browser.press("Escape")
+    assert "Point at a head" in browser.text(".card")
 
 
 def test_the_loss_without_heads_is_shown_in_bits(show: Show) -> None:
