@@ -48,6 +48,7 @@ def load(
     context_length: int | None = None,
     edits: Sequence[str | Path] = (),
     tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> LoadedModel:
     """Load a model: a Hugging Face folder, a GGUF file, a name in the store or on the hub, or None for the starter.
@@ -61,7 +62,8 @@ def load(
     - `context_length`: the longest text in tokens. The weights and the KV cache of such a text must fit in memory; this
       is checked before weights are read.
     - `edits`: files or names of edits made by `llm edit`, applied to the weights.
-    - `tensor_parallel`: split the model over this many processes, one for each GPU, or on one CPU.
+    - `tensor_parallel`: split each layer over this many processes, one for each GPU, or on one CPU.
+    - `pipeline_parallel`: give each of this many processes some of the layers.
     - `progress`: called with the bytes of weights read so far, and all of them.
 
     Raises:
@@ -83,6 +85,7 @@ def load(
         context_length=context_length,
         edits=read_edits(checkpoint, files),
         tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
         progress=progress,
     )
 
@@ -98,6 +101,7 @@ def load_checkpoint(
     context_length: int | None = None,
     edits: Sequence[Edit] = (),
     tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     readable: bool = False,
@@ -120,10 +124,13 @@ def load_checkpoint(
     checkpoint = replace(checkpoint, config=with_kv_cache(checkpoint.config, kv_cache))
     where = choose_device(device)
     kind = choose_dtype(dtype, where, checkpoint.stored_dtype())
-    split = tensor_parallel > 1
+    ranks = tensor_parallel * pipeline_parallel
+    split = ranks > 1
+    if tensor_parallel > 1 and pipeline_parallel > 1:
+        raise UsageError("A model is split into layers or within its layers, not both; give --tp or --pp.")
     if split and edits:
         raise UsageError("A model that is split over ranks cannot be edited; merge the edit first: llm edit merge.")
-    reason = f"on {tensor_parallel} ranks" if split else why_readable(checkpoint.config, where)
+    reason = f"on {ranks} ranks" if split else why_readable(checkpoint.config, where)
     packing = _packing(checkpoint, where, dtype, quantize, readable=readable, split=split)
     # The tokenizer is built while the weights are read.
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -136,7 +143,7 @@ def load_checkpoint(
             if split:
                 from llmcli.distributed.load import SplitRequest, load_split
 
-                request = SplitRequest(tensor_parallel, where, kind, packing, context_length, threads)
+                request = SplitRequest(ranks, pipeline_parallel > 1, where, kind, packing, context_length, threads)
                 model: Transformer = load_split(checkpoint, request, progress)
             else:
                 model = load_weights(

@@ -30,7 +30,7 @@ from llmcli.checkpoint.stored_tables import read_table
 from llmcli.checkpoint.tensors.reader import TensorReader
 from llmcli.checkpoint.tensors.row_spans import RowSpan
 from llmcli.device import one_thread
-from llmcli.model import Transformer
+from llmcli.model import ModelConfig, Transformer
 from llmcli.model.meta_device import meta_model
 from llmcli.model.parameters import parameters_of
 from llmcli.model.quantized.matrix import PackedMatrix
@@ -50,11 +50,11 @@ def load_weights(
     context: int | None = None,
     may_pack: bool = True,
     sizes: PackingSizes = PACKING_SIZES,
-    kind: type[Transformer] = Transformer,
+    kind: Callable[[ModelConfig], Transformer] = Transformer,
 ) -> Transformer:
     """Build the model on `device` with its parameters in `dtype`; parameters that must be float32 stay float32.
 
-    The model is of the class `kind`. `progress` is called with the bytes read and the total. With `packing`, large
+    The model is made by `kind`. `progress` is called with the bytes read and the total. With `packing`, large
     matrices are packed and compute in `dtype`. Peak memory is the final weights plus one chunk for each core, whatever
     the file's format. Before anything is allocated, checks that the weights and a cache of `context` tokens fit; if
     not, `may_pack` says whether the error may suggest packing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmcli.checkpoint.tensors.repack import bits_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import UnsupportedModelError
 from llmcli.model.parallel.split import Part, Rank, parts_of, rank_config, rank_counts
+from llmcli.model.parallel.stages import stage_config
 from llmcli.model.quantized.layout import COLUMNS
 
 # Of each file, this many pieces of this size are compared between machines.
@@ -38,6 +40,18 @@ def rank_part(checkpoint: Checkpoint, rank: Rank) -> Checkpoint:
         )
     sources = {name: _part(source, parts.get(name), checkpoint.tensors) for name, source in checkpoint.sources.items()}
     return replace(checkpoint, config=config, sources=sources)
+
+
+def stage_part(checkpoint: Checkpoint, layers: range) -> Checkpoint:
+    """The checkpoint as a stage of a pipeline sees it: the parameters of its `layers`, under its own numbers."""
+    sources = {
+        re.sub(r"^layers\.(\d+)", lambda found: f"layers.{int(found[1]) - layers.start}", name): source
+        for name, source in checkpoint.sources.items()
+        if not name.startswith("layers.") or int(name.split(".")[1]) in layers
+    }
+    if checkpoint.config.tie_embeddings:
+        sources["lm_head.weight"] = sources["embed_tokens.weight"]
+    return replace(checkpoint, config=stage_config(checkpoint.config, layers), sources=sources)
 
 
 def _part(source: ParameterSource, part: Part | None, stored: Mapping[str, StoredTensor]) -> ParameterSource:

@@ -83,6 +83,18 @@ class Group:
             dist.all_gather(parts, padded)
         return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1)
 
+    def send_to(self, rank: int, x: Tensor) -> None:
+        """Send `x` to a rank, which receives it."""
+        with self._failing():
+            dist.send(x.contiguous(), rank)
+
+    def receive_from(self, rank: int, like: Tensor) -> Tensor:
+        """A tensor of the shape, type and device of `like` from a rank, which sends it."""
+        received = torch.empty_like(like)
+        with self._failing():
+            dist.recv(received, rank)
+        return received
+
     def send(self, name: str, arguments: Sequence[Any] = ()) -> None:
         """Send a message from rank 0 to all others."""
         data = encoded(name, arguments)

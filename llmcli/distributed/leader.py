@@ -21,6 +21,7 @@ from llmcli.distributed.launch import Ranks
 from llmcli.errors import UnsupportedModelError
 from llmcli.model.cache.kv_cache import REWIND, ROOM, KVCache, LayerCache
 from llmcli.model.config import ModelConfig
+from llmcli.model.parallel.stages import PipelineStage
 from llmcli.model.transformer import Transformer
 
 
@@ -155,6 +156,10 @@ class LeadingTransformer(Transformer):
             UnsupportedModelError: always.
         """
         raise UnsupportedModelError("A model that is split over ranks cannot read a residual stream.")
+
+
+class LeadingStage(PipelineStage, LeadingTransformer):
+    """The first stage of a pipeline."""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed
@@ -13,15 +14,16 @@ import torch.distributed
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing
 from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.rank_part import fingerprint, rank_part
+from llmcli.checkpoint.rank_part import fingerprint, rank_part, stage_part
 from llmcli.distributed.environment import Launched
 from llmcli.distributed.launch import Ranks, start_ranks
-from llmcli.distributed.leader import LeadingTransformer, Mirror
+from llmcli.distributed.leader import LeadingStage, LeadingTransformer, Mirror
 from llmcli.distributed.messages import LoadOrder
 from llmcli.errors import UsageError
 from llmcli.kernels.cpu.threads import default_threads
 from llmcli.model.parallel.modules import connect
 from llmcli.model.parallel.split import Rank, parts_of
+from llmcli.model.parallel.stages import stage_layers
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class SplitRequest:
 
     count: int
     """Number of ranks."""
+    pipeline: bool
+    """Whether ranks have layers, not parts of all layers."""
     device: torch.device
     dtype: torch.dtype
     packing: Packing | None
@@ -53,8 +57,9 @@ def load_split(
         raise UsageError(
             "This process already has a model that is split over ranks. Delete it, or use another process."
         )
-    part = rank_part(checkpoint, Rank(0, request.count))
     device = _device(request)
+    stages = stage_layers(checkpoint.config, request.count, _shares(request)) if request.pipeline else None
+    part = rank_part(checkpoint, Rank(0, request.count)) if stages is None else stage_part(checkpoint, stages[0])
     launched = Launched.of(os.environ)
     here = request.count if launched is None else launched.local_count
     threads = request.threads or max(1, default_threads() // here)
@@ -62,7 +67,7 @@ def load_split(
     try:
         if device.type == "cpu":
             torch.set_num_threads(threads)
-        return _load(checkpoint, part, request, device, ranks, progress)
+        return _load(checkpoint, part, stages, request, device, ranks, progress)
     except BaseException:
         ranks.end()
         raise
@@ -71,6 +76,7 @@ def load_split(
 def _load(
     checkpoint: Checkpoint,
     part: Checkpoint,
+    stages: list[range] | None,
     request: SplitRequest,
     device: torch.device,
     ranks: Ranks,
@@ -90,6 +96,7 @@ def _load(
         packing=request.packing,
         int8_cache=whole.int8_cache,
         context=request.context,
+        stages=None if stages is None else [[layers.start, layers.stop] for layers in stages],
         fingerprint=fingerprint(checkpoint),
     )
     group.send("load", order.as_arguments())
@@ -101,14 +108,24 @@ def _load(
         packing=request.packing,
         context=request.context,
         may_pack=False,
-        kind=LeadingTransformer,
+        kind=LeadingTransformer if stages is None else partial(LeadingStage, rank=rank),
     )
     assert isinstance(model, LeadingTransformer)
     ranks.wait_until_loaded()
-    connect(model, whole, parts_of(whole, rank), rank, group)
+    if isinstance(model, LeadingStage):
+        model.neighbors = group
+    else:
+        connect(model, whole, parts_of(whole, rank), rank, group)
     model.mirror, model.ranks = Mirror(group), ranks
     weakref.finalize(model, ranks.end)
     return model
+
+
+def _shares(request: SplitRequest) -> list[float] | None:
+    """The memory of each GPU of this machine, where each rank has one; None: all ranks get equal parts."""
+    if request.device.type != "cuda" or Launched.of(os.environ) is not None:
+        return None
+    return [float(torch.cuda.get_device_properties(index).total_memory) for index in range(request.count)]
 
 
 def _device(request: SplitRequest) -> torch.device:

@@ -22,6 +22,8 @@ class LoadOrder:
     packing: Packing | None
     int8_cache: bool
     context: int | None
+    stages: list[list[int]] | None
+    """The first layer of each stage of a pipeline, and the one after its last; None: tensor parallelism."""
     fingerprint: str
     """Of the checkpoint's headers and samples of its files: all ranks must have the same files."""
 

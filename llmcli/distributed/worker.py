@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
 from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.rank_part import fingerprint, rank_part
+from llmcli.checkpoint.rank_part import fingerprint, rank_part, stage_part
 from llmcli.distributed.environment import Launched
 from llmcli.distributed.follower import follow
 from llmcli.distributed.group import Group
@@ -28,8 +30,10 @@ from llmcli.distributed.launch import (
 from llmcli.distributed.messages import LoadOrder
 from llmcli.errors import LlmcliError, RankError
 from llmcli.hub.resolve import resolve
+from llmcli.model.config import ModelConfig
 from llmcli.model.parallel.modules import connect
 from llmcli.model.parallel.split import Rank, parts_of
+from llmcli.model.parallel.stages import PipelineStage
 from llmcli.model.transformer import Transformer
 
 
@@ -44,16 +48,25 @@ def load_part(order: LoadOrder, rank: Rank, group: Group, device: torch.device) 
     if fingerprint(checkpoint) != order.fingerprint:
         raise RankError(f"{checkpoint.path} differs from the model that rank 0 has. All ranks need the same files.")
     whole = checkpoint.config
+    kind: Callable[[ModelConfig], Transformer] = Transformer
+    if order.stages is None:
+        part = rank_part(checkpoint, rank)
+    else:
+        part, kind = stage_part(checkpoint, range(*order.stages[rank.index])), partial(PipelineStage, rank=rank)
     with torch.inference_mode(mode=False):
         model = load_weights(
-            rank_part(checkpoint, rank),
+            part,
             device,
             getattr(torch, order.dtype),
             packing=order.packing,
             context=order.context,
             may_pack=False,
+            kind=kind,
         )
-    connect(model, whole, parts_of(whole, rank), rank, group)
+    if isinstance(model, PipelineStage):
+        model.neighbors = group
+    else:
+        connect(model, whole, parts_of(whole, rank), rank, group)
     return model
 
 

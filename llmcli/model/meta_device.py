@@ -23,7 +23,7 @@ class _NoInitialization(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def meta_model(config: ModelConfig, kind: type[Transformer] = Transformer) -> Transformer:
-    """Make a model on the `meta` device, of the class `kind`, without memory for its weights."""
+def meta_model(config: ModelConfig, kind: Callable[[ModelConfig], Transformer] = Transformer) -> Transformer:
+    """Make a model on the `meta` device, as `kind` makes it, without memory for its weights."""
     with torch.device("meta"), _NoInitialization():
         return kind(config)

@@ -53,6 +53,7 @@ OTHER_SPELLINGS = {
     "--dynatemp-exp": "--dynatemp-exponent",
     "--typical": "--typical-p",
     "--tensor-parallel-size": "--tp",
+    "--pipeline-parallel-size": "--pp",
 }
 """Spellings used by other programs and earlier versions: accepted, but not in `--help`; each takes one value."""
 

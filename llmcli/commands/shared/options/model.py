@@ -114,6 +114,19 @@ class ModelOptions:
             show_default=False,
         ),
     ] = 1
+    pipeline_parallel: Annotated[
+        int,
+        flag(
+            "--pp",
+            "-pp",
+            metavar="N",
+            min=1,
+            max=1024,
+            panel=RUNNING,
+            help="Split the model's layers over N of them.",
+            show_default=False,
+        ),
+    ] = 1
     readable: Readable = False
     server: Annotated[
         str,
