@@ -32,8 +32,13 @@ IDS = random_ids(30)
 FAMILIES = {name: {**CASES, **RECURRENT}[name] for name in ("llama 2, grouped", "mixtral", "deepseek v3", "qwen 3.5")}
 
 
-def split(folder: Path, count: int = 2) -> llmcli.LoadedModel:
-    return llmcli.load(folder, dtype="float32", device="cpu", tensor_parallel=count)
+def split(folder: Path, count: int = 2, *, pipeline: bool = False) -> llmcli.LoadedModel:
+    tensor, layers = (1, count) if pipeline else (count, 1)
+    return llmcli.load(folder, dtype="float32", device="cpu", tensor_parallel=tensor, pipeline_parallel=layers)
+
+
+# Three stages of one layer each.
+PIPELINES = [("llama 2, grouped", True), ("qwen 3.5", True)]
 
 
 def processes(loaded: llmcli.LoadedModel) -> list[int]:
@@ -54,11 +59,12 @@ def two_ranks() -> Iterator[llmcli.LoadedModel]:
     ended(loaded)
 
 
-@pytest.mark.parametrize("case", sorted(FAMILIES))
-def test_replies_and_chats_equal_those_of_one_process(case: str) -> None:
+@pytest.mark.parametrize(("case", "pipeline"), [*((case, False) for case in FAMILIES), *PIPELINES])
+def test_replies_and_chats_equal_those_of_one_process(case: str, pipeline: bool) -> None:
     model_type, overrides = FAMILIES[case]
     folder = shared_checkpoint(model_type, **overrides)
-    whole, parts = llmcli.load(folder, dtype="float32", device="cpu"), split(folder)
+    whole = llmcli.load(folder, dtype="float32", device="cpu")
+    parts = split(folder, 3 if pipeline else 2, pipeline=pipeline)
     try:
         logits = parts.logits(IDS)
         assert float((logits - whole.logits(IDS)).abs().max() / logits.abs().max()) < 2e-5
