@@ -33,9 +33,9 @@ from llmcli.server.request_log import RequestLog
 from llmcli.server.scheduler.scheduler import Scheduler, WorkLimits
 from llmcli.server.service import Ready, Service
 
-# Seconds for a client to send a request, between two requests of a connection, and to take the rest of a reply when the
-# server ends.
-_REQUEST_S, _KEEP_ALIVE_S, _GRACE_S = 30.0, 75, 5
+# Seconds for a client to send a request, to read some 50 kB of an answer, between two requests of a connection, and to
+# take the rest of a reply when the server ends.
+_REQUEST_S, _SEND_S, _KEEP_ALIVE_S, _GRACE_S = 30.0, 120.0, 75, 5
 # Seconds after which a thread lets another run Python code.
 _SWITCH_S = 0.0005
 
@@ -58,6 +58,7 @@ class ServeSettings:
     """Seconds without work after which the server ends; None: never."""
     limits: WorkLimits = field(default_factory=WorkLimits)
     request_s: float = _REQUEST_S
+    send_s: float = _SEND_S
 
 
 class RunningServer:
@@ -106,7 +107,10 @@ class RunningServer:
                 stack.callback(log.close)
             access = Access.of(settings.api_key, settings.origins, local=local)
             connection = connection_class(
-                public_app(self.service, access, log), private_app(self.service, log), request_s=settings.request_s
+                public_app(self.service, access, log),
+                private_app(self.service, log),
+                request_s=settings.request_s,
+                send_s=settings.send_s,
             )
             self._server = uvicorn.Server(_config(connection))
             self._thread = threading.Thread(

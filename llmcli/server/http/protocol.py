@@ -1,4 +1,4 @@
-"""Connections: which application answers each, and how long a client may take to send a request."""
+"""Connections: which application answers each, and how long a client may take to send a request or read an answer."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from llmcli.server.http.errors import ApiError
 from llmcli.server.registry import peer_uid
 
 
-def connection_class(public: ASGIApp, private: ASGIApp, *, request_s: float) -> type[H11Protocol]:
+def connection_class(public: ASGIApp, private: ASGIApp, *, request_s: float, send_s: float) -> type[H11Protocol]:
     """The class of connections.
 
     Those over a unix socket are answered by `private`, if the process at the other end has this user, others by
     `public`. A connection is closed if a request is not complete `request_s` seconds after it was opened, or after the
-    first byte of a later request.
+    first byte of a later request; or if for `send_s` seconds the client reads too little of an answer for more to be
+    sent. What is computed for it then ends.
     """
 
     class Connection(H11Protocol):
         """A connection with limits."""
 
         _timer: asyncio.TimerHandle | None = None
+        _send_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             """Choose the application by the kind of socket."""
@@ -53,7 +55,18 @@ def connection_class(public: ASGIApp, private: ASGIApp, *, request_s: float) -> 
         def connection_lost(self, exc: Exception | None) -> None:
             """The connection is closed."""
             self._stop_waiting()
+            self._stop_send_timer()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            """So much has not been read that nothing more is sent."""
+            super().pause_writing()
+            self._send_timer = self.loop.call_later(send_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            """The client has read enough for more to be sent."""
+            self._stop_send_timer()
+            super().resume_writing()
 
         def send_400_response(self, msg: str) -> None:
             """Answer what is not HTTP, or has too large headers, in the shape of the other errors."""
@@ -80,6 +93,11 @@ def connection_class(public: ASGIApp, private: ASGIApp, *, request_s: float) -> 
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+
+        def _stop_send_timer(self) -> None:
+            if self._send_timer is not None:
+                self._send_timer.cancel()
+                self._send_timer = None
 
         def _give_up(self) -> None:
             self._timer = None
