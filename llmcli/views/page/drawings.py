@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.views.page import static_table
+from llmcli.views.page.inspect import tables
 
 _TOKENS = ("measures.js", "colored_text.js", "card.js", "curve.js", "arcs.js", "reply.js")
 _READING = ("amounts.js", "colored_text.js", "arcs.js", "reading.js")
+_MAP = ("inspect/inspect.css", "inspect/token_map.js")
 _COLORS = (
     "Blue is certain, amber is a surprise. model is the probability in the model's own distribution, sampled the one "
     "after temperature and filters. Surprise is -log2 of the model's probability: one bit more halves it. Entropy is "
@@ -35,7 +37,7 @@ class Drawing:
     command: str
     """The command that prints the object."""
     scripts: tuple[str, ...]
-    """The files that draw it, besides the core."""
+    """The scripts that draw it, and their styles, besides the core."""
     table: Callable[[Mapping[str, Any]], str]
     """Makes the table that is shown without scripts, as HTML."""
     how: Callable[[], str]
@@ -79,6 +81,9 @@ _DRAWINGS = {
         ("amounts.js", "grid_keys.js", "heads.js"),
         static_table.heads,
         lambda: _manual("heads"),
+    ),
+    "llmcli.lens/1": Drawing(
+        "lens", "llm inspect lens", (*_MAP, "inspect/lens.js"), tables.lens, lambda: _manual("lens")
     ),
 }
 SCHEMAS = tuple(_DRAWINGS)

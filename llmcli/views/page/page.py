@@ -7,6 +7,7 @@ models and users are in the JSON, which the scripts write through text nodes, an
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html
 import re
@@ -22,6 +23,9 @@ from llmcli.views.terminal.sanitize import visible
 
 _FOLDER = Path(__file__).parent
 _TITLE_WORDS = 60
+# JSON of more characters is stored compressed, its numbers rounded to this many digits: a page stays below 5 MB.
+_LONGEST_PLAIN = 1 << 22
+_DIGITS = 4
 # What ends a script element, and the line ends that JavaScript knows and JSON does not.
 _NOT_IN_A_SCRIPT = re.compile("[<\u2028\u2029]")
 
@@ -48,8 +52,9 @@ def page(value: Mapping[str, Any], about: PageAbout) -> str:
     """The HTML page of `value`, a command's JSON object for which `has_page` is true."""
     drawing = drawing_of(value)
     assert drawing is not None
-    script = "\n".join(_file(name) for name in ("viewer.js", *drawing.scripts))
-    style = _file("viewer.css")
+    files = ("viewer.css", "viewer.js", *drawing.scripts)
+    script = "\n".join(_file(name) for name in files if name.endswith(".js"))
+    style = "\n".join(_file(name) for name in files if name.endswith(".css"))
     title = _title(drawing.command, about)
     return _PAGE.format(
         policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
@@ -62,7 +67,7 @@ def page(value: Mapping[str, Any], about: PageAbout) -> str:
         table=drawing.table(value),
         how="".join(f"<p>{escaped(text)}</p>" for text in (drawing.how(), about.note) if text),
         about=_embedded({"drawing": drawing.name, "model": about.model, "title": title}),
-        value=_embedded(value),
+        value=_value_element(value),
         schema=escaped(str(value.get("schema", "a reply without schema"))),
         version=escaped(__version__),
         script=script,
@@ -87,6 +92,24 @@ def _settings(about: PageAbout, value: Mapping[str, Any]) -> str:
     path = value.get("path") or value.get("stats", {}).get("path")
     shown = [*settings, *([("computed by", path)] if path else []), ("llmcli", __version__)]
     return "".join(f"<span>{escaped(name)} <strong>{escaped(str(one))}</strong></span>" for name, one in shown)
+
+
+def _value_element(value: Mapping[str, Any]) -> str:
+    """The script element with the JSON, which `viewer.js` reads; compressed if it is long."""
+    text = _embedded(value)
+    if len(text) <= _LONGEST_PLAIN:
+        return f'<script type="application/json" id="value">{text}</script>'
+    packed = gzip.compress(json_text(_shortened(value)).encode(), 6, mtime=0)
+    return f'<script type="application/gzip" id="value">{base64.b64encode(packed).decode()}</script>'
+
+
+def _shortened(value: Any) -> Any:
+    """JSON values with their numbers rounded, and without the bytes of tokens that have a text."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: _shortened(one) for name, one in value.items() if name != "bytes" or not value.get("text")}
+    return [_shortened(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _embedded(value: object) -> str:
@@ -124,7 +147,7 @@ _PAGE = """<!DOCTYPE html>
 <noscript>{table}</noscript>
 <footer class="how">{how}<p>JSON: {schema} · llmcli {version}</p></footer>
 <script type="application/json" id="about">{about}</script>
-<script type="application/json" id="value">{value}</script>
+{value}
 <script>{script}</script>
 </body>
 </html>

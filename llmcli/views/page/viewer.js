@@ -119,8 +119,22 @@ const viewer = (() => {
     return element("span", { class: name }, inner);
   }
 
-  function start() {
-    const value = JSON.parse(document.getElementById("value").textContent);
+  // The embedded JSON; a long one is stored compressed.
+  async function embedded() {
+    const { type, textContent } = document.getElementById("value");
+    if (type === "application/json") {
+      return JSON.parse(textContent);
+    }
+    const packed = atob(textContent);
+    const bytes = new Uint8Array(packed.length);
+    for (let at = 0; at < packed.length; at += 1) {
+      bytes[at] = packed.charCodeAt(at);
+    }
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  }
+
+  async function start() {
+    const value = await embedded();
     const about = JSON.parse(document.getElementById("about").textContent);
     drawings[about.drawing](value, document.getElementById("view"), about);
     document.documentElement.dataset.drawn = about.drawing;

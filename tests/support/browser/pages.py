@@ -13,6 +13,14 @@ from tests.support.browser.chromium import Browser
 Show: TypeAlias = Callable[[dict[str, Any]], Browser]
 """Opens the page of a JSON object."""
 
+# A long JSON is decompressed first, so that it is drawn a little after the page has been loaded.
+_DRAWN = """new Promise((done) => {
+  const end = Date.now() + 20000;
+  const look = () => "drawn" in document.documentElement.dataset ? done(true) :
+    Date.now() > end ? done(false) : setTimeout(look, 10);
+  look();
+})"""
+
 
 def opener(browser: Browser, folder: Path) -> Show:
     """A `Show` that checks that a page is drawn, writes nothing to the console, and asks for nothing else."""
@@ -23,7 +31,7 @@ def opener(browser: Browser, folder: Path) -> Show:
         browser.resize(1280, 1000)
         browser.prefer()
         browser.open(path)
-        assert browser.run("'drawn' in document.documentElement.dataset")
+        assert browser.run(_DRAWN)
         assert browser.console == []
         assert browser.requests == [path.as_uri()]
         return browser
