@@ -170,12 +170,12 @@ def _fitting_settings(
                 fitting.add(flag)
                 yield f"{' '.join(flags)} ({size(needed.total)})"
             elif request.context is not None:
-                longest = _longest_context(model, planned, dtype, request.context, request.device, free)
+                longest = longest_context(model, planned, dtype, request.context, request.device, free)
                 if longest:
                     yield " ".join([*flags, f"--context {longest}"])
 
 
-def _longest_context(
+def longest_context(
     model: Transformer,
     planned: Mapping[str, Storage],
     dtype: torch.dtype,

@@ -8,6 +8,7 @@ import typer
 
 from llmcli.commands.shared.completion import MODELS
 from llmcli.commands.shared.options.flags import only, with_options
+from llmcli.commands.shared.options.model import ModelOptions
 from llmcli.commands.shared.options.output import ViewOptions
 from llmcli.commands.shared.options.terminal import TerminalOptions
 from llmcli.errors import CheckpointError, UsageError
@@ -31,7 +32,12 @@ def show(
     template: Annotated[
         bool, typer.Option("--template", help="Print the source and SHA-256 of its chat templates instead.")
     ] = False,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="NxSIZE|auto", help="Plan it on GPUs, as 2x80GB: memory, context and speed."),
+    ] = None,
     *,
+    model_options: Annotated[ModelOptions, only("quantize", "context")],
     view_options: Annotated[ViewOptions, only("as_json")],
     terminal_options: Annotated[TerminalOptions, only("color")],
 ) -> None:
@@ -45,6 +51,11 @@ def show(
     from llmcli.views.reports.show import ModelCard, model_json, model_tree
 
     checkpoint = open_checkpoint(path)
+    if plan is not None:
+        _show_plan(checkpoint, plan, model_options, as_json=view_options.as_json)
+        return
+    if model_options.quantize is not None or model_options.context is not None:
+        raise UsageError("--quantize and --context are settings of --plan.")
     parts = checkpoint.read_text_parts()
     if template:
         _show_templates(parts, as_json=view_options.as_json)
@@ -68,6 +79,21 @@ def show(
         terminal.write_line(json_text(model_json(card)))
     else:
         terminal.console_out().print(model_tree(card))
+
+
+def _show_plan(checkpoint: Checkpoint, text: str, options: ModelOptions, *, as_json: bool) -> None:
+    import torch
+
+    from llmcli.api import choose_packing
+    from llmcli.checkpoint.split_plan import parse_cards, ranges, split_plan
+    from llmcli.views.reports.plan import plan_json, plan_text
+
+    packing = choose_packing(options.quantize, torch.device("cuda"))
+    plan = split_plan(checkpoint, parse_cards(text), context=options.context, packing=packing)
+    if as_json:
+        terminal.write_line(json_text(plan_json(checkpoint.name, plan)))
+    else:
+        terminal.console_out().print(plan_text(checkpoint.name, plan, ranges(plan.rank_counts)), soft_wrap=True)
 
 
 def _replies(parts: TextParts) -> tuple[Mapping[int, tuple[str, ...]], tuple[str, ...]]:

@@ -85,6 +85,7 @@ def outputs(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         )
         found["llmcli.experts/1"] = printed("inspect", "experts", TEXT, "-m", experts, "--json")
         found["llmcli.templates/1"] = printed("show", model, "--template", "--json")
+        found["llmcli.plan/1"] = printed("show", model, "--plan", "2x80GB", "--json")
         found["llm show"] = [printed("show", each, "--json") for each in (model, experts)]
         found["llmcli.compare/1"] = printed("compare", model, model, TEXT, "-n", "2", "--json")
         found["llmcli.config/1"] = printed("config", "--json")
