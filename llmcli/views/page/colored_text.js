@@ -9,17 +9,26 @@ function coloredText(tokens, show) {
   let pinned = null;
   let pointed = null;
 
-  function shownText(token) {
-    const text = token.text || token.thinking || "";
+  // The text of each token. In a reply it is complete characters; elsewhere the bytes of tokens are joined, and a
+  // character of several tokens is shown by the last of them.
+  function texts() {
+    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    const found = tokens.map((token) => ("thinking" in token || !token.bytes ? token.text || token.thinking || "" :
+      decoder.decode(viewer.bytes(token), { stream: true })));
+    return found.length ? [...found.slice(0, -1), found.at(-1) + decoder.decode()] : found;
+  }
+
+  function shownText(text) {
     if (!text) {
       return "·"; // part of a character, which the last of its tokens shows
     }
     return text.length > LONGEST ? `${visible(text.slice(0, LONGEST))}… (${text.length} characters)` : visible(text);
   }
 
+  const whole = texts();
   const spans = tokens.map((token, index) => {
-    const kind = token.text ? "" : token.thinking ? " thought" : " part";
-    return element("span", { class: `token${kind}`, "data-index": index }, shownText(token));
+    const kind = !whole[index] ? " part" : token.thinking && !token.text ? " thought" : "";
+    return element("span", { class: `token${kind}`, "data-index": index }, shownText(whole[index]));
   });
   const text = element("div", { class: "text", dir: "auto", tabindex: 0, role: "application",
     "aria-label": "Text. Arrows walk through the tokens, Enter pins one, Escape lets go." }, ...spans);

@@ -19,7 +19,9 @@ _READ_COLUMNS = ("sink", "self", "read")
 def tokens(value: Mapping[str, Any]) -> str:
     """The tokens of a reply or of a scored text: the text, and a row for each token."""
     found: Sequence[Mapping[str, Any]] = value["tokens"]
-    text = value.get("text") or "".join(str(token["text"]) for token in found)
+    # Only a reply has its text as a whole; elsewhere a character can be spread over several tokens.
+    data = b"".join(base64.b64decode(token["bytes"]) for token in found if "text" not in value)
+    text = value.get("text") or data.decode("utf-8", errors="replace")
     columns = ("#", "token", "model", "sampled", "rank", "entropy in bits", "could have been", "read")
     rows = [_token_row(token) for token in found]
     used = [number for number in range(len(columns)) if number < 2 or any(row[number] for row in rows)]

@@ -42,16 +42,19 @@ const viewer = (() => {
     return append(assign(document.createElementNS(NAMESPACE, tag), attributes), children);
   }
 
+  function bytes(token) {
+    return Uint8Array.from(atob(token.bytes), (one) => one.charCodeAt(0));
+  }
+
   // The bytes of a token as text; bytes that are no characters become \xNN.
   function decoded(token) {
-    if (token.text || !token.bytes) {
+    if (!token.bytes || (token.text && !token.text.includes("\ufffd"))) {
       return token.text || "";
     }
-    const bytes = Uint8Array.from(atob(token.bytes), (one) => one.charCodeAt(0));
     try {
-      return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+      return new TextDecoder("utf-8", { fatal: true }).decode(bytes(token));
     } catch {
-      return Array.from(bytes, (byte) =>
+      return Array.from(bytes(token), (byte) =>
         byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`,
       ).join("");
     }
@@ -141,5 +144,5 @@ const viewer = (() => {
   }
 
   document.addEventListener("DOMContentLoaded", start);
-  return { drawings, visible, element, drawn, decoded, label, percent, bits, choice, digitsChoose, hasModifier, bar };
+  return { drawings, visible, element, drawn, bytes, label, percent, bits, choice, digitsChoose, hasModifier, bar };
 })();

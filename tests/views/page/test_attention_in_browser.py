@@ -56,6 +56,16 @@ def test_pointing_at_a_token_shows_what_it_read(show: Show) -> None:
     assert "no row for token 1" in browser.text(".card") and arcs(browser) == []
 
 
+def test_a_character_of_several_tokens_is_shown_by_the_last(show: Show) -> None:
+    parts = tuple(Token(number, "\ufffd", bytes([byte])) for number, byte in enumerate("é🙂".encode()))
+    value = json_value(SCHEMA, AttentionSummary((*parts, Token(9, "\ufffd", b"\xff")), (row(1),), ()))
+    browser = show(value)
+    shown = browser.run("Array.from(document.querySelectorAll('.token'), (one) => one.textContent)")
+    assert shown == ["·", "é", "·", "·", "·", "🙂", "\ufffd"]
+    browser.point(token(1))
+    assert "\\xa9" in browser.text(".card h2") and "\\xf0" not in browser.text(".card h2")
+
+
 def test_a_block_is_chosen_and_let_go(show: Show) -> None:
     browser = show(attention(single=True))
     assert arcs(browser) == [0.6]

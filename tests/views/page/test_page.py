@@ -75,6 +75,16 @@ def test_a_table_has_the_figures_for_readers_without_scripts() -> None:
     assert "other1 16.7%" in rows[2] and "␣place 50.0%" in rows[2]
 
 
+def test_a_score_joins_characters_of_several_tokens() -> None:
+    parts = [
+        {"index": at, "id": at, "text": "\ufffd", "bytes": base64.b64encode(bytes([byte])).decode(), "logprob": None}
+        for at, byte in enumerate("é".encode())
+    ]
+    content = written({"schema": "llmcli.score/1", "tokens": parts})
+    assert '<p class="text">é</p>' in content and "<td>\\xc3</td>" in content
+    assert content.startswith("<!DOCTYPE html>") and "<title>llm score" in content
+
+
 def test_the_settings_and_the_version_are_shown() -> None:
     content = written(reply_of(["a"]), settings=[("temperature", 0.5), ("seed", 7)])
     assert (
