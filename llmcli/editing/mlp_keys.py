@@ -36,6 +36,10 @@ def editable_layers(config: ModelConfig, name: str) -> list[int]:
             f"{name} cannot be edited: a gate multiplies the output of its feed-forward networks, so a change of a "
             "matrix would not add the same at every token."
         )
+    if all(layer.parts == "mixer" for layer in config.layers):
+        raise UnsupportedModelError(
+            f"{name} cannot be edited: it has no feed-forward networks, in whose matrices an edit changes a fact."
+        )
     dense = [index for index, layer in enumerate(config.layers) if layer.experts is None and layer.parts != "mixer"]
     if not dense:
         raise UnsupportedModelError(

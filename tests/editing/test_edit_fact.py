@@ -17,6 +17,7 @@ from llmcli.editing.evaluation import LEAKED, AnswerChange, NeighborFact, Proof,
 from llmcli.errors import UnsupportedModelError, UsageError
 from tests.support.models.edited_model import CORPUS, FACT, checkpoint
 from tests.support.models.parity_cases import CASES
+from tests.support.models.recurrent_cases import RECURRENT
 from tests.support.models.tiny_checkpoints import tiny_checkpoint
 
 
@@ -127,11 +128,14 @@ def test_a_corpus_too_short_is_refused(loaded: llmcli.LoadedModel) -> None:
         Statistics(loaded, "0", "short")
 
 
-def test_mixtures_of_experts_cannot_be_edited(tmp_path: Path) -> None:
-    model_type, overrides = CASES["mixtral"]
-    mixture = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), device="cpu")
-    with pytest.raises(UnsupportedModelError, match="several experts"):
-        check_editable(mixture.config, mixture.name, None)
+@pytest.mark.parametrize(
+    ("case", "reason"), [("mixtral", "several experts"), ("mamba", "has no feed-forward networks")]
+)
+def test_models_without_dense_feed_forward_networks_cannot_be_edited(tmp_path: Path, case: str, reason: str) -> None:
+    model_type, overrides = {**CASES, **RECURRENT}[case]
+    loaded = llmcli.load(tiny_checkpoint(tmp_path, model_type, **overrides), device="cpu")
+    with pytest.raises(UnsupportedModelError, match=reason):
+        check_editable(loaded.config, loaded.name, None)
 
 
 def test_only_existing_dense_layers_can_be_edited(loaded: llmcli.LoadedModel) -> None:

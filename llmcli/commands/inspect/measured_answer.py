@@ -7,6 +7,9 @@ from typing import Any
 
 from llmcli.commands.shared.inspect_command import InspectContext
 from llmcli.commands.shared.options.flags import SAMPLING, SHOW, flag, text
+from llmcli.errors import UsageError
+
+_MAX_TOKENS = 5
 
 
 def answer_flag(help_text: str) -> Any:
@@ -19,11 +22,17 @@ def max_tokens_flag(help_text: str) -> Any:
     return flag("--max-tokens", "-n", metavar="N", min=1, env=False, panel=SAMPLING, help=help_text)
 
 
-def answer_tokens(context: InspectContext, answer: str | None, max_tokens: int) -> Sequence[int]:
-    """The ids of `answer`, or of the model's own answer to the text, of at most `max_tokens`."""
+def check_answer_flags(answer: str | None, max_tokens: int | None) -> None:
+    """Raise `UsageError` if both are given."""
+    if answer is not None and max_tokens is not None:
+        raise UsageError("--max-tokens is for the model's own answer: --answer is measured to its end.")
+
+
+def answer_tokens(context: InspectContext, answer: str | None, max_tokens: int | None) -> Sequence[int]:
+    """The ids of `answer`, or of the model's own answer to the text, of at most `max_tokens` (None: 5)."""
     from llmcli.inspection.causal.prompt_ablation import answer_ids, own_answer
 
     if answer is not None:
         return answer_ids(context.loaded.tokenizer, answer)
     with context.progress("Answering") as progress:
-        return own_answer(context.loaded, context.ids, max_tokens, progress)
+        return own_answer(context.loaded, context.ids, max_tokens or _MAX_TOKENS, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from llmcli.commands.inspect.measured_answer import answer_flag, answer_tokens, max_tokens_flag
+from llmcli.commands.inspect.measured_answer import answer_flag, answer_tokens, check_answer_flags, max_tokens_flag
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.commands.shared.options.flags import SHOW, flag, text
 from llmcli.errors import UsageError
@@ -48,6 +48,7 @@ def state(
             raise UsageError(f"{name} needs --hide: without it no answer is measured.")
     if position is not None and hide is not None:
         raise UsageError("--position is for what a token wrote, and --hide for what an answer depends on: choose one.")
+    check_answer_flags(answer, max_tokens)
     loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.causal.prompt_ablation import find_text
@@ -63,7 +64,7 @@ def state(
             found = memories(loaded, ids, at, progress)
         return InspectResult(views.memories_view(found), views.SCHEMA, found, views.NOTE)
     hidden = find_text(loaded.tokenizer, ids, hide, within=context.content if context.chat else None)
-    said = answer_tokens(context, answer, 5 if max_tokens is None else max_tokens)
+    said = answer_tokens(context, answer, max_tokens)
     with context.progress("Reading", "passes") as progress:
         result = routes(loaded, ids, said, hidden, progress)
     return InspectResult(views.routes_view(result), views.ROUTES_SCHEMA, result, views.ROUTES_NOTE)

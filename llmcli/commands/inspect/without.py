@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmcli.commands.inspect.measured_answer import answer_flag, answer_tokens, max_tokens_flag
+from llmcli.commands.inspect.measured_answer import answer_flag, answer_tokens, check_answer_flags, max_tokens_flag
 from llmcli.commands.shared.inspect_command import InspectContext, InspectResult, inspect_command
 from llmcli.commands.shared.options.flags import PROMPT, flag, text
 
@@ -32,9 +32,10 @@ def without(
         str | None,
         answer_flag("The answer to measure, with its leading space. Default: the model's own."),
     ] = None,
-    max_tokens: Annotated[int, max_tokens_flag("End the model's own answer after N tokens.")] = 5,
+    max_tokens: Annotated[int | None, max_tokens_flag("End the model's own answer after N tokens. Default: 5.")] = None,
 ) -> InspectResult:
     """How much does the answer depend on a part of the text? Its probability with the part hidden, and removed."""
+    check_answer_flags(answer, max_tokens)
     loaded, ids = context.loaded, context.ids
 
     from llmcli.inspection.causal import prompt_ablation as inspection

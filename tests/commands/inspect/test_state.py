@@ -20,3 +20,5 @@ def test_flags_of_an_answer_need_words_to_hide(tmp_path: Path, flags: tuple[str,
     assert "needs --hide: without it no answer is measured." in refused.stderr.decode()
     measured = llm("inspect", "state", "a cat", "-m", model, "--hide", "cat", *flags)
     assert measured.returncode == 0, measured.stderr
+    both = llm("inspect", "state", "a cat", "-m", model, "--hide", "cat", "-n", "3", "--answer", " b")
+    assert both.returncode == 2 and "--answer is measured to its end" in both.stderr.decode()

@@ -84,6 +84,7 @@ def test_the_chat_template_is_not_part_of_the_span(model: Path) -> None:
         (["9", TEXT, "--positions"], "no tokens 9"),
         (["c", TEXT, "--positions"], "token numbers"),
         (["c", TEXT, "--answer", ""], "answer is empty"),
+        (["c", TEXT, "--answer", "d", "-n", "1"], "--answer is measured to its end"),
         (["c", ""], "text is empty"),
     ],
 )
