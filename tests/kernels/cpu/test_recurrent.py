@@ -227,3 +227,15 @@ def test_a_call_that_fails_leaves_the_states(with_states: Transformer, monkeypat
 
 def interrupted(*_arguments: object, **_options: object) -> torch.Tensor:
     raise KeyboardInterrupt
+
+
+def test_weights_that_are_not_numbers_show_in_the_logits(with_states: Transformer) -> None:
+    first = next(index for index, layer in enumerate(with_states.config.layers) if layer.has_state)
+    names = [name for name, _ in with_states.layers[first].named_parameters() if not name.startswith("mlp.")]
+    assert len(names) > 6
+    for name in names:
+        damaged = copy.deepcopy(with_states)
+        damaged.layers[first].get_parameter(name).view(-1)[0] = torch.nan
+        step = CpuStep(damaged, threads=1, library=load_library())
+        for pieces in (1,) * 5, (5,):
+            assert in_pieces(step, fresh(damaged), pieces)[-1].isnan().all(), name

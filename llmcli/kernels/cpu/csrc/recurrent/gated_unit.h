@@ -35,7 +35,7 @@ static void multiply_blocks(const Worker *w, const RecurrentMixer *r) {
 /* Some channels after a token: its memory fades by a power of a gate, and takes in as much of `x` as it has lost, or
    all of the first token of a text. Returns the new memory. */
 INLINE vf gated_step(vf before, vf x, vf recurrence, vf input, vf rate, int is_first) {
-    vf fading = rate * vmax(vsigmoid(recurrence), broadcast(1e-30f));
+    vf fading = rate * vmax(broadcast(1e-30f), vsigmoid(recurrence));
     vf taken = x * vsigmoid(input);
     if (is_first) return vexp(fading) * before + taken;
     vf lost = -vexpm1(2.0f * fading);

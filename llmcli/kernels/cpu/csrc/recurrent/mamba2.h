@@ -15,7 +15,8 @@ static void state_space_head(const Context *c, const RecurrentMixer *r, const Se
     const float *b = mixed + inner + group * r->key_dim, *read = b + r->groups * r->key_dim;
     const float *projected = c->projected + token * c->ld_projected, *gate = projected + head * r->value_dim;
     float step = softplus(projected[inner + r->channels + head] + r->step_bias[head]);
-    step = fminf(fmaxf(step, r->min_step), r->max_step);
+    /* Unlike fminf and fmaxf, this keeps NaN, so that damaged weights are noticed. */
+    step = step < r->min_step ? r->min_step : step > r->max_step ? r->max_step : step;
     state_space(r, memory_before(c, r, segment, head, token), memory_of(r, segment, head), x, b, read, step,
                 expf(step * r->rate[head]), r->skip[head], to);
     if (!r->norm_first) apply_gate(to, gate, r->value_dim, 0);
