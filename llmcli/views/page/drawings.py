@@ -12,6 +12,8 @@ from llmcli.views.page.inspect import tables
 _TOKENS = ("measures.js", "colored_text.js", "card.js", "curve.js", "arcs.js", "reply.js")
 _READING = ("amounts.js", "colored_text.js", "arcs.js", "reading.js")
 _MAP = ("inspect/inspect.css", "inspect/token_map.js")
+_BARS = ("inspect/inspect.css", "amounts.js", "inspect/signed_bar.js")
+_NEURONS = (*_BARS, "colored_text.js", "inspect/neurons.js")
 _COLORS = (
     "Blue is certain, amber is a surprise. model is the probability in the model's own distribution, sampled the one "
     "after temperature and filters. Surprise is -log2 of the model's probability: one bit more halves it. Entropy is "
@@ -84,6 +86,18 @@ _DRAWINGS = {
     ),
     "llmcli.lens/1": Drawing(
         "lens", "llm inspect lens", (*_MAP, "inspect/lens.js"), tables.lens, lambda: _manual("lens")
+    ),
+    "llmcli.token/1": Drawing(
+        "token", "llm inspect token", (*_BARS, "inspect/token.js"), tables.token, lambda: _manual("token")
+    ),
+    "llmcli.neurons/1": Drawing("neurons", "llm inspect neurons", _NEURONS, tables.neurons, lambda: _manual("neurons")),
+    "llmcli.neuron/1": Drawing("neuron", "llm inspect neurons", _NEURONS, tables.neuron, lambda: _manual("neurons")),
+    "llmcli.experts/1": Drawing(
+        "experts",
+        "llm inspect experts",
+        (*_MAP, "amounts.js", "inspect/experts.js"),
+        tables.experts,
+        lambda: _manual("experts"),
     ),
 }
 SCHEMAS = tuple(_DRAWINGS)
