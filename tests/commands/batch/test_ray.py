@@ -89,8 +89,9 @@ def test_options_of_ray_are_checked(slow: tuple[Path, Path], monkeypatch: pytest
     folder, file = slow
     result = llm("batch", file, "-m", folder, "--gpus-per-worker", 1)
     assert result.returncode == 2 and b"for each actor of --ray" in result.stderr
-    result = llm("batch", file, "-m", folder, "--ray", "local", "--tp", 2)
-    assert result.returncode == 2 and b"split over ranks" in result.stderr
+    for split in ("--tp", "--pp"):
+        result = llm("batch", file, "-m", folder, "--ray", "local", split, 2)
+        assert result.returncode == 2 and b"split over ranks" in result.stderr
     with pytest.raises(UsageError, match="needs host:port of a cluster"):
         connect("ray://other:10001", 2, 1)
     monkeypatch.setitem(sys.modules, "ray", None)
