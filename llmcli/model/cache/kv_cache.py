@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -23,8 +24,10 @@ from llmcli.model.cache.text_states import TextStates
 from llmcli.model.config import LayerConfig, ModelConfig
 
 _SMALLEST_CAPACITY = 256
-# Number of positions from which on a layer's memory comes in huge pages.
-_LARGE = 512
+# Number of positions, and bytes of all layers together, from which on memory comes in huge pages. Each piece of them
+# ends with a page that is used in part, up to 2 MiB that `nbytes` does not count; fewer bytes are within reach of the
+# processor's TLB with small pages too.
+_LARGE, _LARGE_BYTES = 512, 8 << 20
 # Tokens that `truncate` can always go back in a windowed layer: for a rejected draft or a retyped word.
 REWIND = 64
 # New tokens between two moves of a kept window; each move copies it.
@@ -88,7 +91,8 @@ class KVCache:
         self._sizes = [config.cached_widths(layer)[1:] for layer in config.layers]
         self._limit = config.context_length
         self._dtype, self._device = dtype, torch.device(device)
-        self._pages = Pages()
+        self._pages = Pages(), Pages()
+        self._token_bytes = batch * config.kv_bytes_per_token(dtype.itemsize)
         self._states = TextStates(config, dtype.itemsize)
 
         def empty(layer: LayerConfig) -> CacheSegment:
@@ -148,7 +152,7 @@ class KVCache:
         """Allocate ahead for a total of `length` tokens, in the layers that keep all of them."""
         if length <= self._fits:
             return
-        self._moves += 1
+        self._replace_segments()
         with one_thread():
             layers: list[CacheSegment] = []
             for layer, segment in zip(self._kinds, self.layers, strict=True):
@@ -166,7 +170,7 @@ class KVCache:
         self._states.begin()
         if self.length + new <= self._fits:
             return
-        self._moves += 1
+        self._replace_segments()
         with one_thread():
             for index, layer in enumerate(self._kinds):
                 # One layer at a time, so that only one layer is ever in memory twice.
@@ -288,7 +292,7 @@ class KVCache:
             ValueError: it cannot be truncated to that length (see `truncate`).
         """
         other = copy.copy(self)
-        other._states, other._pages, other._moves = self._states.copied(), Pages(), 0
+        other._states, other._pages, other._moves = self._states.copied(), (Pages(), Pages()), 0
         other.layers = []
         with one_thread(), torch.inference_mode():
             for layer, segment in zip(self._kinds, self.layers, strict=True):
@@ -304,7 +308,10 @@ class KVCache:
     def _copied(self, layer: LayerConfig, segment: CacheSegment, length: int) -> CacheSegment:
         """A copy of a segment, for the first `length` tokens in a layer that keeps all."""
         size = segment.keys.shape[2] if layer.is_windowed else min(segment.keys.shape[2], length)
-        keys, values = (self._empty((*each.shape[:2], size, each.shape[3]), each.dtype) for each in segment[:2])
+        keys, values = (
+            self._empty((*each.shape[:2], size, each.shape[3]), each.dtype, windowed=layer.is_windowed)
+            for each in segment[:2]
+        )
         return CacheSegment(
             keys.copy_(segment.keys[:, :, :size]), values.copy_(segment.values[:, :, :size]), segment.first
         )
@@ -354,6 +361,12 @@ class KVCache:
                 keys.copy_(old_keys)
                 values.copy_(old_values)
 
+    def _replace_segments(self) -> None:
+        self._moves += 1
+        # A piece of memory is freed with the last tensor in it: what moves together gets new pieces, and windows, which
+        # move more often, others than the rest.
+        self._pages = Pages(), Pages()
+
     @property
     def _own(self) -> list[CacheSegment]:
         """The segments of the layers that cache keys and values of their own."""
@@ -368,7 +381,7 @@ class KVCache:
             first = max(segment.first, layer.first_visible(max(0, self.length - self._rewind)))
         # Double the size, up to the most that the layer ever needs.
         size = max(end - first, min(2 * segment.keys.shape[2], self._steady_size(layer)))
-        return segment.moved(first, self.length, size, self._empty)
+        return segment.moved(first, self.length, size, partial(self._empty, windowed=layer.is_windowed))
 
     def _with_blocks(self, memory: BlockCache, end: int) -> BlockCache:
         """`memory`, or one with room for compressed blocks of `end` tokens."""
@@ -377,10 +390,11 @@ class KVCache:
         steady = self._rewind + self._room
         return memory.with_room(self.length, end, self._rewind, steady, self._limit, self._empty)
 
-    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype, *, windowed: bool = False) -> Tensor:
         # A short text's cache stays in the processor's caches, and would leave most of a huge page empty.
-        if self._device.type == "cpu" and shape[2] >= _LARGE:
-            return self._pages.empty(shape, dtype)
+        large = shape[2] >= _LARGE and shape[2] * self._token_bytes >= _LARGE_BYTES
+        if large and self._device.type == "cpu":
+            return self._pages[windowed].empty(shape, dtype)
         return torch.empty(shape, dtype=dtype, device=self._device)
 
     def _steady_size(self, layer: LayerConfig) -> int:

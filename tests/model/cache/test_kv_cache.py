@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import pytest
 import torch
 
 from llmcli.model import KVCache, LatentConfig, LayerConfig, ModelConfig
+from llmcli.model.cache.segment import CacheSegment
 
 FULL, WINDOW, CHUNK = LayerConfig(None), LayerConfig(None, window=7), LayerConfig(None, chunk=10)
 
@@ -121,3 +125,32 @@ def test_predicted_bytes_count_windows() -> None:
     per_layer = 2 * 2 * 4 * 2
     assert model.kv_bytes(1000, 2) == (1000 + 7 + 10) * per_layer
     assert model.kv_bytes(5, 2) == 15 * per_layer == 5 * model.kv_bytes_per_token(2)
+
+
+def storages(segments: Iterable[CacheSegment]) -> set[int]:
+    """The addresses of the memory that keys and values are parts of."""
+    return {tensor.untyped_storage().data_ptr() for segment in segments for tensor in segment[:2]}
+
+
+def test_a_long_cache_of_little_memory_takes_no_more_than_it_counts() -> None:
+    cache = KVCache(config(FULL, FULL))
+    cache.reserve(3000)
+    tensors = [tensor for segment in cache.layers for tensor in segment[:2]]
+    assert sum(tensor.untyped_storage().nbytes() for tensor in tensors) == cache.nbytes
+
+
+def test_a_large_cache_keeps_no_memory_from_before_it_grew() -> None:
+    cache = KVCache(config(FULL, FULL))
+    cache.reserve(80_000)
+    before = list(cache.layers)
+    assert len(storages(before)) == 1, "all layers are parts of one piece of huge pages"
+    cache.reserve(81_000)
+    assert len(storages(cache.layers)) == 1
+    assert storages(cache.layers).isdisjoint(storages(before)), "the piece with the old segments stays"
+
+
+def test_windows_that_move_leave_no_memory_beside_the_other_layers() -> None:
+    cache = KVCache(config(FULL, replace(WINDOW, window=79_000)))
+    cache.begin(80_000)
+    full, window = cache.layers
+    assert storages([full]).isdisjoint(storages([window]))
