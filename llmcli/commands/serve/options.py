@@ -51,7 +51,7 @@ class LimitOptions:
     ] = "15m"
     parallel: Annotated[
         int | None,
-        flag("--parallel", metavar="N", min=1, max=16, panel=LIMITS, help="Write up to N replies at the same time."),
+        flag("--parallel", metavar="N", min=1, max=32, panel=LIMITS, help="Write up to N replies at the same time."),
     ] = None
     queue: Annotated[
         int,

@@ -254,7 +254,7 @@ def test_invalid_options_are_refused_before_a_model_is_loaded(model: Path, tmp_p
         (["--out", tmp_path / "no" / "folder"], "cannot be written"),
         (["--out", "/dev/null"], "cannot be written"),
         (["--parallel", 0], "--parallel must be"),
-        (["--parallel", 17], "--parallel must be"),
+        (["--parallel", 33], "--parallel must be"),
         (["--parallel", "many"], "--parallel must be"),
         (["--raw", "-s", "x"], "--raw leaves out"),
         (["-t", -1], "temperature must be"),

@@ -96,6 +96,7 @@ def test_it_ends_when_it_is_idle(folder: Path) -> None:
         (["--keep", "0s"], b"forever"),
         (["--cors-origin", "example.org"], b"https://example.org"),
         (["--port", "70000"], b"from 0 to 65535"),
+        (["--parallel", "33"], b"from 1 to 32"),
     ],
 )
 def test_a_wrong_flag_is_an_error(folder: Path, flags: list[str], words: bytes) -> None:
