@@ -145,7 +145,7 @@ def _workers(asked: BatchInput, parallel: int | None, workers: WorkerOptions) ->
 
     if asked.model.server not in ("auto", "off"):
         raise UsageError("Each worker loads the model, so --server cannot name a server.")
-    if rank_count(asked.model.tensor_parallel, os.environ) > 1:
+    if rank_count(asked.model.tensor_parallel * asked.model.pipeline_parallel, os.environ) > 1:
         raise UsageError(
             "A model that is split over ranks answers a batch alone: leave --workers and --ray, or --tp, out."
         )
