@@ -121,7 +121,18 @@ def compare(
             names=(first_side.label, second_side.label),
             progress=progress,
         )
-    output.present(ComparisonView(result), schema=SCHEMA, value=result, output=view_options, title="llm compare")
+    output.present(
+        ComparisonView(result),
+        schema=SCHEMA,
+        value=result,
+        output=view_options,
+        title="llm compare",
+        about=[
+            ("model", " and ".join(result.models)),
+            ("text", words),
+            *([("chat", True)] if text_options.chat else []),
+        ],
+    )
 
 
 @dataclass(frozen=True)

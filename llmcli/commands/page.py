@@ -42,7 +42,7 @@ def page(
     if piped and out is None and not view_options.show_page:
         raise UsageError("Piped JSON has no file name: say where to write the page with --out, or give --open.")
     value = _read(file)
-    known: list[tuple[str, object]] = [("model", value.get("model")), ("text", value.get("prompt"))]
+    known: list[tuple[str, object]] = [("model", _model(value)), ("text", value.get("prompt"))]
     try:
         made = viewer_page(value, [*known, *([] if piped else [("file", file.name)])])
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -59,6 +59,12 @@ def page(
     write_page(made, path, show=view_options.show_page)
     if not view_options.show_page:
         terminal.note(f"The page is in {path}.")
+
+
+def _model(value: dict[str, Any]) -> object:
+    """The model that an object names, or both of a comparison; None if it names none."""
+    both = value.get("models")
+    return " and ".join(map(str, both)) if isinstance(both, list) else value.get("model", value.get("name"))
 
 
 def _read(file: Path) -> dict[str, Any]:

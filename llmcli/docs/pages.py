@@ -67,7 +67,7 @@ def paragraph(topic: str, title: str) -> str:
     """The first paragraph of the section `title` of a page, as one line of plain text without Markdown quotes."""
     section = next(one for one in sections(topic) if one.title == title)
     text = section.text.split("\n\n", 2)[1]
-    return " ".join(re.sub(r"[`*]+", "", for_terminal(text)).split())
+    return " ".join(re.sub(r"`|\*\*", "", for_terminal(text)).split())
 
 
 def search(words: str) -> list[Section]:

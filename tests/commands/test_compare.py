@@ -47,8 +47,15 @@ def test_a_prompt_is_answered_and_the_answer_compared(pair: tuple[Path, Path]) -
 
 def test_a_comparison_can_be_written_as_html_and_svg(pair: tuple[Path, Path], tmp_path: Path) -> None:
     page, picture = tmp_path / "c.html", tmp_path / "c.svg"
-    assert llm("compare", *pair, "abc", "--html", page, "--svg", picture).returncode == 0
+    result = llm("compare", *pair, "abc", "--html", page, "--svg", picture, "--json")
+    assert result.returncode == 0
     assert "KL in bits" in page.read_text() and "llm&#160;compare" in picture.read_text()
+    assert '<p class="prompt">abc</p>' in page.read_text()
+    stored = tmp_path / "c.json"
+    stored.write_bytes(result.stdout)
+    assert llm("page", stored, "-o", tmp_path / "d.html").returncode == 0
+    for path in (page, tmp_path / "d.html"):
+        assert "<h1>llm compare · sure and unsure</h1>" in path.read_text()
 
 
 @pytest.mark.parametrize(

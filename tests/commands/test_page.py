@@ -98,7 +98,7 @@ def test_piped_json_becomes_a_page_where_it_is_said(model: Path, tmp_path: Path)
         ("[1]", "has no JSON object"),
         ("[" * 100_000, "has no JSON object"),
         ("{}", "There is no page"),
-        ('{"schema": "llmcli.cost/1"}', "There is no page"),
+        ('{"schema": "llmcli.bench/1"}', "There is no page"),
         ('{"schema": "llmcli.score/1"}', "a field is missing"),
         ('{"schema": "llmcli.score/1", "tokens": [1]}', "a field is missing"),
         ('{"model": 1, "prompt": [], "finish_reason": 0, "tokens": {}, "stats": 3}', "a field is missing"),

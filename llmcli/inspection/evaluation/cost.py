@@ -25,6 +25,8 @@ _KV_VALUE_BYTES = 2
 _WEIGHTS_PER_SUM_VALUE = 3
 _LENGTHS = (1024, 8192, 32768)
 _LONGEST = 1 << 31
+_SHORTEST_POWER = 6
+"""The curve begins at 2^6 = 64 tokens."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class ModelCost:
     state_bytes: int
     """Of the layers that remember a text in a state, whatever its length."""
     lengths: tuple[LengthCost, ...]
+    curve: tuple[LengthCost, ...]
+    """The costs of powers of two up to the longest of `lengths`, to be drawn as curves."""
 
 
 def model_cost(
@@ -140,6 +144,11 @@ def model_cost(
         kv_bytes_per_token_ungrouped=sum(_ungrouped_width(config, layer) for layer in config.layers) * _KV_VALUE_BYTES,
         state_bytes=config.state_bytes(_KV_VALUE_BYTES),
         lengths=tuple(_length(config, tokens, wanted[tokens], flops, head) for tokens in sorted(wanted)),
+        curve=tuple(
+            _length(config, tokens, "example", flops, head)
+            for power in range(_SHORTEST_POWER, max(wanted).bit_length())
+            if (tokens := 1 << power) <= max(wanted)
+        ),
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmcli.causal-trace/1"
 NOTE = (
-    "Rows are tokens (* the subject), columns blocks. Bright: restoring this state alone brings the answer back. "
+    "Rows are tokens (* the subject), columns blocks. High: restoring this state alone brings the answer back. "
     "An edit does not always work best there."
 )
 _LONGEST_LABEL = 14

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.views.page import static_table
+from llmcli.views.page.experiments import tables as experiment_tables
 from llmcli.views.page.inspect import tables
 
 _TOKENS = ("measures.js", "colored_text.js", "card.js", "curve.js", "arcs.js", "reply.js")
@@ -27,6 +28,12 @@ _REPLY_HOW = (
 _SCORE_HOW = (
     f"{_COLORS} The first token has nothing before it and is not scored. A low surprise means that the model finds a "
     "text usual, perhaps because it was trained on it; it does not mean that the text is true or good."
+)
+_COMPARE_HOW = (
+    "KL divergence is how much B's prediction at a token differs from A's: 0 bits if both are the same. A small one on "
+    "one text does not mean that the models agree on others, and a large one does not say which of them is right. What "
+    "each writes is its most probable token each time; after the first that differs, each reads another text, so later "
+    "differences follow from that one."
 )
 
 
@@ -98,6 +105,48 @@ _DRAWINGS = {
         (*_MAP, "amounts.js", "inspect/experts.js"),
         tables.experts,
         lambda: _manual("experts"),
+    ),
+    "llmcli.without/1": Drawing(
+        "without",
+        "llm inspect without",
+        ("measures.js", "colored_text.js", "experiments/without.js"),
+        experiment_tables.without,
+        lambda: _manual("without"),
+    ),
+    "llmcli.without-words/1": Drawing(
+        "withoutWords",
+        "llm inspect without",
+        ("measures.js", "colored_text.js", "experiments/without.js"),
+        experiment_tables.words,
+        lambda: _manual("without"),
+    ),
+    "llmcli.needle/1": Drawing(
+        "needle",
+        "llm inspect needle",
+        ("experiments/chart.js", "experiments/needle.js"),
+        experiment_tables.needle,
+        lambda: _manual("needle"),
+    ),
+    "llmcli.cost/1": Drawing(
+        "cost",
+        "llm inspect cost",
+        ("experiments/chart.js", "experiments/cost.js"),
+        experiment_tables.cost,
+        lambda: _manual("cost"),
+    ),
+    "llmcli.causal-trace/1": Drawing(
+        "trace",
+        "llm trace",
+        ("amounts.js", "experiments/chart.js", "experiments/trace.js"),
+        experiment_tables.trace,
+        lambda: _manual("trace"),
+    ),
+    "llmcli.compare/1": Drawing(
+        "compare",
+        "llm compare",
+        ("measures.js", "colored_text.js", "experiments/chart.js", "experiments/compare.js"),
+        experiment_tables.comparison,
+        lambda: _COMPARE_HOW,
     ),
 }
 SCHEMAS = tuple(_DRAWINGS)
