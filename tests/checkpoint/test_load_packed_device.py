@@ -108,7 +108,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Peak:
 def loaded(checkpoint: Checkpoint, packing: Packing, counted: Peak) -> Transformer:
     """The model on `meta`; its original parameters, which are on `meta` too, are not counted."""
     before = meta_model(checkpoint.config)
-    with mock.patch.object(weights_module, "meta_model", lambda config: before), counted:
+    with mock.patch.object(weights_module, "meta_model", lambda config, kind: before), counted:
         return load_weights(checkpoint, META, torch.bfloat16, packing=packing, sizes=AS_IF_LARGE)
 
 

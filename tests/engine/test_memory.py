@@ -85,8 +85,9 @@ def test_a_batch_raises_out_of_memory(fast: bool, after: int, folder: Path, monk
     if not fast:
         loaded = replace(loaded, why_readable="to see")
     batch = loaded.batch_engine(parallel=2)
-    owner, name = (CpuStep, "forward_rows" if after else "forward") if fast else (Transformer, "forward")
-    monkeypatch.setattr(owner, name, failing(MemoryError(), getattr(owner, name), after))
+    owner, name = (CpuStep, "forward_rows_multi_step" if after else "forward") if fast else (Transformer, "forward")
+    # Prompts are read first; one call of the kernel then chooses several tokens.
+    monkeypatch.setattr(owner, name, failing(MemoryError(), getattr(owner, name), 0 if fast else after))
     requests = [Request(tuple(random_ids(9, seed=seed)), GREEDY) for seed in range(2)]
     with pytest.raises(OutOfMemoryError, match="enough memory for a text of"):
         assert all(isinstance(reply, BatchReply) for reply in batch.run(requests))

@@ -257,7 +257,7 @@ FOLDERS: dict[str, tuple[Change, int, tuple[str, ...]]] = {
     "rotation without base": (config(rope_parameters={"rope_theta": 0, "rope_type": "default"}), 4, ("theta 0.0",)),
     "unknown rotation": (config(rope_parameters={"rope_theta": 1e4, "rope_type": ESCAPE}), 4, ("owned",)),
     "unknown family": (config(model_type="frob" + ESCAPE, architectures=None), 4, ("frob", "llama")),
-    "state-space model": (config(model_type="rwkv"), 4, ("recurrent state",)),
+    "state-space model": (config(model_type="rwkv7"), 4, ("recurrent state",)),
     "unknown activation": (config(hidden_act="frob"), 4, ("frob",)),
     # tokenizer
     "tokenizer is not JSON": (named("tokenizer.json", "{"), 4, ("tokenizer.json",)),

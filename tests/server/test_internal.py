@@ -132,7 +132,7 @@ def test_a_request_that_cannot_be_answered_is_an_error(
 def test_an_error_of_the_reply_is_the_last_line(server: TestServer) -> None:
     scheduler = server.server.scheduler
     assert scheduler is not None
-    with mock.patch.object(scheduler, "_multi_step", side_effect=OutOfMemoryError("No memory.")):
+    with mock.patch.object(scheduler._steps, "next", side_effect=OutOfMemoryError("No memory.")):
         _, events = ask(server, GenerateRequest(PromptRequest("Hi"), {"max_tokens": 2}))
     assert events[-1] == ReplyFailure("No memory.", 5)
 

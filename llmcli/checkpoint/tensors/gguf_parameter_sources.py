@@ -75,7 +75,7 @@ class SideBySide:
 
     def stack(self, name: str, stored: Mapping[str, StoredTensor]) -> Source:
         """The experts that are needed in the stack `name`."""
-        return Source(name, None, None if self.held is None else (self.held,), stored[name].shape[0])
+        return Source(name) if self.held is None else Source(name, None, (self.held,), stored[name].shape[0])
 
     def shape(self, stored: Mapping[str, StoredTensor]) -> tuple[int, ...]:
         """(experts, rows of all stacks, columns); without columns for vectors."""

@@ -67,35 +67,7 @@ def batch(
             show_default=False,
         ),
     ] = "auto",
-    workers: Annotated[
-        int | None,
-        flag(
-            "--workers",
-            metavar="N",
-            panel=RUNNING,
-            min=1,
-            max=1024,
-            help="Answer with N processes, each with the model and a share of the cores. Default: this process.",
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        flag(
-            "--ray",
-            metavar="auto|local|HOST:PORT",
-            panel=RUNNING,
-            help="Answer with actors of Ray: of the cluster that runs, or on this machine.",
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        flag(
-            "--gpus-per-worker",
-            metavar="G",
-            panel=RUNNING,
-            help="With --ray: GPUs of each actor. Default: 1 if there are any.",
-        ),
-    ] = None,
+    worker_options: WorkerOptions,
     terminal_options: TerminalOptions,
 ) -> None:
     """Answer every prompt of a file of JSON lines, several at a time, in order.
@@ -104,15 +76,14 @@ def batch(
     """
     prompt_options.check_raw()
     rows = _parallel(parallel)
-    if gpus_per_worker is not None and (ray is None or gpus_per_worker < 0):
-        raise UsageError("--gpus-per-worker is a number of GPUs for each actor of --ray.")
+    worker_options.check()
     sampling_options.check()
     if out is not None and file != "-" and out.exists() and Path(file).exists() and out.samefile(file):
         raise UsageError(f"{out} is the input; give another --out.")
     asked = BatchInput(
         input.split_lines(_read(file)), model_options, prompt_options, prompt_options.variables(), sampling_options
     )
-    model, answers = _answers(asked, rows, WorkerOptions(workers, ray, gpus_per_worker))
+    model, answers = _answers(asked, rows, worker_options)
     marks = _marks(asked, model)
     with nullcontext() if out is None else ResultsFile(out) as results:
         done, failed = (0, 0) if results is None else results.resume(marks)
@@ -127,7 +98,7 @@ def batch(
 
 def _answers(asked: BatchInput, parallel: int | None, workers: WorkerOptions) -> tuple[str, Callable[[], BatchAnswers]]:
     """The model's name, and what answers the lines: workers, a running server that holds the model, or this process."""
-    if workers.ray is not None or (workers.count or 1) > 1:
+    if workers.ray is not None or (workers.workers or 1) > 1:
         return _workers(asked, parallel, workers)
     server = server_for(asked.model, template=asked.prompt.chat_template)
     if server is not None:

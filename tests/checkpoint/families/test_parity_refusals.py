@@ -26,7 +26,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"recurrent state of another kind \(mamba in block 1\)",
     ),
     "recurrent keys": ({"model_type": "new", "ssm_state_size": 4}, "ssm_state_size"),
-    "sparse attention": ({"model_type": "deepseek_v4"}, "index"),
+    "sparse attention": ({"model_type": "minimax_m3"}, "index"),
     "encoder": ({"model_type": "t5"}, "encoder"),
     "embedding model": ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "later tokens"),
     "not causal": ({"model_type": "qwen2", "is_causal": False}, "later tokens"),

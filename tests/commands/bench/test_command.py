@@ -44,7 +44,7 @@ def test_a_complete_benchmark(model: Path, tmp_path: Path) -> None:
     assert found["settings"] == {
         "device": "cpu", "dtype": "auto", "threads": 1, "rounds": 1,
         "prefill": [], "contexts": [0], "decoded_tokens": 16, "quantize": None,
-        "kv_cache": "auto",
+        "kv_cache": "auto", "tensor_parallel": 1,
     }  # fmt: skip
     assert found["model"]["name"] == "tiny"
     assert {one["measure"] for one in found["measurements"] if one["arm"] == "llmcli"} == {

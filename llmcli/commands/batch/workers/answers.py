@@ -56,10 +56,10 @@ def worker_answers(
     from llmcli.commands.batch.workers.processes import Processes
     from llmcli.device import gpu_count
 
-    assert options.count is not None
+    assert options.workers is not None
     gpus = gpu_count(asked.model.device)
-    _check_copies(checkpoint, asked.model, -(-options.count // max(1, gpus)))
-    return WorkerAnswers(asked, checkpoint.name, Processes(job, options.count, gpus))
+    _check_copies(checkpoint, asked.model, -(-options.workers // max(1, gpus)))
+    return WorkerAnswers(asked, checkpoint.name, Processes(job, options.workers, gpus))
 
 
 def _actors(job: WorkerJob, checkpoint: Checkpoint, options: WorkerOptions, address: str) -> Transport:
@@ -68,9 +68,9 @@ def _actors(job: WorkerJob, checkpoint: Checkpoint, options: WorkerOptions, addr
 
     model = job.asked.model
     with progress_bar("Starting Ray", unit=""):
-        threads = default_threads() if model.threads is None else model.threads * (options.count or 1)
-        cluster = connect(address, options.count, threads)
-    share = actor_share(cluster, options.count, options.gpus, model.threads)
+        threads = default_threads() if model.threads is None else model.threads * (options.workers or 1)
+        cluster = connect(address, options.workers, threads)
+    share = actor_share(cluster, options.workers, options.gpus_per_worker, model.threads)
     if cluster.is_local and not share.gpus:
         # On other machines each actor checks its own.
         _check_copies(checkpoint, replace(model, device="cpu"), share.count)
