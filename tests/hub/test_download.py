@@ -307,7 +307,7 @@ def test_a_stale_index_does_not_stop_a_pull(hub: FakeHub, files: dict[str, bytes
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"config.json": b'{"model_type": "rwkv"}'}, "type 'rwkv'"),
+        ({"config.json": b'{"model_type": "rwkv7"}'}, "type 'rwkv7'"),
         ({"config.json": b'{"model_type'}, "not valid JSON"),
         ({"tokenizer.json": None, "spiece.model": b"x"}, "not a tokenizer"),
         ({"tokenizer.json": None, "tokenizer.model.v3": b"x"}, "not a tokenizer"),
