@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from llmcli.checkpoint.tensors.partial_sources import SomeColumns, some_rows
 from llmcli.checkpoint.tensors.repack import bits_of
 from llmcli.checkpoint.tensors.tensor_info import StoredTensor, TensorInfo
 from llmcli.errors import UnsupportedModelError
-from llmcli.model.parallel.split import Part, Rank, parts_of, rank_config, rank_counts
+from llmcli.model.parallel.split import Part, Rank, parts_by_rank, rank_config, rank_counts
 from llmcli.model.parallel.stages import stage_config
 from llmcli.model.quantized.layout import COLUMNS
 
@@ -31,14 +31,17 @@ def rank_part(checkpoint: Checkpoint, rank: Rank) -> Checkpoint:
         UnsupportedModelError: the model cannot be split over that number of ranks.
     """
     config = rank_config(checkpoint.config, rank)
-    parts = parts_of(checkpoint.config, rank)
-    if cut := _cut_groups(checkpoint, rank):
+    by_rank = parts_by_rank(checkpoint.config, rank.count)
+    if cut := _cut_groups(checkpoint, by_rank):
         counts = ", ".join(map(str, _possible(checkpoint))) or "none"
         raise UnsupportedModelError(
             f"{checkpoint.path}: each {COLUMNS} columns of {cut} share a scale, and {rank.count} ranks would cut "
             f"between them. Numbers of ranks that do not: {counts}."
         )
-    sources = {name: _part(source, parts.get(name), checkpoint.tensors) for name, source in checkpoint.sources.items()}
+    sources = {
+        name: _part(source, by_rank[rank.index].get(name), checkpoint.tensors)
+        for name, source in checkpoint.sources.items()
+    }
     return replace(checkpoint, config=config, sources=sources)
 
 
@@ -62,10 +65,10 @@ def _part(source: ParameterSource, part: Part | None, stored: Mapping[str, Store
     return some_rows(source, stored, part.start, part.stop)
 
 
-def _cut_groups(checkpoint: Checkpoint, rank: Rank) -> str | None:
+def _cut_groups(checkpoint: Checkpoint, by_rank: Sequence[Mapping[str, Part]]) -> str | None:
     """A parameter whose groups of columns the ranks would cut; None: there is none."""
-    for index in range(rank.count):
-        for name, part in parts_of(checkpoint.config, Rank(index, rank.count)).items():
+    for parts in by_rank:
+        for name, part in parts.items():
             grouped = part.dimension == 1 and (
                 part.start % COLUMNS or part.stop % COLUMNS not in (0, part.whole[1] % COLUMNS)
             )
@@ -82,7 +85,7 @@ def _has_groups(tensor: StoredTensor) -> bool:
 
 def _possible(checkpoint: Checkpoint) -> list[int]:
     counts = rank_counts(checkpoint.config, 16)
-    return [count for count in counts if _cut_groups(checkpoint, Rank(0, count)) is None]
+    return [count for count in counts if _cut_groups(checkpoint, parts_by_rank(checkpoint.config, count)) is None]
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -6,23 +6,21 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.distributed
 
 from llmcli.checkpoint.checkpoint import Checkpoint
 from llmcli.checkpoint.load_packed import Packing
-from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.rank_part import fingerprint, rank_part, stage_part
+from llmcli.checkpoint.rank_part import fingerprint
 from llmcli.distributed.environment import Launched
 from llmcli.distributed.launch import Ranks, start_ranks
 from llmcli.distributed.leader import LeadingStage, LeadingTransformer, Mirror
 from llmcli.distributed.messages import LoadOrder
+from llmcli.distributed.part import load_part, part_of
 from llmcli.errors import UsageError
 from llmcli.kernels.cpu.threads import default_threads
-from llmcli.model.parallel.modules import connect
-from llmcli.model.parallel.split import Rank, parts_of
+from llmcli.model.parallel.split import Rank
 from llmcli.model.parallel.stages import stage_layers
 
 
@@ -57,11 +55,14 @@ def load_split(
         raise UsageError(
             "This process already has a model that is split over ranks. Delete it, or use another process."
         )
-    device = _device(request)
-    stages = stage_layers(checkpoint.config, request.count, _shares(request)) if request.pipeline else None
-    part = rank_part(checkpoint, Rank(0, request.count)) if stages is None else stage_part(checkpoint, stages[0])
     launched = Launched.of(os.environ)
     here = request.count if launched is None else launched.local_count
+    device = _device(request.device, here)
+    stages = None
+    if request.pipeline:
+        shares = None if launched is not None else _shares(request)
+        stages = [[layers.start, layers.stop] for layers in stage_layers(checkpoint.config, request.count, shares)]
+    part = part_of(checkpoint, Rank(0, request.count), stages)
     threads = request.threads or max(1, default_threads() // here)
     ranks = start_ranks(request.count, threads)
     try:
@@ -76,14 +77,12 @@ def load_split(
 def _load(
     checkpoint: Checkpoint,
     part: Checkpoint,
-    stages: list[range] | None,
+    stages: list[list[int]] | None,
     request: SplitRequest,
     device: torch.device,
     ranks: Ranks,
     progress: Callable[[int, int], None] | None,
 ) -> LeadingTransformer:
-    whole, rank = checkpoint.config, ranks.rank
-
     def report(done: int, total: int) -> None:
         ranks.check()
         if progress is not None:
@@ -94,28 +93,17 @@ def _load(
         path=str(checkpoint.path.absolute()),
         dtype=str(request.dtype).removeprefix("torch."),
         packing=request.packing,
-        int8_cache=whole.int8_cache,
+        int8_cache=checkpoint.config.int8_cache,
         context=request.context,
-        stages=None if stages is None else [[layers.start, layers.stop] for layers in stages],
+        stages=stages,
         fingerprint=fingerprint(checkpoint),
     )
     group.send("load", order.as_arguments())
-    model = load_weights(
-        part,
-        device,
-        request.dtype,
-        report,
-        packing=request.packing,
-        context=request.context,
-        may_pack=False,
-        kind=LeadingTransformer if stages is None else partial(LeadingStage, rank=rank),
+    model = load_part(
+        checkpoint, part, order, group, device, kind=LeadingTransformer, stage=LeadingStage, progress=report
     )
     assert isinstance(model, LeadingTransformer)
     ranks.wait_until_loaded()
-    if isinstance(model, LeadingStage):
-        model.neighbors = group
-    else:
-        connect(model, whole, parts_of(whole, rank), rank, group)
     model.mirror, model.ranks = Mirror(group), ranks
     weakref.finalize(model, ranks.end)
     return model
@@ -123,17 +111,15 @@ def _load(
 
 def _shares(request: SplitRequest) -> list[float] | None:
     """The memory of each GPU of this machine, where each rank has one; None: all ranks get equal parts."""
-    if request.device.type != "cuda" or Launched.of(os.environ) is not None:
+    if request.device.type != "cuda":
         return None
     return [float(torch.cuda.get_device_properties(index).total_memory) for index in range(request.count)]
 
 
-def _device(request: SplitRequest) -> torch.device:
-    """The device of rank 0: one GPU for each rank of a machine, or the CPU for all."""
-    if request.device.type != "cuda":
-        return request.device
-    launched = Launched.of(os.environ)
-    here = request.count if launched is None else launched.local_count
+def _device(asked: torch.device, here: int) -> torch.device:
+    """The device of rank 0, with `here` ranks on this machine: one GPU for each, or the CPU for all."""
+    if asked.type != "cuda":
+        return asked
     if here > torch.cuda.device_count():
         raise UsageError(
             f"{here} ranks need {here} GPUs, and this machine has {torch.cuda.device_count()}. "

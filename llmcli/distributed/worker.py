@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from llmcli.checkpoint.checkpoint import open_checkpoint
-from llmcli.checkpoint.load_weights import load_weights
-from llmcli.checkpoint.rank_part import fingerprint, rank_part, stage_part
+from llmcli.checkpoint.rank_part import fingerprint
 from llmcli.distributed.environment import Launched
 from llmcli.distributed.follower import follow
 from llmcli.distributed.group import Group
@@ -28,17 +25,15 @@ from llmcli.distributed.launch import (
     version,
 )
 from llmcli.distributed.messages import LoadOrder
+from llmcli.distributed.part import load_part, part_of
 from llmcli.errors import LlmcliError, RankError
 from llmcli.hub.resolve import resolve
-from llmcli.model.config import ModelConfig
-from llmcli.model.parallel.modules import connect
-from llmcli.model.parallel.split import Rank, parts_of
-from llmcli.model.parallel.stages import PipelineStage
+from llmcli.model.parallel.split import Rank
 from llmcli.model.transformer import Transformer
 
 
-def load_part(order: LoadOrder, rank: Rank, group: Group, device: torch.device) -> Transformer:
-    """Load the part of a model that `rank` has.
+def load_ordered(order: LoadOrder, rank: Rank, group: Group, device: torch.device) -> Transformer:
+    """Load the part that `rank` has of the model that rank 0 names.
 
     Raises:
         LlmcliError: it cannot be loaded, or its files are not those of rank 0.
@@ -47,27 +42,7 @@ def load_part(order: LoadOrder, rank: Rank, group: Group, device: torch.device) 
     checkpoint = replace(checkpoint, config=replace(checkpoint.config, int8_cache=order.int8_cache))
     if fingerprint(checkpoint) != order.fingerprint:
         raise RankError(f"{checkpoint.path} differs from the model that rank 0 has. All ranks need the same files.")
-    whole = checkpoint.config
-    kind: Callable[[ModelConfig], Transformer] = Transformer
-    if order.stages is None:
-        part = rank_part(checkpoint, rank)
-    else:
-        part, kind = stage_part(checkpoint, range(*order.stages[rank.index])), partial(PipelineStage, rank=rank)
-    with torch.inference_mode(mode=False):
-        model = load_weights(
-            part,
-            device,
-            getattr(torch, order.dtype),
-            packing=order.packing,
-            context=order.context,
-            may_pack=False,
-            kind=kind,
-        )
-    if isinstance(model, PipelineStage):
-        model.neighbors = group
-    else:
-        connect(model, whole, parts_of(whole, rank), rank, group)
-    return model
+    return load_part(checkpoint, part_of(checkpoint, rank, order.stages), order, group, device)
 
 
 def main() -> int:
@@ -91,7 +66,7 @@ def main() -> int:
             return 0
         try:
             with signs_of_life(store, rank.index):
-                model = load_part(LoadOrder(*arguments), rank, group, device)
+                model = load_ordered(LoadOrder(*arguments), rank, group, device)
         except LlmcliError as error:
             store.set(f"loaded/{rank.index}", str(error))
             # Rank 0 reports it.

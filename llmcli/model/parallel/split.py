@@ -58,21 +58,27 @@ def rank_config(config: ModelConfig, rank: Rank) -> ModelConfig:
 
 def parts_of(config: ModelConfig, rank: Rank) -> dict[str, Part]:
     """The parameters of a model that are split, by name, each with the part that `rank` has."""
-    whole = {name: parameter.shape for name, parameter in parameters_of(config).items()}
-    by_rank = [parameters_of(rank_config(config, Rank(index, rank.count))) for index in range(rank.count)]
-    found = {}
-    for name, shape in whole.items():
-        own = by_rank[rank.index][name].shape
-        if own == shape and all(parameters[name].shape == shape for parameters in by_rank):
+    return parts_by_rank(config, rank.count)[rank.index]
+
+
+def parts_by_rank(config: ModelConfig, count: int) -> list[dict[str, Part]]:
+    """`parts_of` for each of `count` ranks."""
+    by_rank = [parameters_of(rank_config(config, Rank(index, count))) for index in range(count)]
+    found: list[dict[str, Part]] = [{} for _ in by_rank]
+    for name, parameter in parameters_of(config).items():
+        shape, shapes = parameter.shape, [parameters[name].shape for parameters in by_rank]
+        dimension = next((at for at, size in enumerate(shape) if any(own[at] != size for own in shapes)), None)
+        if dimension is None:
             continue
-        dimension = next(at for at in range(len(shape)) if any(p[name].shape[at] != shape[at] for p in by_rank))
-        sizes = [parameters[name].shape[dimension] for parameters in by_rank]
+        sizes = [own[dimension] for own in shapes]
         if sum(sizes) == shape[dimension]:
-            start = sum(sizes[: rank.index])
+            starts = [sum(sizes[:index]) for index in range(count)]
         else:
             # One key-value head for each rank, and several ranks for each head.
-            start = rank.index * (shape[dimension] // own[dimension]) // rank.count * own[dimension]
-        found[name] = Part(dimension, start, start + own[dimension], shape)
+            heads = shape[dimension] // sizes[0]
+            starts = [index * heads // count * sizes[0] for index in range(count)]
+        for parts, start, size in zip(found, starts, sizes, strict=True):
+            parts[name] = Part(dimension, start, start + size, shape)
     return found
 
 
