@@ -11,7 +11,7 @@ from llmcli.views.page.experiments import tables as experiment_tables
 from llmcli.views.page.inspect import tables
 
 _TOKENS = ("measures.js", "colored_text.js", "card.js", "curve.js", "arcs.js", "reply.js")
-_READING = ("amounts.js", "colored_text.js", "arcs.js", "reading.js")
+_READING = ("amounts.js", "colored_text.js", "arcs.js", "attention/reading.js")
 _MAP = ("inspect/inspect.css", "inspect/token_map.js")
 _BARS = ("inspect/inspect.css", "amounts.js", "inspect/signed_bar.js")
 _NEURONS = (*_BARS, "colored_text.js", "inspect/neurons.js")
@@ -66,28 +66,28 @@ _DRAWINGS = {
     "llmcli.attention/1": Drawing(
         "attention",
         "llm inspect attention",
-        (*_READING, "attention.js"),
+        (*_READING, "attention/attention.js"),
         static_table.attention,
         lambda: _manual("attention"),
     ),
     "llmcli.attention-pattern/1": Drawing(
         "pattern",
         "llm inspect attention",
-        (*_READING, "pattern.js"),
+        (*_READING, "attention/pattern.js"),
         static_table.pattern,
         lambda: _manual("attention"),
     ),
     "llmcli.attention-heads/1": Drawing(
         "all_heads",
         "llm inspect attention",
-        (*_READING, "pattern.js", "grid_keys.js", "all_heads.js"),
+        (*_READING, "attention/pattern.js", "attention/grid_keys.js", "attention/all_heads.js"),
         static_table.all_heads,
         lambda: _manual("attention"),
     ),
     "llmcli.heads/1": Drawing(
         "heads",
         "llm inspect heads",
-        ("amounts.js", "grid_keys.js", "heads.js"),
+        ("amounts.js", "attention/grid_keys.js", "attention/heads.js"),
         static_table.heads,
         lambda: _manual("heads"),
     ),
