@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -112,11 +111,10 @@ def _answers(asked: BatchInput, parallel: int | None, workers: WorkerOptions) ->
 def _workers(asked: BatchInput, parallel: int | None, workers: WorkerOptions) -> tuple[str, Callable[[], BatchAnswers]]:
     from llmcli.commands.batch.workers.answers import worker_answers
     from llmcli.commands.shared.load_model import find_checkpoint
-    from llmcli.distributed.environment import rank_count
 
     if asked.model.server not in ("auto", "off"):
         raise UsageError("Each worker loads the model, so --server cannot name a server.")
-    if rank_count(asked.model.tensor_parallel * asked.model.pipeline_parallel, os.environ) > 1:
+    if asked.model.ranks > 1:
         raise UsageError(
             "A model that is split over ranks answers a batch alone: leave --workers and --ray, or --tp, out."
         )

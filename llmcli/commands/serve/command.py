@@ -116,7 +116,7 @@ def identity(checkpoint: Checkpoint, options: ModelOptions, template: str | None
         template=template_mark(template),
         context=options.context,
         kv_cache=options.kv_cache,
-        ranks=options.tensor_parallel * options.pipeline_parallel,
+        ranks=options.ranks,
     )
 
 

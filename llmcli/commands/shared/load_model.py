@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +59,6 @@ def load_model(
     edits = read_edit_files(checkpoint, options.edit) if options.edit else ()
     with progress_bar("Loading the model", delay_s=_START_DELAY_S) as progress, gc_disabled():
         from llmcli.api import load_checkpoint
-        from llmcli.distributed.environment import rank_count
         from llmcli.inspection.evaluation.flops import account
 
         set_torch_threads(options.threads)
@@ -76,7 +74,7 @@ def load_model(
             template=template,
             context_length=options.context,
             edits=edits,
-            tensor_parallel=rank_count(options.tensor_parallel, os.environ) if options.pipeline_parallel == 1 else 1,
+            tensor_parallel=options.ranks if options.pipeline_parallel == 1 else 1,
             pipeline_parallel=options.pipeline_parallel,
             threads=options.threads,
             progress=lambda done, total: progress("Loading the model", done, total),

@@ -21,7 +21,7 @@ def server_for(options: ModelOptions, *, template: str | None = None) -> ServerS
         LlmcliError: there is no edit of a name that is given, or no server at the address of --server.
     """
     # A server's model is in one process, whose sums have other roundings.
-    if options.server == "off" or options.tensor_parallel * options.pipeline_parallel > 1:
+    if options.server == "off" or options.ranks > 1:
         return None
     if options.server != "auto":
         return _named(options, template)

@@ -1,5 +1,6 @@
 """Options that choose the model and how it is computed."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
@@ -138,3 +139,13 @@ class ModelOptions:
             show_default=False,
         ),
     ] = "auto"
+
+    @property
+    def ranks(self) -> int:
+        """The processes that the model is split over: as asked, or as many as a launcher has started."""
+        count = self.tensor_parallel * self.pipeline_parallel
+        if count > 1 or not os.environ.get("WORLD_SIZE"):
+            return count
+        from llmcli.distributed.environment import rank_count
+
+        return rank_count(count, os.environ)
